@@ -1,0 +1,40 @@
+# Each target sets up .venv by itself. ARGS goes to the command: make train ARGS="--preset tiny"
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help train train-flax test lint format clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+train: .venv/installed ## train GPT-2 124M on Shakespeare in PyTorch
+	$(BIN)/python -m gpt_torch.train $(ARGS)
+
+train-flax: .venv/installed ## the same in Flax
+	$(BIN)/python -m gpt_flax.train $(ARGS)
+
+test: .venv/installed-dev ## the fast tests
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+lint: .venv/installed-dev ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/installed-dev ## let ruff lay out the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove .venv and all caches
+	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@

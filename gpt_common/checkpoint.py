@@ -1,0 +1,249 @@
+"""The neutral checkpoint: a folder that is a Hugging Face model and either twin's resume point.
+
+    config.json               Hugging Face's GPT-2 configuration
+    model.safetensors         the weights (see gpt_common.weights)
+    optimizer.safetensors     AdamW's moments, as exp_avg.NAME and exp_avg_sq.NAME
+    training_state.json       step, place in the data, every option, versions
+    vocab.json, merges.txt, tokenizer_config.json
+
+A run is a folder of checkpoints, `step_000050` and so on, with a link `latest` to the last one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from gpt_common import tokenizer
+from gpt_common.config import LAYER_NORM_EPSILON, GPTConfig
+from gpt_common.errors import InputError
+from gpt_common.weights import Weights, check_shapes, weight_shapes
+
+FORMAT_VERSION = 1
+LATEST = "latest"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+HUGGING_FACE_NAMES = {
+    "n_layer": "n_layer",
+    "n_head": "n_head",
+    "n_embd": "n_embd",
+    "block_size": "n_positions",
+    "vocab_size": "vocab_size",
+    "activation": "activation_function",
+}
+# What GPT-2 leaves open and we do not: another value is another model.
+HUGGING_FACE_FIXED = {
+    "model_type": "gpt2",
+    "layer_norm_epsilon": LAYER_NORM_EPSILON,
+    "n_inner": None,
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "tie_word_embeddings": True,
+    "add_cross_attention": False,
+}
+ACTIVATION_ALIASES = {"gelu_pytorch_tanh": "gelu_new"}
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What a run needs beside the weights to go on: moments, step, place in the data, options."""
+
+    step: int
+    exp_avg: Weights
+    exp_avg_sq: Weights
+    loader: dict[str, int]
+    options: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model and, where it comes from a run, the state of the run."""
+
+    config: GPTConfig
+    weights: Weights
+    training: TrainingState | None = None
+
+
+def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint folder, whole or not at all."""
+    with _atomic_folder(folder) as part:
+        (part / "config.json").write_text(_json(to_hugging_face(checkpoint.config)))
+        _save(checkpoint.weights, part / "model.safetensors")
+        for name, content in tokenizer.tokenizer_files().items():
+            (part / name).write_bytes(content)
+        if state := checkpoint.training:
+            moments = {f"{m}.{name}": w for m in MOMENTS for name, w in getattr(state, m).items()}
+            _save(moments, part / "optimizer.safetensors")
+            fields = {k: v for k, v in vars(state).items() if k not in MOMENTS}
+            fields["format_version"] = FORMAT_VERSION
+            (part / "training_state.json").write_text(_json(fields))
+
+
+def read_checkpoint(path: str | Path, with_training: bool = True) -> Checkpoint:
+    """Read a checkpoint folder, or the last checkpoint of a run's folder.
+
+    Raises `InputError` where a file is missing, damaged, or does not fit the configuration.
+    """
+    folder = find_checkpoint(Path(path))
+    config = from_hugging_face(_read_json(folder / "config.json"), str(folder / "config.json"))
+    weights = _load(folder / "model.safetensors")
+    check_shapes(weights, weight_shapes(config), str(folder / "model.safetensors"))
+    has_state = with_training and (folder / "training_state.json").exists()
+    return Checkpoint(config, weights, _read_training(folder, config) if has_state else None)
+
+
+def find_checkpoint(path: Path) -> Path:
+    """Return `path` where it is a checkpoint, or the last checkpoint of the run that it is."""
+    for folder in (path, path / LATEST):
+        if (folder / "config.json").is_file():
+            return folder.resolve()
+    found = "a folder without one" if path.is_dir() else "nothing there"
+    raise InputError(f"{path}: expected a checkpoint folder with a config.json, got {found}")
+
+
+def step_folder(run: Path, step: int) -> Path:
+    """Return the folder of a run's checkpoint after `step` updates."""
+    return run / f"step_{step:06d}"
+
+
+def point_latest(run: Path, folder: Path) -> None:
+    """Make the run's link `latest` point to `folder`, in one step."""
+    link = run / f".{LATEST}-{uuid.uuid4().hex}"
+    link.symlink_to(folder.name)
+    os.replace(link, run / LATEST)
+    _sync(run)
+
+
+def to_hugging_face(config: GPTConfig) -> dict[str, Any]:
+    """Return `config` as the content of a Hugging Face `config.json`."""
+    shape = {HUGGING_FACE_NAMES[k]: v for k, v in dataclasses.asdict(config).items()}
+    has_end = config.vocab_size > tokenizer.END_OF_TEXT_TOKEN
+    end = tokenizer.END_OF_TEXT_TOKEN if has_end else None
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        **shape,
+        **HUGGING_FACE_FIXED,
+        "n_ctx": config.block_size,
+        "initializer_range": 0.02,
+        **dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0),
+        **dict.fromkeys(("bos_token_id", "eos_token_id"), end),
+    }
+
+
+def from_hugging_face(content: dict[str, Any], source: str) -> GPTConfig:
+    """Return the `GPTConfig` of a Hugging Face `config.json`.
+
+    Raises `InputError` where it describes a model that is not this GPT-2.
+    """
+    for name, expected in HUGGING_FACE_FIXED.items():
+        if content.get(name, expected) != expected:
+            raise InputError(f"{source}: expected {name} {expected}, got {content[name]}")
+    names = HUGGING_FACE_NAMES.items()
+    fields = {ours: content[theirs] for ours, theirs in names if theirs in content}
+    activation = fields.get("activation")
+    fields["activation"] = ACTIVATION_ALIASES.get(str(activation), activation or "gelu_new")
+    for name, value in fields.items():
+        if name != "activation" and type(value) is not int:
+            raise InputError(f"{source}: {name}: expected a whole number, got {value!r}")
+    try:
+        return GPTConfig(**fields)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
+
+
+def _read_training(folder: Path, config: GPTConfig) -> TrainingState:
+    source = folder / "training_state.json"
+    content = _read_json(source)
+    version = content.get("format_version")
+    if version != FORMAT_VERSION:
+        raise InputError(f"{source}: expected format_version {FORMAT_VERSION}, got {version}")
+    shapes = weight_shapes(config)
+    moments = _load(folder / "optimizer.safetensors")
+    expected = {f"{m}.{name}": shape for m in MOMENTS for name, shape in shapes.items()}
+    check_shapes(moments, expected, str(folder / "optimizer.safetensors"))
+    try:
+        return TrainingState(
+            step=_whole_number(content["step"]),
+            exp_avg={name: moments[f"exp_avg.{name}"] for name in shapes},
+            exp_avg_sq={name: moments[f"exp_avg_sq.{name}"] for name in shapes},
+            loader={"position": _whole_number(content["loader"]["position"])},
+            options=dict(content["options"]),
+            versions=dict(content["versions"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{source}: {type(error).__name__}: {error}") from None
+
+
+def _whole_number(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"expected a whole number, got {value!r}")
+    return value
+
+
+def _json(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=2) + "\n"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: expected JSON, got: {error}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+def _save(weights: Weights, path: Path) -> None:
+    save_file(weights, path, {"format": "pt"})
+
+
+def _load(path: Path) -> Weights:
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except SafetensorError as error:
+        raise InputError(f"{path}: expected a whole safetensors file, got: {error}") from None
+
+
+@contextmanager
+def _atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes `folder` when the block ends without an error.
+
+    Everything is on the disk before the rename, so that a crash leaves the old or the new folder.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = folder.parent / f".{folder.name}-{uuid.uuid4().hex}"
+    part.mkdir()
+    try:
+        yield part
+        for file in part.iterdir():
+            _sync(file)
+        _sync(part)
+        if folder.exists():  # written again at the same step: the new one is whole already
+            shutil.rmtree(folder)
+        os.rename(part, folder)
+        _sync(folder.parent)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file or a folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,268 @@
+"""The model's shape (`GPTConfig`) and the command-line options that both twins share.
+
+The options are dataclasses: a field is a flag, its docstring the flag's help, a nested dataclass a
+group in `--help`. `gpt_common.cli` turns them into a command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Annotated, Literal, get_args
+
+import tyro
+
+from gpt_common.errors import (
+    InputError,
+    require_fraction,
+    require_not_negative,
+    require_positive,
+)
+
+Activation = Literal["gelu_new", "gelu"]
+Device = Literal["auto", "cuda", "mps", "cpu"]
+Dtype = Literal["float32", "bfloat16", "float64"]
+Preset = Literal["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "shakespeare", "tiny"]
+
+LAYER_NORM_EPSILON = 1e-5
+VOCAB_MULTIPLE = 64  # 50257 pads to 50304, a size that matrix hardware likes
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """The shape of a GPT-2: pre-LayerNorm blocks, learned positions, tied head.
+
+    `activation` is `gelu_new` (the tanh form, GPT-2's own) or `gelu` (the erf form).
+    Raises `InputError` where a size is not positive or `n_embd` is not divisible by `n_head`.
+    """
+
+    n_layer: int = 12
+    n_head: int = 12
+    n_embd: int = 768
+    block_size: int = 1024
+    vocab_size: int = 50257
+    activation: Activation = "gelu_new"
+
+    def __post_init__(self) -> None:
+        for name in ("n_layer", "n_head", "n_embd", "block_size", "vocab_size"):
+            require_positive(name, getattr(self, name))
+        if self.n_embd % self.n_head:
+            raise InputError(
+                f"n_embd must be divisible by n_head, got n_embd {self.n_embd}, "
+                f"n_head {self.n_head}"
+            )
+        if self.activation not in get_args(Activation):
+            raise InputError(
+                f"activation must be one of {', '.join(get_args(Activation))}, "
+                f"got {self.activation}"
+            )
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows of the embedding in memory: `vocab_size` rounded up to a multiple of 64."""
+        return -(-self.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+
+
+PRESETS: dict[Preset, GPTConfig] = {
+    "gpt2": GPTConfig(),  # 124,439,808 parameters
+    "gpt2-medium": GPTConfig(n_layer=24, n_head=16, n_embd=1024),  # 354,823,168
+    "gpt2-large": GPTConfig(n_layer=36, n_head=20, n_embd=1280),  # 774,030,080
+    "gpt2-xl": GPTConfig(n_layer=48, n_head=25, n_embd=1600),  # 1,557,611,200
+    "shakespeare": GPTConfig(n_layer=6, n_head=5, n_embd=160, block_size=256),  # 9,938,080
+    "tiny": GPTConfig(n_layer=2, n_head=2, n_embd=8, block_size=64),  # 404,328
+}
+
+
+# A size that defaults to the preset's.
+_Size = Annotated[
+    int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: the preset's)")
+]
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """The model, and where its weights come from."""
+
+    preset: Preset = "gpt2"
+    """A named shape; each size below overrides it."""
+    n_layer: _Size = None
+    """Number of blocks."""
+    n_head: _Size = None
+    """Attention heads in each block."""
+    n_embd: _Size = None
+    """Width; divisible by n_head."""
+    block_size: _Size = None
+    """Longest sequence, in tokens."""
+    vocab_size: _Size = None
+    """Number of distinct tokens."""
+    activation: Annotated[
+        Activation | None,
+        tyro.conf.arg(metavar="{gelu_new,gelu}", help_behavior_hint="(default: the preset's)"),
+    ] = None
+    """gelu_new is GPT-2's tanh form, gelu the erf form."""
+    init: Annotated[str, tyro.conf.arg(metavar="scratch|PATH")] = "scratch"
+    """Start from random weights, or from the weights (and the shape) of a checkpoint folder."""
+
+    def overrides(self) -> dict[str, int | str]:
+        """Return the fields of `GPTConfig` that were given by hand."""
+        names = [f.name for f in dataclasses.fields(GPTConfig)]
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    def gpt_config(self) -> GPTConfig:
+        """Return the preset with its overrides. Raises `InputError` where they do not fit."""
+        return dataclasses.replace(PRESETS[self.preset], **self.overrides())  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """The tokens, and how they are cut into batches."""
+
+    data: Annotated[str, tyro.conf.arg(metavar="NAME|PATH")] = "shakespeare"
+    """shakespeare (bundled), tiny_shakespeare (downloaded once), a text file, a .npy or .bin file
+    of uint16 tokens, or a folder of such files."""
+    val_fraction: float = 0.1
+    """Share of the tokens, at the end, that is kept for validation."""
+    batch_size: int = 4
+    """Sequences in a batch (B)."""
+    seq_len: int = 32
+    """Tokens in a sequence (T)."""
+    overfit_batch: bool = False
+    """Train on the first batch only, again and again."""
+
+    def __post_init__(self) -> None:
+        require_fraction("val_fraction", self.val_fraction)
+        require_positive("batch_size", self.batch_size)
+        require_positive("seq_len", self.seq_len)
+
+
+@dataclass(frozen=True)
+class OptimizerOptions:
+    """AdamW and its learning rate."""
+
+    steps: int = 50
+    """Updates in the whole run, also after --resume."""
+    grad_accum: int = 1
+    """Batches averaged into one update."""
+    learning_rate: float = 3e-4
+    """Peak learning rate."""
+    min_lr: float = 3e-5
+    """Learning rate at the end of the cosine."""
+    warmup_steps: int = 0
+    """Steps of linear warm-up."""
+    lr_schedule: Literal["constant", "cosine"] = "constant"
+    """What follows the warm-up."""
+    beta1: float = 0.9
+    """Decay of the first moment."""
+    beta2: float = 0.95
+    """Decay of the second moment."""
+    eps: float = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: float = 0.1
+    """Decay of matrices and embeddings; biases and norms have none."""
+    grad_clip: float = 1.0
+    """Largest global gradient norm; 0 turns clipping off."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "grad_accum", "eps"):
+            require_positive(name, getattr(self, name))
+        for name in ("learning_rate", "min_lr", "warmup_steps", "weight_decay", "grad_clip"):
+            require_not_negative(name, getattr(self, name))
+        require_fraction("beta1", self.beta1)
+        require_fraction("beta2", self.beta2)
+
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """Where and how it is computed."""
+
+    device: Device = "auto"
+    """auto takes cuda, else mps (PyTorch only), else cpu."""
+    dtype: Dtype = "float32"
+    """bfloat16 computes the matrix products in bfloat16 over float32 weights; float64 is float64
+    throughout."""
+    compile: bool = False
+    """Compile the PyTorch model with torch.compile; Flax is always compiled."""
+    seed: int = 1337
+    """Seed of the initial weights and of the samples."""
+
+    def __post_init__(self) -> None:
+        require_not_negative("seed", self.seed)
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """What the run reports and keeps."""
+
+    out_dir: Annotated[
+        str | None,
+        tyro.conf.arg(metavar="PATH", help_behavior_hint="(default: runs/DATE-TIME-FRAMEWORK)"),
+    ] = None
+    """Folder of the run: log.jsonl and a folder for each checkpoint."""
+    resume: Annotated[
+        str | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="(default: a new run)")
+    ] = None
+    """Go on with a run: its folder (its last checkpoint) or one of its checkpoint folders."""
+    log_every: int = 1
+    """Steps between lines on the console; log.jsonl has every step."""
+    eval_every: int = 50
+    """Steps between evaluations; 0 turns them off."""
+    eval_steps: int = 10
+    """Batches of validation tokens in an evaluation."""
+    sample_every: int = 0
+    """Steps between samples; 0 samples at the end only."""
+    checkpoint_every: int = 0
+    """Steps between checkpoints; the last step always saves one."""
+
+    def __post_init__(self) -> None:
+        require_positive("log_every", self.log_every)
+        require_positive("eval_steps", self.eval_steps)
+        for name in ("eval_every", "sample_every", "checkpoint_every"):
+            require_not_negative(name, getattr(self, name))
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train a GPT-2; `gpt_torch.train` and `gpt_flax.train` take the same flags."""
+
+    model: ModelOptions = field(default_factory=ModelOptions)
+    data: DataOptions = field(default_factory=DataOptions)
+    optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
+    runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
+    output: OutputOptions = field(default_factory=OutputOptions)
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """What is sampled, and how."""
+
+    prompt: str = "Hello, I'm a language model,"
+    """Text to continue; where it is empty, <|endoftext|>."""
+    num_samples: int = 5
+    """Continuations."""
+    max_length: int = 30
+    """Length of each, in tokens, prompt included."""
+    top_k: int = 50
+    """Draw from the k most probable tokens; 0 from all."""
+    temperature: float = 1.0
+    """Divides the logits; 0 always takes the most probable token."""
+    seed: int = 42
+    """Seed of the draws."""
+
+    def __post_init__(self) -> None:
+        require_positive("num_samples", self.num_samples)
+        require_positive("max_length", self.max_length)
+        for name in ("top_k", "temperature", "seed"):
+            require_not_negative(name, getattr(self, name))
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """Continue a prompt; `gpt_torch.generate` and `gpt_flax.generate` take the same flags."""
+
+    init: Annotated[str, tyro.conf.arg(metavar="PATH")]
+    """Checkpoint folder, or the folder of a run (its last checkpoint)."""
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    device: Device = "auto"
+    """auto takes cuda, else mps (PyTorch only), else cpu."""
+    dtype: Dtype = "float32"
+    """Numbers to compute with."""

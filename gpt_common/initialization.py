@@ -1,0 +1,44 @@
+"""GPT-2's random initialisation from a seed, in numpy: both twins start from the same bits."""
+
+import math
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from gpt_common.config import GPTConfig
+from gpt_common.weights import Array, Weights, weight_shapes
+
+INITIAL_STD = 0.02
+
+
+def residual_std(config: GPTConfig) -> float:
+    """Return the standard deviation of the projections that add to the residual stream.
+
+    Each of the `2 * n_layer` of them adds variance; 1/sqrt(2 * n_layer) keeps the sum in bounds
+    (Radford et al. 2019, section 2.3).
+    """
+    return INITIAL_STD / math.sqrt(2 * config.n_layer)
+
+
+def initialize_weights(config: GPTConfig, seed: int) -> Weights:
+    """Return seeded initial weights, float32: norms 1 and 0, biases 0, the rest normal.
+
+    Each tensor has its own random stream, keyed by the seed and its name, so that no tensor's
+    numbers depend on another's and all can be drawn at once.
+    """
+
+    def draw(name: str, shape: tuple[int, ...]) -> Array:
+        if name.endswith(".bias"):
+            return np.zeros(shape, np.float32)
+        if ".ln_" in name:
+            return np.ones(shape, np.float32)
+        std = residual_std(config) if name.endswith("c_proj.weight") else INITIAL_STD
+        random = np.random.Generator(np.random.SFC64([seed, zlib.crc32(name.encode())]))
+        values = random.standard_normal(shape, np.float32)
+        values *= np.float32(std)
+        return values
+
+    shapes = weight_shapes(config)
+    with ThreadPoolExecutor() as pool:  # numpy draws outside the interpreter lock
+        return dict(zip(shapes, pool.map(draw, shapes.keys(), shapes.values()), strict=True))

@@ -1,0 +1,144 @@
+"""What a run tells: a JSON line a step in its folder, a line on the console, throughput and MFU."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, SupportsFloat
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from gpt_common.config import GPTConfig
+from gpt_common.errors import NonFiniteError
+from gpt_common.weights import num_parameters
+
+LOG_NAME = "log.jsonl"
+AT_ONCE = 1e-3  # seconds
+
+
+def flops_per_token(config: GPTConfig, seq_len: int) -> int:
+    """Return the floating-point operations of a training step for one token.
+
+    `6 N + 12 L C T`: forward and backward through every weight but the positions, and attention
+    (Chowdhery et al. 2022, arXiv:2204.02311, appendix B).
+    """
+    weights = num_parameters(config) - config.block_size * config.n_embd
+    return 6 * weights + 12 * config.n_layer * config.n_embd * seq_len
+
+
+class RunLog:
+    """The log of a run, on disk and on the console.
+
+    A step is reported when the next one has been started, so that reading its loss never keeps the
+    device waiting. Raises `NonFiniteError` for a step whose loss or gradient norm is not finite.
+    """
+
+    def __init__(
+        self, folder: Path, first_step: int, steps: int, tokens_per_step: int, log_every: int
+    ) -> None:
+        self.console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self._steps, self._log_every = steps, log_every
+        self._tokens_per_step = tokens_per_step
+        self._pending: tuple[int, float, Mapping[str, SupportsFloat], float] | None = None
+        self._last_time = 0.0  # when the step before ended
+        self._file = _open_log(folder / LOG_NAME, first_step)
+        columns = ("step", MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
+        self._progress = Progress(
+            *columns, console=self.console, transient=True, disable=not self.console.is_terminal
+        )
+        self._task = self._progress.add_task("", completed=first_step, total=steps)
+
+    def __enter__(self) -> RunLog:
+        self._progress.start()
+        self._last_time = time.perf_counter()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+        self._file.close()
+
+    def step(self, step: int, learning_rate: float, metrics: Mapping[str, SupportsFloat]) -> None:
+        """Report the step before, and keep this one, whose metrics may still be on the device."""
+        handed_over = time.perf_counter()
+        self.flush()
+        self._pending = (step, learning_rate, metrics, handed_over)
+
+    def flush(self) -> None:
+        """Report the step that is kept, once its metrics are there."""
+        if self._pending is None:
+            return
+        step, learning_rate, metrics, handed_over = self._pending
+        self._pending = None
+        asked = time.perf_counter()
+        loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
+        answered = time.perf_counter()
+        # An answer at once says that the step had ended when it was handed over, as on torch's CPU.
+        ended = answered if answered - asked > AT_ONCE else handed_over
+        seconds, self._last_time = ended - self._last_time, ended
+        rate = self._tokens_per_step / seconds
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise NonFiniteError(f"step {step}: loss {loss}, gradient norm {norm}: not finite")
+        self._write(
+            step=step,
+            loss=loss,
+            grad_norm=norm,
+            learning_rate=learning_rate,
+            seconds=seconds,
+            tokens_per_second=rate,
+        )
+        self._progress.update(self._task, completed=step + 1)
+        if step % self._log_every == 0 or step + 1 == self._steps:
+            self.print(
+                f"step {step:5d} | loss {loss:9.6f} | norm {norm:8.4f} | lr {learning_rate:.2e} | "
+                f"{1000 * seconds:7.1f} ms | {rate:,.0f} tokens/s"
+            )
+
+    def evaluation(self, step: int, loss: float) -> None:
+        """Report the validation loss after `step` updates."""
+        self._write(step=step, val_loss=loss)
+        self.print(f"step {step:5d} | validation loss {loss:.6f}")
+        self._last_time = time.perf_counter()
+
+    def samples(self, step: int, texts: list[str]) -> None:
+        """Report samples of the model after `step` updates."""
+        self._write(step=step, samples=texts)
+        for text in texts:
+            self.print(f"> {text}")
+        self._last_time = time.perf_counter()
+
+    def print(self, line: str) -> None:
+        """Print a line above the progress bar; `print` where there is none."""
+        self.console.print(line)
+
+    def _write(self, **entry: Any) -> None:
+        self._file.write(json.dumps(entry) + "\n")
+        self._file.flush()
+
+
+def _open_log(path: Path, first_step: int) -> Any:
+    """Open a log for writing, without the entries of steps that a resumed run does again."""
+    entries = read_log(path) if path.exists() else []
+    kept = [entry for entry in entries if _precedes(entry, first_step)]
+    file = path.open("w")
+    file.writelines(json.dumps(entry) + "\n" for entry in kept)
+    return file
+
+
+def _precedes(entry: dict[str, Any], first_step: int) -> bool:
+    """Whether an entry is of the first `first_step` updates: a step's loss precedes its update."""
+    return entry["step"] + ("loss" in entry) <= first_step
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Return the entries of a `log.jsonl`; a last line cut off by a crash is left out."""
+    entries = []
+    for line in path.read_text().splitlines():
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            break
+    return entries

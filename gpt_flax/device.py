@@ -1,0 +1,36 @@
+"""Which device computes, and in which numbers."""
+
+import jax
+import jax.numpy as jnp
+
+from gpt_common.config import Device, Dtype
+from gpt_common.errors import InputError
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
+
+
+def select_device(name: Device, dtype: Dtype) -> jax.Device:
+    """Return the device called `name`; `auto` takes cuda, else cpu. jax then computes on it.
+
+    Call it before anything else touches jax. Raises `InputError` where the device is not there.
+    """
+    if name == "cpu":  # before jax looks for others, and takes most of a GPU's memory
+        jax.config.update("jax_platforms", "cpu")
+    if dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
+    found = available_devices()
+    if name != "auto" and name not in found:
+        raise InputError(f"device {name}: expected one of {', '.join(found)}")
+    device = jax.devices(found[0] if name == "auto" else name)[0]
+    jax.config.update("jax_default_device", device)
+    return device
+
+
+def available_devices() -> list[str]:
+    """Return the names of the devices that are there, the preferred first."""
+    return ["cuda", "cpu"] if jax.default_backend() == "gpu" else ["cpu"]
+
+
+def master_dtype(dtype: Dtype) -> jnp.dtype:
+    """Return the type of weights and moments: float32 but for float64."""
+    return jnp.dtype(jnp.float64 if dtype == "float64" else jnp.float32)

@@ -1,0 +1,130 @@
+"""GPT-2 as Linen modules: pre-LayerNorm blocks, learned positions, tied head."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+from jax.typing import DTypeLike
+from optax import softmax_cross_entropy_with_integer_labels
+
+from gpt_common.config import LAYER_NORM_EPSILON, GPTConfig
+from gpt_common.errors import InputError
+from gpt_common.initialization import INITIAL_STD, residual_std
+
+
+class CausalSelfAttention(nn.Module):
+    """Multi-head attention in which a position sees itself and what stands before it."""
+
+    config: GPTConfig
+    dtype: DTypeLike
+
+    def setup(self) -> None:
+        config = self.config
+        self.c_attn = linear(3 * config.n_embd, INITIAL_STD, self.dtype)
+        self.c_proj = linear(config.n_embd, residual_std(config), self.dtype)
+
+    def __call__(self, x: Array) -> Array:
+        """Map `(B, T, C)` to `(B, T, C)`."""
+        B, T, C = x.shape
+        qkv = self.c_attn(x).reshape(B, T, 3, self.config.n_head, C // self.config.n_head)
+        y = jax.nn.dot_product_attention(  # jax wants (B, T, nh, hs)
+            qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], is_causal=True
+        )
+        return self.c_proj(y.reshape(B, T, C))
+
+
+class MLP(nn.Module):
+    """Two linear layers with a GELU between them."""
+
+    config: GPTConfig
+    dtype: DTypeLike
+
+    def setup(self) -> None:
+        config = self.config
+        self.c_fc = linear(4 * config.n_embd, INITIAL_STD, self.dtype)
+        self.c_proj = linear(config.n_embd, residual_std(config), self.dtype)
+
+    def __call__(self, x: Array) -> Array:
+        """Map `(B, T, C)` to `(B, T, C)`."""
+        approximate = self.config.activation == "gelu_new"
+        return self.c_proj(nn.gelu(self.c_fc(x), approximate=approximate))
+
+
+class Block(nn.Module):
+    """Attention and MLP, each added to the residual stream after a norm of its own."""
+
+    config: GPTConfig
+    dtype: DTypeLike
+
+    def setup(self) -> None:
+        self.ln_1 = layer_norm()
+        self.attn = CausalSelfAttention(self.config, self.dtype)
+        self.ln_2 = layer_norm()
+        self.mlp = MLP(self.config, self.dtype)
+
+    def __call__(self, x: Array) -> Array:
+        """Map `(B, T, C)` to `(B, T, C)`."""
+        x = x + self.attn(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+
+class GPT(nn.Module):
+    """GPT-2 with its language-model head, which is the token embedding once more.
+
+    With `dtype` bfloat16 the matrix products compute in bfloat16, over float32 weights and a
+    float32 residual stream.
+    """
+
+    config: GPTConfig
+    dtype: DTypeLike = jnp.float32
+
+    def setup(self) -> None:
+        config = self.config
+        self.wte = nn.Embed(config.padded_vocab_size, config.n_embd, embedding_init=padded(config))
+        self.wpe = nn.Embed(config.block_size, config.n_embd, embedding_init=normal(INITIAL_STD))
+        self.h = [Block(config, self.dtype) for _ in range(config.n_layer)]
+        self.ln_f = layer_norm()
+
+    def __call__(self, tokens: Array, targets: Array | None = None) -> tuple[Array, Array | None]:
+        """Return the logits `(B, T, V)` and, where targets are given, the mean cross-entropy in nats.
+
+        `tokens` and `targets` are `(B, T)` integers. Raises `InputError` for T above `block_size`.
+        """
+        T = tokens.shape[1]
+        if T > self.config.block_size:
+            raise InputError(f"expected at most {self.config.block_size} tokens, got {T}")
+        x = self.wte(tokens) + self.wpe.embedding[:T]  # (B, T, C)
+        for block in self.h:
+            x = block(x)
+        x = self.ln_f(x)
+        head = self.wte.embedding.astype(self.dtype).T
+        logits = (x.astype(self.dtype) @ head)[..., : self.config.vocab_size]  # (B, T, V)
+        logits = logits.astype(self.wte.embedding.dtype)  # a bfloat16 softmax would be too coarse
+        if targets is None:
+            return logits, None
+        return logits, softmax_cross_entropy_with_integer_labels(logits, targets).mean()
+
+
+def linear(features: int, std: float, dtype: DTypeLike) -> nn.Dense:
+    """Return a linear layer with a normal kernel `(in, out)` and a bias of zeros."""
+    return nn.Dense(features, dtype=dtype, kernel_init=normal(std))
+
+
+def layer_norm() -> nn.LayerNorm:
+    """Return a norm over C; Linen's own fast variance, E[x^2] - E[x]^2, loses digits."""
+    return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_fast_variance=False)
+
+
+def normal(std: float) -> nn.initializers.Initializer:
+    """Return an initialiser that draws from a normal distribution of mean 0."""
+    return nn.initializers.normal(std)
+
+
+def padded(config: GPTConfig) -> nn.initializers.Initializer:
+    """Return an initialiser for the token embedding, whose padded rows are zero."""
+
+    def init(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
+        rows = jnp.arange(shape[0])[:, None]
+        return jnp.where(rows < config.vocab_size, normal(INITIAL_STD)(key, shape, dtype), 0)
+
+    return init

@@ -1,0 +1,70 @@
+"""AdamW: decay groups, clipping, and its state as neutral moments."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from gpt_common.checkpoint import TrainingState
+from gpt_common.config import GPTConfig, OptimizerOptions
+from gpt_common.weights import Weights
+from gpt_flax.weights import Params, from_neutral, to_neutral
+
+CLIP_EPSILON = 1e-6  # torch.nn.utils.clip_grad_norm_'s
+
+
+def decays(parameter: Array) -> bool:
+    """Whether weight decay applies: to matrices and embeddings, not to biases and norms."""
+    return parameter.ndim >= 2
+
+
+def create_optimizer(options: OptimizerOptions) -> optax.GradientTransformation:
+    """Return AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) with its two decay groups.
+
+    Its learning rate is 1: each training step scales the update by its own.
+    """
+    return optax.adamw(
+        learning_rate=1.0,
+        b1=options.beta1,
+        b2=options.beta2,
+        eps=options.eps,
+        weight_decay=options.weight_decay,
+        mask=lambda params: jax.tree.map(decays, params),
+    )
+
+
+def global_norm(gradients: Params) -> Array:
+    """Return the Euclidean norm of all gradients together."""
+    return optax.tree.norm(gradients)
+
+
+def clip_by_global_norm(gradients: Params, max_norm: float) -> tuple[Params, Array]:
+    """Return gradients scaled to a global norm of at most `max_norm`, and the norm before.
+
+    With `max_norm` 0 nothing is scaled.
+    """
+    norm = global_norm(gradients)
+    if max_norm > 0:
+        scale = jnp.minimum(max_norm / (norm + CLIP_EPSILON), 1.0)
+        gradients = jax.tree.map(lambda g: g * scale, gradients)
+    return gradients, norm
+
+
+def state_to_neutral(opt_state: optax.OptState, config: GPTConfig) -> tuple[Weights, Weights]:
+    """Return AdamW's first and second moments under neutral names."""
+    exp_avg = optax.tree.get(opt_state, "mu")
+    exp_avg_sq = optax.tree.get(opt_state, "nu")
+    return to_neutral(exp_avg, config), to_neutral(exp_avg_sq, config)
+
+
+def restore_state(
+    opt_state: optax.OptState, config: GPTConfig, training: TrainingState
+) -> optax.OptState:
+    """Return AdamW's state with the moments and the step of a checkpoint."""
+    dtype = jax.tree.leaves(optax.tree.get(opt_state, "mu"))[0].dtype
+    return optax.tree.set(
+        opt_state,
+        count=jnp.array(training.step, jnp.int32),
+        mu=from_neutral(training.exp_avg, config, dtype),
+        nu=from_neutral(training.exp_avg_sq, config, dtype),
+    )

@@ -1,0 +1,143 @@
+"""Train a GPT-2 in Flax: `python -m gpt_flax.train --help`."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from gpt_common import cli
+from gpt_common.checkpoint import Checkpoint
+from gpt_common.config import TrainConfig
+from gpt_common.data import BatchLoader
+from gpt_common.run import Run, parse_train_config, start_run
+from gpt_common.schedule import learning_rate
+from gpt_flax.device import DTYPES, master_dtype, select_device
+from gpt_flax.generate import generate_texts
+from gpt_flax.model import GPT
+from gpt_flax.optimizer import (
+    clip_by_global_norm,
+    create_optimizer,
+    restore_state,
+    state_to_neutral,
+)
+from gpt_flax.weights import Params, from_neutral, to_neutral
+
+
+class TrainState(NamedTuple):
+    """What a training step changes."""
+
+    params: Params
+    opt_state: optax.OptState
+
+
+def create_state(
+    start: Checkpoint, config: TrainConfig, optimizer: optax.GradientTransformation
+) -> TrainState:
+    """Return the state that a run starts from, or goes on from, on the device."""
+    params = from_neutral(start.weights, start.config, master_dtype(config.runtime.dtype))
+    opt_state = optimizer.init(params)
+    if start.training:
+        opt_state = restore_state(opt_state, start.config, start.training)
+    return TrainState(params, opt_state)
+
+
+def loss_fn(params: Params, model: GPT, x: Array, y: Array) -> Array:
+    """Return the mean cross-entropy, in nats, of `(B, T)` tokens `x` and their targets `y`."""
+    _, loss = model.apply({"params": params}, x, y)
+    return loss  # type: ignore[return-value]
+
+
+@partial(jax.jit, static_argnames=("model", "optimizer", "grad_clip"), donate_argnames="state")
+def train_step(
+    state: TrainState,
+    x: Array,
+    y: Array,
+    learning_rate: float,
+    *,
+    model: GPT,
+    optimizer: optax.GradientTransformation,
+    grad_clip: float,
+) -> tuple[TrainState, dict[str, Array]]:
+    """Return the next state, the loss and the gradient norm, both from before the update.
+
+    `x` and `y` are `(A, B, T)`: A batches whose gradients are averaged. The old state is gone.
+    """
+
+    value_and_grad = jax.value_and_grad(lambda params, *xy: loss_fn(params, model, *xy) / len(x))
+
+    def accumulate(total: tuple[Array, Params], micro: tuple[Array, Array]) -> tuple:
+        return optax.tree.add(total, value_and_grad(state.params, *micro)), None
+
+    zeros = optax.tree.zeros_like(jax.eval_shape(value_and_grad, state.params, x[0], y[0]))
+    (loss, gradients), _ = jax.lax.scan(accumulate, zeros, (x, y))
+    gradients, norm = clip_by_global_norm(gradients, grad_clip)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = jax.tree.map(lambda p, u: p + learning_rate * u, state.params, updates)
+    return TrainState(params, opt_state), {"loss": loss, "grad_norm": norm}
+
+
+@partial(jax.jit, static_argnames="model")
+def eval_step(params: Params, x: Array, y: Array, *, model: GPT) -> Array:
+    """Return the loss of one batch."""
+    return loss_fn(params, model, x, y)
+
+
+def evaluate(params: Params, model: GPT, loader: BatchLoader, steps: int) -> float:
+    """Return the mean loss over the first `steps` batches of a loader."""
+    loader.restore({"position": 0})
+    losses = [eval_step(params, *loader.next_batch(), model=model) for _ in range(steps)]
+    return jnp.stack(losses).mean().item()
+
+
+def save(run: Run, state: TrainState, step: int) -> Path:
+    """Write the checkpoint after `step` updates."""
+    config = run.start.config
+    weights = to_neutral(state.params, config)
+    return run.save(step, weights, *state_to_neutral(state.opt_state, config))
+
+
+def train(config: TrainConfig, stopped: Callable[[], bool] = lambda: False) -> Path:
+    """Train as `config` says, or until `stopped()`; return the folder of the last checkpoint."""
+    dtype, options, output = config.runtime.dtype, config.optimizer, config.output
+    device = select_device(config.runtime.device, dtype)
+    run = start_run(config, "flax", device.platform)
+    model = GPT(run.start.config, DTYPES[dtype])
+    optimizer = create_optimizer(options)
+    update = partial(train_step, model=model, optimizer=optimizer, grad_clip=options.grad_clip)
+    state = create_state(run.start, config, optimizer)
+    with run.log as log:
+        for step in range(run.first_step, options.steps):
+            x, y = run.next_batches()
+            rate = learning_rate(step, options)
+            state, metrics = update(state, x, y, rate)
+            log.step(step, rate, metrics)
+            done, stop = step + 1, stopped()
+            if run.val_loader and run.due(output.eval_every, done):
+                log.flush()
+                val_loss = evaluate(state.params, model, run.val_loader, output.eval_steps)
+                log.evaluation(done, val_loss)
+            if stop or run.due(output.checkpoint_every, done):
+                log.flush()  # a checkpoint is only written after a finite loss
+                saved = save(run, state, done)
+            if run.sampling and run.due(output.sample_every, done):
+                log.flush()
+                log.samples(done, generate_texts(state.params, model, run.sampling))
+            if stop:
+                break
+    return saved
+
+
+def main() -> None:
+    """Run the command line."""
+    config = parse_train_config()
+    with cli.StopSignal() as stop:
+        train(config, stopped=stop.received)
+
+
+if __name__ == "__main__":
+    cli.run(main)

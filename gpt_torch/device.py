@@ -1,0 +1,37 @@
+"""Which device computes, and in which numbers."""
+
+import torch
+
+from gpt_common.config import Device, Dtype
+from gpt_common.errors import InputError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+def select_device(name: Device, dtype: Dtype) -> torch.device:
+    """Return the device called `name`; `auto` takes cuda, else mps, else cpu.
+
+    Raises `InputError` where the device is not there or cannot compute in `dtype`.
+    """
+    found = available_devices()
+    if name != "auto" and name not in found:
+        raise InputError(f"device {name}: expected one of {', '.join(found)}")
+    device = torch.device(found[0] if name == "auto" else name)
+    lacks_float64 = device.type == "mps" and dtype == "float64"
+    lacks_bfloat16 = (
+        device.type == "cuda" and dtype == "bfloat16" and not torch.cuda.is_bf16_supported()
+    )
+    if lacks_float64 or lacks_bfloat16:
+        raise InputError(f"device {device.type} cannot compute in {dtype}; try --dtype float32")
+    return device
+
+
+def available_devices() -> list[str]:
+    """Return the names of the devices that are there, the preferred first."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return [*(name for name in there if there[name]), "cpu"]
+
+
+def master_dtype(dtype: Dtype) -> torch.dtype:
+    """Return the type of weights and moments: float32 but for float64."""
+    return torch.float64 if dtype == "float64" else torch.float32

@@ -1,0 +1,77 @@
+"""AdamW: decay groups, clipping, and its state as neutral moments."""
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from gpt_common.checkpoint import TrainingState
+from gpt_common.config import GPTConfig, OptimizerOptions
+from gpt_common.weights import Weights
+from gpt_torch.weights import from_neutral, to_neutral
+
+CLIP_EPSILON = 1e-6  # torch.nn.utils.clip_grad_norm_'s
+
+
+def decays(parameter: Tensor) -> bool:
+    """Whether weight decay applies: to matrices and embeddings, not to biases and norms."""
+    return parameter.ndim >= 2
+
+
+def create_optimizer(model: nn.Module, options: OptimizerOptions) -> AdamW:
+    """Return AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) with its two decay groups.
+
+    The learning rate is set by each training step.
+    """
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if decays(p)], "weight_decay": options.weight_decay},
+        {"params": [p for p in parameters if not decays(p)], "weight_decay": 0.0},
+    ]
+    betas = (options.beta1, options.beta2)
+    return AdamW(groups, lr=options.learning_rate, betas=betas, eps=options.eps, fused=True)
+
+
+def global_norm(gradients: list[Tensor]) -> Tensor:
+    """Return the Euclidean norm of all gradients together.
+
+    Row by row first: one float32 sum over the embedding's 38 million numbers comes out 0.3 % low.
+    """
+    rows = [torch.linalg.vector_norm(g, dim=-1) for g in gradients]
+    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(r) for r in rows]))
+
+
+def clip_by_global_norm(gradients: list[Tensor], max_norm: float) -> Tensor:
+    """Scale gradients in place to a global norm of at most `max_norm`; return the norm before.
+
+    With `max_norm` 0 nothing is scaled.
+    """
+    norm = global_norm(gradients)
+    if max_norm > 0:
+        torch._foreach_mul_(gradients, torch.clamp(max_norm / (norm + CLIP_EPSILON), max=1.0))
+    return norm
+
+
+def state_to_neutral(
+    optimizer: AdamW, model: nn.Module, config: GPTConfig
+) -> tuple[Weights, Weights]:
+    """Return AdamW's first and second moments under neutral names."""
+    state = {name: optimizer.state[p] for name, p in model.named_parameters()}
+    exp_avg = {name: s["exp_avg"] for name, s in state.items()}
+    exp_avg_sq = {name: s["exp_avg_sq"] for name, s in state.items()}
+    return to_neutral(exp_avg, config), to_neutral(exp_avg_sq, config)
+
+
+def restore_state(
+    optimizer: AdamW, model: nn.Module, config: GPTConfig, training: TrainingState
+) -> None:
+    """Give AdamW the moments and the step of a checkpoint."""
+    parameters = dict(model.named_parameters())
+    dtype = next(iter(parameters.values())).dtype
+    exp_avg = from_neutral(training.exp_avg, config, dtype)
+    exp_avg_sq = from_neutral(training.exp_avg_sq, config, dtype)
+    for name, parameter in parameters.items():
+        optimizer.state[parameter] = {
+            "step": torch.tensor(float(training.step), device=parameter.device),
+            "exp_avg": exp_avg[name].to(parameter.device),
+            "exp_avg_sq": exp_avg_sq[name].to(parameter.device),
+        }

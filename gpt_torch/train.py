@@ -1,0 +1,138 @@
+"""Train a GPT-2 in PyTorch: `python -m gpt_torch.train --help`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import AdamW
+
+from gpt_common import cli
+from gpt_common.checkpoint import Checkpoint
+from gpt_common.config import Dtype, TrainConfig
+from gpt_common.data import BatchLoader
+from gpt_common.run import Run, parse_train_config, start_run
+from gpt_common.schedule import learning_rate
+from gpt_torch.device import master_dtype, select_device
+from gpt_torch.generate import autocast, generate_texts, load_model
+from gpt_torch.model import GPT
+from gpt_torch.optimizer import (
+    clip_by_global_norm,
+    create_optimizer,
+    restore_state,
+    state_to_neutral,
+)
+from gpt_torch.weights import to_neutral
+
+
+@dataclass
+class TrainState:
+    """What a training step changes."""
+
+    model: GPT
+    optimizer: AdamW
+
+
+def create_state(start: Checkpoint, config: TrainConfig, device: torch.device) -> TrainState:
+    """Return the state that a run starts from, or goes on from, on the device."""
+    model = load_model(start, master_dtype(config.runtime.dtype), device)
+    if config.runtime.compile:
+        model.compile()
+    optimizer = create_optimizer(model, config.optimizer)
+    if start.training:
+        restore_state(optimizer, model, start.config, start.training)
+    return TrainState(model, optimizer)
+
+
+def loss_fn(model: GPT, x: Tensor, y: Tensor, dtype: Dtype) -> Tensor:
+    """Return the mean cross-entropy, in nats, of `(B, T)` tokens `x` and their targets `y`."""
+    with autocast(x.device, dtype):
+        _, loss = model(x, y)
+    return loss
+
+
+def train_step(
+    state: TrainState, x: Tensor, y: Tensor, learning_rate: float, grad_clip: float, dtype: Dtype
+) -> dict[str, Tensor]:
+    """Update the state once; return the loss and the gradient norm, both from before the update.
+
+    `x` and `y` are `(A, B, T)`: A batches whose gradients are averaged.
+    """
+    losses = []
+    for x_micro, y_micro in zip(x, y, strict=True):
+        loss = loss_fn(state.model, x_micro, y_micro, dtype) / len(x)
+        loss.backward()
+        losses.append(loss.detach())
+    gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
+    norm = clip_by_global_norm(gradients, grad_clip)
+    for group in state.optimizer.param_groups:
+        group["lr"] = learning_rate
+    state.optimizer.step()
+    state.optimizer.zero_grad()
+    return {"loss": torch.stack(losses).sum(), "grad_norm": norm}
+
+
+@torch.no_grad()
+def evaluate(
+    model: GPT, loader: BatchLoader, steps: int, dtype: Dtype, device: torch.device
+) -> float:
+    """Return the mean loss over the first `steps` batches of a loader."""
+    loader.restore({"position": 0})
+    losses = []
+    for _ in range(steps):
+        x, y = (to_device(a, device) for a in loader.next_batch())
+        losses.append(loss_fn(model, x, y, dtype))
+    return torch.stack(losses).mean().item()
+
+
+def to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """Return int32 tokens as int64 on the device: what torch's losses take as targets."""
+    return torch.from_numpy(array).to(device, torch.int64)
+
+
+def save(run: Run, state: TrainState, step: int) -> Path:
+    """Write the checkpoint after `step` updates."""
+    config = run.start.config
+    weights = to_neutral(dict(state.model.named_parameters()), config)
+    return run.save(step, weights, *state_to_neutral(state.optimizer, state.model, config))
+
+
+def train(config: TrainConfig, stopped: Callable[[], bool] = lambda: False) -> Path:
+    """Train as `config` says, or until `stopped()`; return the folder of the last checkpoint."""
+    dtype, options, output = config.runtime.dtype, config.optimizer, config.output
+    device = select_device(config.runtime.device, dtype)
+    run = start_run(config, "torch", device.type)
+    state = create_state(run.start, config, device)
+    with run.log as log:
+        for step in range(run.first_step, options.steps):
+            x, y = (to_device(a, device) for a in run.next_batches())
+            rate = learning_rate(step, options)
+            metrics = train_step(state, x, y, rate, options.grad_clip, dtype)
+            log.step(step, rate, metrics)
+            done, stop = step + 1, stopped()
+            if run.val_loader and run.due(output.eval_every, done):
+                log.flush()
+                val_loss = evaluate(state.model, run.val_loader, output.eval_steps, dtype, device)
+                log.evaluation(done, val_loss)
+            if stop or run.due(output.checkpoint_every, done):
+                log.flush()  # a checkpoint is only written after a finite loss
+                saved = save(run, state, done)
+            if run.sampling and run.due(output.sample_every, done):
+                log.flush()
+                log.samples(done, generate_texts(state.model, run.sampling, dtype, device))
+            if stop:
+                break
+    return saved
+
+
+def main() -> None:
+    """Run the command line."""
+    config = parse_train_config()
+    with cli.StopSignal() as stop:
+        train(config, stopped=stop.received)
+
+
+if __name__ == "__main__":
+    cli.run(main)
