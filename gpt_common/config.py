@@ -118,8 +118,7 @@ class DataOptions:
     """The tokens, and how they are cut into batches."""
 
     data: Annotated[str, tyro.conf.arg(metavar="NAME|PATH")] = "shakespeare"
-    """shakespeare (bundled), tiny_shakespeare (downloaded once), a text file, a .npy or .bin file
-    of uint16 tokens, or a folder of such files."""
+    """shakespeare (bundled), tiny_shakespeare, or a path: a text, .npy or .bin tokens, a folder."""
     val_fraction: float = 0.1
     """Share of the tokens, at the end, that is kept for validation."""
     batch_size: int = 4
@@ -178,8 +177,7 @@ class RuntimeOptions:
     device: Device = "auto"
     """auto takes cuda, else mps (PyTorch only), else cpu."""
     dtype: Dtype = "float32"
-    """bfloat16 computes the matrix products in bfloat16 over float32 weights; float64 is float64
-    throughout."""
+    """bfloat16 multiplies matrices so, over float32 weights; float64 is float64 throughout."""
     compile: bool = False
     """Compile the PyTorch model with torch.compile; Flax is always compiled."""
     seed: int = 1337

@@ -179,8 +179,8 @@ def map_tokens(path: Path) -> npt.NDArray[np.uint16]:
 def _map_npy(path: Path) -> npt.NDArray[np.uint16]:
     try:
         tokens = np.load(path, mmap_mode="r")
-    except (ValueError, EOFError) as error:
-        raise InputError(f"{path}: expected a .npy file, got: {error}") from None
+    except (ValueError, EOFError):
+        raise InputError(f"{path}: expected a whole .npy file of uint16 tokens") from None
     if tokens.dtype != np.uint16 or tokens.ndim != 1 or not len(tokens):
         raise InputError(
             f"{path}: expected uint16 tokens in one dimension, "

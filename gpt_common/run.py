@@ -194,7 +194,7 @@ def start_run(config: TrainConfig, framework: str, device: str) -> Run:
             f"seq_len must be at most block_size {start.config.block_size}, got {data.seq_len}"
         )
     train, val = load_splits(data.data, data.val_fraction, start.config.vocab_size)
-    train_loader = BatchLoader(train, data.batch_size, data.seq_len)
+    train_loader = open_loader(train, data, "training")
     if start.training:
         train_loader.restore(start.training.loader)
     run = Run(
@@ -202,7 +202,7 @@ def start_run(config: TrainConfig, framework: str, device: str) -> Run:
         framework=framework,
         start=start,
         train_loader=train_loader,
-        val_loader=validation_loader(val, config),
+        val_loader=open_loader(val, data, "validation") if evaluates(config) else None,
         folder=open_folder(output, framework),
     )
     run.log = RunLog(run.folder, run.first_step, run.steps, run.tokens_per_step, output.log_every)
@@ -218,14 +218,18 @@ def start_run(config: TrainConfig, framework: str, device: str) -> Run:
     return run
 
 
-def validation_loader(tokens: Tokens, config: TrainConfig) -> BatchLoader | None:
-    """Return a loader over the validation tokens, or None where the run does not evaluate."""
-    if config.output.eval_every == 0 or config.data.val_fraction == 0:
-        return None
+def evaluates(config: TrainConfig) -> bool:
+    """Whether the run computes a validation loss."""
+    return config.output.eval_every > 0 and config.data.val_fraction > 0
+
+
+def open_loader(tokens: Tokens, data: DataOptions, part: str) -> BatchLoader:
+    """Return a loader over the training or validation part of the data."""
     try:
-        return BatchLoader(tokens, config.data.batch_size, config.data.seq_len)
+        return BatchLoader(tokens, data.batch_size, data.seq_len)
     except InputError as error:
-        raise InputError(f"validation: {error}; --eval_every 0 does without") from None
+        hint = "; --eval_every 0 does without" if part == "validation" else ""
+        raise InputError(f"{data.data}: {part}: {error}{hint}") from None
 
 
 def start_checkpoint(config: TrainConfig) -> Checkpoint:

@@ -86,7 +86,7 @@ class GPT(nn.Module):
         self.ln_f = layer_norm()
 
     def __call__(self, tokens: Array, targets: Array | None = None) -> tuple[Array, Array | None]:
-        """Return the logits `(B, T, V)` and, where targets are given, the mean cross-entropy in nats.
+        """Return logits `(B, T, V)` and, where targets are given, the mean cross-entropy in nats.
 
         `tokens` and `targets` are `(B, T)` integers. Raises `InputError` for T above `block_size`.
         """

@@ -9,7 +9,7 @@ from torch import Tensor
 from gpt_common import cli, tokenizer
 from gpt_common.checkpoint import Checkpoint, read_checkpoint
 from gpt_common.config import Dtype, GenerateConfig, SamplingOptions
-from gpt_common.sampling import prompt_tokens, uniforms
+from gpt_common.sampling import prompt_tokens, sample, uniforms
 from gpt_torch.device import master_dtype, select_device
 from gpt_torch.model import GPT
 from gpt_torch.weights import from_neutral
@@ -28,7 +28,6 @@ def autocast(device: torch.device, dtype: Dtype) -> AbstractContextManager:
     return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
 
 
-@torch.inference_mode()
 def generate(
     model: GPT, prompt: list[int], options: SamplingOptions, dtype: Dtype, device: torch.device
 ) -> np.ndarray:
@@ -37,29 +36,21 @@ def generate(
     Every token is computed from all those before it, without a cache.
     """
     draws = uniforms(options.seed, options.num_samples, options.max_length)
-    tokens = torch.tensor(prompt, device=device).repeat(options.num_samples, 1)  # (S, t)
+    tokens = np.zeros((options.num_samples, options.max_length), np.int64)
+    tokens[:, : len(prompt)] = prompt
     for position in range(len(prompt), options.max_length):
-        with autocast(device, dtype):
-            logits, _ = model(tokens)
-        draw = torch.from_numpy(draws[:, position].copy()).to(device)
-        following = sample(logits[:, -1], draw, options.top_k, options.temperature)
-        tokens = torch.cat([tokens, following[:, None]], dim=1)
-    return tokens.cpu().numpy()
+        seen = torch.from_numpy(tokens[:, :position]).to(device)
+        logits = next_logits(model, seen, dtype).cpu().numpy()
+        tokens[:, position] = sample(logits, draws[:, position], options.top_k, options.temperature)
+    return tokens
 
 
-def sample(logits: Tensor, draws: Tensor, top_k: int, temperature: float) -> Tensor:
-    """Return a token for each row of `logits` `(S, V)`, by inverse cumulative probability.
-
-    Tokens stand by falling probability, ties by token id; uniform `draws` `(S,)` choose among the
-    first `top_k`.
-    """
-    if temperature == 0:
-        return logits.argmax(-1)
-    ordered, tokens = torch.sort(logits / temperature, dim=-1, descending=True, stable=True)
-    kept = ordered[:, :top_k] if top_k else ordered
-    cumulative = torch.softmax(kept, dim=-1).cumsum(-1)  # (S, k)
-    below = (cumulative <= draws[:, None] * cumulative[:, -1:]).sum(-1, keepdim=True)
-    return tokens.gather(-1, below.clamp(max=kept.shape[1] - 1))[:, 0]
+@torch.inference_mode()
+def next_logits(model: GPT, tokens: Tensor, dtype: Dtype) -> Tensor:
+    """Return the logits `(S, V)` of the token that follows `tokens` `(S, T)`."""
+    with autocast(tokens.device, dtype):
+        logits, _ = model(tokens)
+    return logits[:, -1]
 
 
 def generate_texts(

@@ -78,7 +78,7 @@ class GPT(nn.Module):
     def forward(
         self, tokens: Tensor, targets: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the logits `(B, T, V)` and, where targets are given, the mean cross-entropy in nats.
+        """Return logits `(B, T, V)` and, where targets are given, the mean cross-entropy in nats.
 
         `tokens` and `targets` are `(B, T)` integers. Raises `InputError` for T above `block_size`.
         """

@@ -1,0 +1,94 @@
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpt_common import cli
+from gpt_common.checkpoint import Checkpoint, TrainingState, write_checkpoint
+from gpt_common.config import GPTConfig
+from gpt_common.weights import Weights, weight_shapes
+
+FRAMEWORKS = ("torch", "flax")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """Keep downloads and encoded texts out of the user's cache, for child processes too."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GPT_TWINS_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(params=FRAMEWORKS)
+def framework(request):
+    return request.param
+
+
+@pytest.fixture
+def odd_config():
+    """Sizes that share no factor, so that no wrong axis fits by chance."""
+    return GPTConfig(n_layer=3, n_head=5, n_embd=40, block_size=23, vocab_size=997)
+
+
+def random_weights(config: GPTConfig, seed: int = 0, scale: float = 0.2) -> Weights:
+    """Weights of which none is zero or one, biases and norms included."""
+    random = np.random.default_rng(seed)
+    return {
+        name: (scale * random.standard_normal(shape) + ("ln_" in name)).astype(np.float32)
+        for name, shape in weight_shapes(config).items()
+    }
+
+
+def random_checkpoint(config: GPTConfig, step: int = 7) -> Checkpoint:
+    squares = {k: v**2 for k, v in random_weights(config, 3, 1e-3).items()}
+    training = TrainingState(step, random_weights(config, 2, 1e-3), squares, {"position": 40})
+    return Checkpoint(config, random_weights(config), training)
+
+
+@pytest.fixture
+def checkpoint_folder(odd_config, tmp_path) -> Path:
+    folder = tmp_path / "checkpoint"
+    write_checkpoint(folder, random_checkpoint(odd_config))
+    return folder
+
+
+def command(module: str, *args: object, **kwargs) -> subprocess.CompletedProcess:
+    """Run `python -m module` in a process of its own, as a user does."""
+    return subprocess.run(
+        [sys.executable, "-m", module, *map(str, args)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"COLUMNS": "80"},
+        timeout=300,
+        **kwargs,
+    )
+
+
+@pytest.fixture
+def call(capsys, monkeypatch):
+    """Run `python -m module` in this process, which saves the seconds that its imports take."""
+
+    def call(module: str, *args: object) -> subprocess.CompletedProcess:
+        monkeypatch.setattr(sys, "argv", [module, *map(str, args)])
+        code = 0
+        try:
+            cli.run(importlib.import_module(module).main)
+        except SystemExit as stop:
+            code = stop.code
+        captured = capsys.readouterr()
+        return subprocess.CompletedProcess(args, code, captured.out, captured.err)
+
+    return call
+
+
+def assert_one_line_error(result: subprocess.CompletedProcess, *words: str) -> None:
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1, result.stderr
+    for word in words:
+        assert word in result.stderr

@@ -1,0 +1,195 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from gpt_common import checkpoint as checkpoint_module
+from gpt_common.checkpoint import (
+    find_checkpoint,
+    from_hugging_face,
+    point_latest,
+    read_checkpoint,
+    step_folder,
+    to_hugging_face,
+    write_checkpoint,
+)
+from gpt_common.config import PRESETS
+from gpt_common.errors import InputError
+from tests.conftest import random_checkpoint
+
+
+def assert_same_weights(first, second):
+    assert first.keys() == second.keys()
+    for name in first:
+        assert first[name].dtype == second[name].dtype
+        assert first[name].tobytes() == second[name].tobytes(), name
+
+
+def test_what_is_written_is_read(odd_config, tmp_path):
+    written = random_checkpoint(odd_config)
+    write_checkpoint(tmp_path / "c", written)
+    read = read_checkpoint(tmp_path / "c")
+    assert read.config == odd_config
+    assert_same_weights(read.weights, written.weights)
+    assert_same_weights(read.training.exp_avg, written.training.exp_avg)
+    assert_same_weights(read.training.exp_avg_sq, written.training.exp_avg_sq)
+    assert read.training.step == 7
+    assert read.training.loader == {"position": 40}
+
+
+def test_float64_stays_float64(odd_config, tmp_path):
+    weights = {
+        k: w.astype(np.float64) / 3 for k, w in random_checkpoint(odd_config).weights.items()
+    }
+    write_checkpoint(tmp_path / "c", checkpoint_module.Checkpoint(odd_config, weights))
+    assert_same_weights(read_checkpoint(tmp_path / "c").weights, weights)
+
+
+def test_files_are_those_of_hugging_face(checkpoint_folder):
+    assert {path.name for path in checkpoint_folder.iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "optimizer.safetensors",
+        "training_state.json",
+        "vocab.json",
+        "merges.txt",
+        "tokenizer_config.json",
+    }
+    assert (
+        (checkpoint_folder / "model.safetensors")
+        .read_bytes()[8:]
+        .startswith(b'{"__metadata__":{"format":"pt"}')
+    )
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("activation", ["gelu_new", "gelu"])
+def test_config_there_and_back(preset, activation):
+    config = dataclasses.replace(PRESETS[preset], activation=activation)
+    assert from_hugging_face(json.loads(json.dumps(to_hugging_face(config))), "x") == config
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("model_type", "llama", "expected model_type gpt2, got llama"),
+        ("layer_norm_epsilon", 1e-6, "expected layer_norm_epsilon 1e-05, got 1e-06"),
+        ("n_inner", 100, "expected n_inner None, got 100"),
+        ("scale_attn_by_inverse_layer_idx", True, "got True"),
+        ("tie_word_embeddings", False, "expected tie_word_embeddings True"),
+        ("activation_function", "relu", "got relu"),
+        ("n_head", 7, "n_head 7"),
+        ("n_layer", "12", "expected a whole number, got '12'"),
+    ],
+)
+def test_a_config_of_another_model_is_refused(name, value, words):
+    content = to_hugging_face(PRESETS["gpt2"]) | {name: value}
+    with pytest.raises(InputError, match=words):
+        from_hugging_face(content, "config.json")
+
+
+def test_a_failed_write_leaves_the_old_checkpoint_and_nothing_else(
+    checkpoint_folder, odd_config, monkeypatch
+):
+    before = {path.name: path.read_bytes() for path in checkpoint_folder.iterdir()}
+
+    def fill_the_disk(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint_module, "save_file", fill_the_disk)
+    with pytest.raises(OSError, match="No space left"):
+        write_checkpoint(checkpoint_folder, random_checkpoint(odd_config, step=8))
+    assert {path.name: path.read_bytes() for path in checkpoint_folder.iterdir()} == before
+    assert [path.name for path in checkpoint_folder.parent.iterdir()] == ["checkpoint"]
+
+
+def test_a_run_is_read_at_its_latest_checkpoint(odd_config, tmp_path):
+    for step in (3, 12):
+        folder = step_folder(tmp_path, step)
+        write_checkpoint(folder, random_checkpoint(odd_config, step))
+        point_latest(tmp_path, folder)
+        assert find_checkpoint(tmp_path) == folder
+        assert read_checkpoint(tmp_path).training.step == step
+
+
+def damage(folder, name, change):
+    tensors = load_file(folder / name)
+    change(tensors)
+    save_file(tensors, folder / name)
+
+
+def rename(tensors):
+    tensors["transformer.h.9.ln_1.bias"] = tensors.pop("transformer.h.1.ln_1.bias")
+
+
+def extra(tensors):
+    tensors["transformer.h.9.ln_1.bias"] = np.zeros(3, np.float32)
+
+
+def transpose(tensors):
+    name = "transformer.h.0.mlp.c_fc.weight"
+    tensors[name] = np.ascontiguousarray(tensors[name].T)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (rename, "missing transformer.h.1.ln_1.bias"),
+        (extra, "unexpected transformer.h.9.ln_1.bias"),
+        (transpose, r"mlp.c_fc.weight: expected \(40, 160\), got \(160, 40\)"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(checkpoint_folder, change, words):
+    damage(checkpoint_folder, "model.safetensors", change)
+    with pytest.raises(InputError, match=words):
+        read_checkpoint(checkpoint_folder)
+
+
+def test_moments_that_do_not_fit_are_refused(checkpoint_folder):
+    damage(checkpoint_folder, "optimizer.safetensors", lambda t: t.popitem())
+    with pytest.raises(InputError, match=r"optimizer.safetensors: missing exp_avg"):
+        read_checkpoint(checkpoint_folder)
+    read_checkpoint(checkpoint_folder, with_training=False)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors"])
+@pytest.mark.parametrize("share", [0, 0.001, 0.5, 0.999])
+def test_truncated_files_are_refused(checkpoint_folder, name, share):
+    path = checkpoint_folder / name
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(InputError, match="expected a whole safetensors file"):
+        read_checkpoint(checkpoint_folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"format_version": 99}, "expected format_version 1, got 99"),
+        ({"step": "many"}, "expected a whole number, got 'many'"),
+        ({"step": -1}, "expected a whole number, got -1"),
+        ({"loader": {}}, "position"),
+        ({"options": None}, "TypeError"),
+    ],
+)
+def test_a_training_state_that_makes_no_sense_is_refused(checkpoint_folder, change, words):
+    path = checkpoint_folder / "training_state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(InputError, match=words):
+        read_checkpoint(checkpoint_folder)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "\x00", "[" * 100_000])
+def test_a_config_that_is_no_json_object_is_refused(checkpoint_folder, content):
+    (checkpoint_folder / "config.json").write_text(content)
+    with pytest.raises(InputError, match="expected"):
+        read_checkpoint(checkpoint_folder)
+
+
+def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
+    with pytest.raises(InputError, match="got a folder without one"):
+        read_checkpoint(tmp_path)
+    with pytest.raises(InputError, match="got nothing there"):
+        read_checkpoint(tmp_path / "absent")

@@ -1,0 +1,97 @@
+"""Which package may import which, so that each twin runs without the other's framework."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FORBIDDEN = {
+    "gpt_common": {"torch", "jax", "flax", "optax", "gpt_torch", "gpt_flax", "convert"},
+    "gpt_torch": {"jax", "flax", "optax", "gpt_flax"},
+    "gpt_flax": {"torch", "gpt_torch"},
+}
+
+
+def imported_packages(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module)
+    return {name.split(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_no_file_imports_what_its_package_may_not(package):
+    files = list((ROOT / package).rglob("*.py"))
+    assert files
+    for path in files:
+        assert not imported_packages(path) & FORBIDDEN[package], path
+
+
+def test_linen_stays_in_the_model():
+    for path in (ROOT / "gpt_flax").glob("*.py"):
+        uses = "linen" in path.read_text().replace("Linen", "")
+        assert uses == (path.name == "model.py"), path
+
+
+@pytest.mark.parametrize(
+    ("framework", "absent"), [("torch", ("jax", "flax", "optax")), ("flax", ("torch",))]
+)
+def test_each_twin_trains_and_generates_without_the_others_framework(framework, absent, tmp_path):
+    script = f"""
+import runpy, sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {absent}:
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Absent())
+sys.argv = ["train", "--preset", "tiny", "--steps", "1", "--out_dir", r"{tmp_path / "run"}"]
+runpy.run_module("gpt_{framework}.train", run_name="__main__")
+sys.argv = ["generate", "--init", r"{tmp_path / "run"}"]
+runpy.run_module("gpt_{framework}.generate", run_name="__main__")
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "saved" in result.stdout
+
+
+def functions(path: Path) -> list[str]:
+    """The names of a file's functions, classes and methods, in order."""
+    names = []
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.append(node.name)
+        if isinstance(node, ast.ClassDef):
+            methods = [n.name for n in node.body if isinstance(n, ast.FunctionDef)]
+            names += [f"{node.name}.{name}" for name in methods]
+    return names
+
+
+# The frameworks' own words for the same thing, and the few functions that only one of them needs.
+SAME_NAME = {"__init__": "setup", "forward": "__call__"}
+ONLY_TORCH = {"autocast", "to_device"}
+ONLY_FLAX = {"normal", "padded", "eval_step"}
+
+
+@pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "gpt_torch").glob("*.py")))
+def test_twin_files_have_the_same_functions_in_the_same_order(name):
+    ours = functions(ROOT / "gpt_torch" / name)
+    theirs = functions(ROOT / "gpt_flax" / name)
+    renamed = [
+        ".".join(SAME_NAME.get(part, part) for part in full.split("."))
+        for full in ours
+        if full not in ONLY_TORCH
+    ]
+    assert renamed == [full for full in theirs if full not in ONLY_FLAX]
+
+
+def test_the_twins_have_the_same_files():
+    ours, theirs = ({p.name for p in (ROOT / t).glob("*.py")} for t in ("gpt_torch", "gpt_flax"))
+    assert ours == theirs

@@ -1,0 +1,80 @@
+import json
+import time
+
+import pytest
+
+from gpt_common.config import PRESETS
+from gpt_common.errors import NonFiniteError
+from gpt_common.metrics import RunLog, flops_per_token, read_log
+
+
+def test_flops_of_gpt2_at_1024():
+    """855 million a token: 6 x 123.65 million weights and 12 x 12 x 768 x 1024 of attention."""
+    assert flops_per_token(PRESETS["gpt2"], 1024) == 6 * 123_653_376 + 113_246_208
+
+
+class Slow:
+    """A metric that is still being computed."""
+
+    def __init__(self, value):
+        self.value = value
+        self.read = False
+
+    def __float__(self):
+        self.read = True
+        time.sleep(0.01)
+        return self.value
+
+
+def test_a_step_is_read_only_when_the_next_is_under_way(tmp_path):
+    with RunLog(tmp_path, 0, 10, 64, 1) as log:
+        first, second = ({"loss": Slow(1.5), "grad_norm": Slow(2.0)} for _ in range(2))
+        log.step(0, 0.1, first)
+        assert not first["loss"].read
+        log.step(1, 0.1, second)
+        assert first["loss"].read
+        assert not second["loss"].read
+        log.flush()
+        assert second["loss"].read
+    entries = read_log(tmp_path / "log.jsonl")
+    assert [e["step"] for e in entries] == [0, 1]
+    assert entries[0]["loss"] == 1.5
+    assert entries[0]["grad_norm"] == 2
+    assert entries[0]["learning_rate"] == 0.1
+    assert entries[1]["tokens_per_second"] == pytest.approx(64 / entries[1]["seconds"])
+
+
+@pytest.mark.parametrize("bad", ["loss", "grad_norm"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_stops_the_run(tmp_path, bad, value):
+    with RunLog(tmp_path, 0, 10, 64, 1) as log:
+        log.step(4, 0.1, {"loss": 1.0, "grad_norm": 1.0} | {bad: value})
+        with pytest.raises(NonFiniteError, match="step 4"):
+            log.flush()
+
+
+def test_a_resumed_log_forgets_what_is_done_again(tmp_path):
+    path = tmp_path / "log.jsonl"
+    entries = [{"step": step, "loss": 1.0} for step in range(6)]
+    entries.insert(4, {"step": 4, "val_loss": 2.0})
+    text = "".join(json.dumps(entry) + "\n" for entry in entries)
+    path.write_text(text + '{"step": 6, "lo')  # cut off by a crash
+    with RunLog(tmp_path, 4, 10, 64, 1):
+        pass
+    assert read_log(path) == entries[:5]
+
+
+def test_a_text_with_brackets_is_printed_as_it_is(tmp_path, capsys):
+    with RunLog(tmp_path, 0, 10, 64, 1) as log:
+        log.samples(3, ["[Exit.] :smile: [/b] ROMEO."])
+    assert "> [Exit.] :smile: [/b] ROMEO.\n" in capsys.readouterr().out
+
+
+def test_console_shows_every_so_many_steps_and_the_last(tmp_path, capsys):
+    with RunLog(tmp_path, 0, 8, 64, 3) as log:
+        for step in range(8):
+            log.step(step, 0.1, {"loss": 1.0, "grad_norm": 1.0})
+        log.flush()
+    lines = capsys.readouterr().out.splitlines()
+    assert [int(line.split()[1]) for line in lines] == [0, 3, 6, 7]
+    assert len(read_log(tmp_path / "log.jsonl")) == 8
