@@ -77,7 +77,8 @@ class RunLog:
         loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
         answered = time.perf_counter()
         # An answer at once says that the step had ended when it was handed over, as on torch's CPU.
-        ended = answered if answered - asked > AT_ONCE else handed_over
+        at_once = answered - asked < AT_ONCE and handed_over > self._last_time
+        ended = handed_over if at_once else answered
         seconds, self._last_time = ended - self._last_time, ended
         rate = self._tokens_per_step / seconds
         if not (math.isfinite(loss) and math.isfinite(norm)):
