@@ -27,9 +27,8 @@ class CausalSelfAttention(nn.Module):
         """Map `(B, T, C)` to `(B, T, C)`."""
         B, T, C = x.shape
         qkv = self.c_attn(x).reshape(B, T, 3, self.config.n_head, C // self.config.n_head)
-        y = jax.nn.dot_product_attention(  # jax wants (B, T, nh, hs)
-            qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], is_causal=True
-        )
+        q, k, v = jnp.unstack(qkv, axis=2)  # (B, T, nh, hs): jax puts the heads after the time
+        y = jax.nn.dot_product_attention(q, k, v, is_causal=True)
         return self.c_proj(y.reshape(B, T, C))
 
 
