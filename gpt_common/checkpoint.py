@@ -4,7 +4,7 @@
     model.safetensors         the weights (see gpt_common.weights)
     optimizer.safetensors     AdamW's moments, as exp_avg.NAME and exp_avg_sq.NAME
     training_state.json       step, place in the data, every option, versions
-    vocab.json, merges.txt, tokenizer_config.json
+    vocab.json, merges.txt, tokenizer_config.json (where the vocabulary is GPT-2's)
 
 A run is a folder of checkpoints, `step_000050` and so on, with a link `latest` to the last one.
 """
@@ -14,20 +14,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
-
 from gpt_common import tokenizer
 from gpt_common.config import LAYER_NORM_EPSILON, GPTConfig
 from gpt_common.errors import InputError
+from gpt_common.storage import (
+    atomic_folder,
+    read_safetensors,
+    sync,
+    temporary_beside,
+    write_safetensors,
+)
 from gpt_common.weights import Weights, check_shapes, weight_shapes
 
 FORMAT_VERSION = 1
@@ -77,14 +77,15 @@ class Checkpoint:
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint folder, whole or not at all."""
-    with _atomic_folder(folder) as part:
+    with atomic_folder(folder) as part:
         (part / "config.json").write_text(_json(to_hugging_face(checkpoint.config)))
-        _save(checkpoint.weights, part / "model.safetensors")
-        for name, content in tokenizer.tokenizer_files().items():
-            (part / name).write_bytes(content)
+        write_safetensors(part / "model.safetensors", checkpoint.weights)
+        if checkpoint.config.vocab_size >= tokenizer.VOCAB_SIZE:
+            for name, content in tokenizer.tokenizer_files().items():
+                (part / name).write_bytes(content)
         if state := checkpoint.training:
             moments = {f"{m}.{name}": w for m in MOMENTS for name, w in getattr(state, m).items()}
-            _save(moments, part / "optimizer.safetensors")
+            write_safetensors(part / "optimizer.safetensors", moments)
             fields = {k: v for k, v in vars(state).items() if k not in MOMENTS}
             fields["format_version"] = FORMAT_VERSION
             (part / "training_state.json").write_text(_json(fields))
@@ -97,7 +98,7 @@ def read_checkpoint(path: str | Path, with_training: bool = True) -> Checkpoint:
     """
     folder = find_checkpoint(Path(path))
     config = from_hugging_face(_read_json(folder / "config.json"), str(folder / "config.json"))
-    weights = _load(folder / "model.safetensors")
+    weights = read_safetensors(folder / "model.safetensors")
     check_shapes(weights, weight_shapes(config), str(folder / "model.safetensors"))
     has_state = with_training and (folder / "training_state.json").exists()
     return Checkpoint(config, weights, _read_training(folder, config) if has_state else None)
@@ -119,10 +120,10 @@ def step_folder(run: Path, step: int) -> Path:
 
 def point_latest(run: Path, folder: Path) -> None:
     """Make the run's link `latest` point to `folder`, in one step."""
-    link = run / f".{LATEST}-{uuid.uuid4().hex}"
+    link = temporary_beside(run / LATEST)
     link.symlink_to(folder.name)
     os.replace(link, run / LATEST)
-    _sync(run)
+    sync(run)
 
 
 def to_hugging_face(config: GPTConfig) -> dict[str, Any]:
@@ -169,7 +170,7 @@ def _read_training(folder: Path, config: GPTConfig) -> TrainingState:
     if version != FORMAT_VERSION:
         raise InputError(f"{source}: expected format_version {FORMAT_VERSION}, got {version}")
     shapes = weight_shapes(config)
-    moments = _load(folder / "optimizer.safetensors")
+    moments = read_safetensors(folder / "optimizer.safetensors")
     expected = {f"{m}.{name}": shape for m in MOMENTS for name, shape in shapes.items()}
     check_shapes(moments, expected, str(folder / "optimizer.safetensors"))
     try:
@@ -203,47 +204,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a JSON object, got {type(content).__name__}")
     return content
-
-
-def _save(weights: Weights, path: Path) -> None:
-    save_file(weights, path, {"format": "pt"})
-
-
-def _load(path: Path) -> Weights:
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except SafetensorError as error:
-        raise InputError(f"{path}: expected a whole safetensors file, got: {error}") from None
-
-
-@contextmanager
-def _atomic_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder that becomes `folder` when the block ends without an error.
-
-    Everything is on the disk before the rename, so that a crash leaves the old or the new folder.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = folder.parent / f".{folder.name}-{uuid.uuid4().hex}"
-    part.mkdir()
-    try:
-        yield part
-        for file in part.iterdir():
-            _sync(file)
-        _sync(part)
-        if folder.exists():  # written again at the same step: the new one is whole already
-            shutil.rmtree(folder)
-        os.rename(part, folder)
-        _sync(folder.parent)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file or a folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -50,7 +50,8 @@ def from_neutral(weights: Weights, config: GPTConfig, dtype: torch.dtype) -> Sta
         array = weights[neutral]
         if neutral == "transformer.wte.weight":
             array = np.pad(array, ((0, config.padded_vocab_size - config.vocab_size), (0, 0)))
-        return torch.tensor(array.T if transposed else array, dtype=dtype).contiguous()
+        array = array.astype(np.float64 if dtype == torch.float64 else np.float32)  # a copy
+        return torch.from_numpy(array.T if transposed else array).contiguous()
 
     return {name: convert(neutral, flip) for neutral, (name, flip) in name_table(config).items()}
 

@@ -1,0 +1,134 @@
+"""Files that are whole or not there: atomic writes, and safetensors larger than memory.
+
+Tensors are read as memory-mapped arrays, which cost nothing until they are used, and written one at
+a time, so that neither reading nor writing a model needs memory for more than one of its tensors.
+"""
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from gpt_common.errors import InputError
+from gpt_common.weights import Array, Weights
+
+# The dtypes of https://huggingface.co/docs/safetensors that weights come in.
+DTYPES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+def read_safetensors(path: Path) -> Weights:
+    """Return the tensors of a safetensors file, memory-mapped.
+
+    Raises `InputError` where the file is missing, damaged, or holds another type than floats.
+    """
+    try:
+        with safe_open(path, framework="np"):  # checks the header and the length of the file
+            pass
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: expected a whole safetensors file, got: {error}") from None
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    return {name: _map_tensor(path, 8 + length, name, entry) for name, entry in header.items()}
+
+
+def _map_tensor(path: Path, start: int, name: str, entry: dict) -> Array:
+    dtype = DTYPES.get(entry["dtype"])
+    if dtype is None:
+        raise InputError(
+            f"{path}: {name}: expected one of {', '.join(DTYPES)}, got {entry['dtype']}"
+        )
+    shape = tuple(entry["shape"])
+    if 0 in shape:  # nothing to map
+        return np.empty(shape, dtype)
+    return np.memmap(path, dtype, "r", start + entry["data_offsets"][0], shape)
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Array]) -> None:
+    """Write tensors, one at a time, as a safetensors file that Hugging Face reads."""
+    header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, tensor in tensors.items():
+        header[name] = {
+            "dtype": DTYPE_NAMES[tensor.dtype],
+            "shape": tensor.shape,
+            "data_offsets": (offset, offset + tensor.nbytes),
+        }
+        offset += tensor.nbytes
+    content = json.dumps(header, separators=(",", ":")).encode()
+    content += b" " * (-len(content) % 8)  # so that the tensors are aligned
+    with path.open("wb") as file:
+        file.write(len(content).to_bytes(8, "little") + content)
+        for tensor in tensors.values():
+            write_array(file, tensor)
+
+
+def write_array(file, array: Array) -> None:  # type: ignore[no-untyped-def]
+    """Append the numbers of an array, in C order, to an open file."""
+    file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path whose file takes the place of `path` when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = temporary_beside(path)
+    try:
+        yield part
+        sync(part)
+        os.replace(part, path)
+        sync(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder that takes the place of `folder` when the block ends well.
+
+    Everything is on the disk before the rename, so that a crash leaves the old or the new folder.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = temporary_beside(folder)
+    part.mkdir()
+    try:
+        yield part
+        for file in part.iterdir():
+            sync(file)
+        sync(part)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.rename(part, folder)
+        sync(folder.parent)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def temporary_beside(path: Path) -> Path:
+    """Return a hidden path of its own in the same folder, and so on the same disk."""
+    return path.parent / f".{path.name}-{uuid.uuid4().hex}.part"
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or a folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
