@@ -45,7 +45,7 @@ class RunLog:
         self._tokens_per_step = tokens_per_step
         self._pending: tuple[int, float, Mapping[str, SupportsFloat], float] | None = None
         self._last_time = 0.0  # when the step before ended
-        self._file = _open_log(folder / LOG_NAME, first_step)
+        self._path, self._first_step = folder / LOG_NAME, first_step
         columns = ("step", MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
         self._progress = Progress(
             *columns, console=self.console, transient=True, disable=not self.console.is_terminal
@@ -53,6 +53,7 @@ class RunLog:
         self._task = self._progress.add_task("", completed=first_step, total=steps)
 
     def __enter__(self) -> RunLog:
+        self._file = _open_log(self._path, self._first_step)
         self._progress.start()
         self._last_time = time.perf_counter()
         return self

@@ -47,7 +47,9 @@ def test_float64_stays_float64(odd_config, tmp_path):
     assert_same_weights(read_checkpoint(tmp_path / "c").weights, weights)
 
 
-def test_files_are_those_of_hugging_face(checkpoint_folder):
+def test_files_are_those_of_hugging_face(tmp_path):
+    checkpoint_folder = tmp_path / "checkpoint"
+    write_checkpoint(checkpoint_folder, random_checkpoint(PRESETS["tiny"]))
     assert {path.name for path in checkpoint_folder.iterdir()} == {
         "config.json",
         "model.safetensors",
@@ -98,7 +100,7 @@ def test_a_failed_write_leaves_the_old_checkpoint_and_nothing_else(
     def fill_the_disk(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint_module, "save_file", fill_the_disk)
+    monkeypatch.setattr(checkpoint_module, "write_safetensors", fill_the_disk)
     with pytest.raises(OSError, match="No space left"):
         write_checkpoint(checkpoint_folder, random_checkpoint(odd_config, step=8))
     assert {path.name: path.read_bytes() for path in checkpoint_folder.iterdir()} == before
