@@ -78,17 +78,22 @@ class Checkpoint:
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint folder, whole or not at all."""
     with atomic_folder(folder) as part:
-        (part / "config.json").write_text(_json(to_hugging_face(checkpoint.config)))
+        write_description(part, checkpoint.config)
         write_safetensors(part / "model.safetensors", checkpoint.weights)
-        if checkpoint.config.vocab_size >= tokenizer.VOCAB_SIZE:
-            for name, content in tokenizer.tokenizer_files().items():
-                (part / name).write_bytes(content)
         if state := checkpoint.training:
             moments = {f"{m}.{name}": w for m in MOMENTS for name, w in getattr(state, m).items()}
             write_safetensors(part / "optimizer.safetensors", moments)
             fields = {k: v for k, v in vars(state).items() if k not in MOMENTS}
             fields["format_version"] = FORMAT_VERSION
             (part / "training_state.json").write_text(_json(fields))
+
+
+def write_description(folder: Path, config: GPTConfig) -> None:
+    """Write what a Hugging Face folder has beside the weights: configuration and tokenizer."""
+    (folder / "config.json").write_text(_json(to_hugging_face(config)))
+    if config.vocab_size >= tokenizer.VOCAB_SIZE:
+        for name, content in tokenizer.tokenizer_files().items():
+            (folder / name).write_bytes(content)
 
 
 def read_checkpoint(path: str | Path, with_training: bool = True) -> Checkpoint:

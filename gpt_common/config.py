@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
@@ -227,6 +227,21 @@ class TrainConfig:
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
     output: OutputOptions = field(default_factory=OutputOptions)
+
+    def as_dict(self) -> dict[str, dict[str, Any]]:
+        """Return the options by group and name, in a form that JSON can hold."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, groups: dict[str, dict[str, Any]]) -> TrainConfig:
+        """Return the options that `as_dict` returned. Raises `KeyError` or `TypeError`."""
+        return cls(
+            model=ModelOptions(**groups["model"]),
+            data=DataOptions(**groups["data"]),
+            optimizer=OptimizerOptions(**groups["optimizer"]),
+            runtime=RuntimeOptions(**groups["runtime"]),
+            output=OutputOptions(**groups["output"]),
+        )
 
 
 @dataclass(frozen=True)

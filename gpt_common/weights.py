@@ -62,14 +62,15 @@ def check_shapes(
     `source` names the file in the message.
     """
     if missing := [name for name in shapes if name not in arrays]:
-        raise InputError(f"{source}: missing {_listing(missing)}")
+        raise InputError(f"{source}: missing {listing(missing)}")
     if unexpected := [name for name in arrays if name not in shapes]:
-        raise InputError(f"{source}: unexpected {_listing(unexpected)}")
+        raise InputError(f"{source}: unexpected {listing(unexpected)}")
     for name, shape in shapes.items():
         if arrays[name].shape != shape:
             raise InputError(f"{source}: {name}: expected {shape}, got {arrays[name].shape}")
 
 
-def _listing(names: list[str]) -> str:
+def listing(names: list[str]) -> str:
+    """Return names as text: the first four, and how many more."""
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
     return ", ".join(names[:4]) + more

@@ -1,0 +1,1 @@
+"""GPT-2 checkpoints from every format to every other: `python -m convert SOURCE DESTINATION`."""

@@ -1,0 +1,125 @@
+"""Convert a GPT-2 checkpoint: `python -m convert SOURCE DESTINATION`."""
+
+import shutil
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import ml_dtypes
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from convert import formats
+from convert.formats.base import Format
+from gpt_common import cli
+from gpt_common.checkpoint import Checkpoint
+from gpt_common.errors import InputError
+from gpt_common.weights import num_parameters
+
+DTYPES = {
+    "float64": np.dtype(np.float64),
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """Convert a GPT-2 checkpoint, bit for bit. The source's format is found by what it is."""
+
+    source: tyro.conf.Positional[str] = ""
+    """A file, a folder, a run, or a name on the Hugging Face Hub such as gpt2."""
+    destination: tyro.conf.Positional[str] = ""
+    """The file or folder to write."""
+    to: Annotated[
+        str | None, tyro.conf.arg(metavar="FORMAT", help_behavior_hint="(default: by the ending)")
+    ] = None
+    """The format to write; --list shows them all."""
+    dtype: Annotated[
+        Literal["float64", "float32", "float16", "bfloat16"] | None,
+        tyro.conf.arg(metavar="{float64,float32,float16,bfloat16}"),
+    ] = None
+    """Cast the weights; by default every bit stays."""
+    overwrite: bool = False
+    """Replace a destination that is there."""
+    list: bool = False
+    """Show the formats."""
+
+
+def convert(config: ConvertConfig, console: Console) -> None:
+    """Convert, and say what was done. Raises `InputError` before anything is written."""
+    started = time.perf_counter()
+    destination = Path(config.destination)
+    target = formats.destination_format(destination, config.to)
+    if destination.exists() and not config.overwrite:
+        raise InputError(f"{destination}: there already; --overwrite replaces it")
+    with console.status(f"reading {config.source}"):
+        checkpoint, source = formats.read(config.source)
+    notes = [f"{source.name} -> {target.name}"]
+    if config.dtype:
+        notes.append(f"cast to {config.dtype}")
+        checkpoint = cast(checkpoint, DTYPES[config.dtype])
+    if checkpoint.training and not target.keeps_training:
+        notes.append(f"{target.name} has no place for the state of the run: left out")
+        checkpoint = replace(checkpoint, training=None)
+    with console.status(f"writing {destination}"):
+        write(target, destination, checkpoint)
+    for note in notes:
+        console.print(note)
+    console.print(summary(checkpoint, time.perf_counter() - started))
+
+
+def cast(checkpoint: Checkpoint, dtype: np.dtype) -> Checkpoint:
+    """Return a checkpoint with its weights in another type; the moments stay as they are."""
+    return replace(checkpoint, weights={k: w.astype(dtype) for k, w in checkpoint.weights.items()})
+
+
+def write(target: Format, destination: Path, checkpoint: Checkpoint) -> None:
+    """Write the destination; a file in a folder's place, or the other way round, goes first."""
+    assert target.write is not None
+    is_folder = target.name.startswith(("huggingface", "orbax"))
+    if destination.exists() and destination.is_dir() != is_folder:
+        shutil.rmtree(destination) if destination.is_dir() else destination.unlink()
+    target.write(destination, checkpoint)
+
+
+def summary(checkpoint: Checkpoint, seconds: float) -> Table:
+    """Return a table of what was converted."""
+    weights = checkpoint.weights.values()
+    table = Table("tensors", "parameters", "bytes", "dtype", "seconds", box=None)
+    table.add_row(
+        f"{len(weights)}",
+        f"{num_parameters(checkpoint.config):,}",
+        f"{sum(w.nbytes for w in weights):,}",
+        f"{next(iter(weights)).dtype}",
+        f"{seconds:.1f}",
+    )
+    return table
+
+
+def list_formats() -> Table:
+    """Return a table of the formats."""
+    table = Table("format", "read", "write", "what it is", box=None)
+    for form in formats.FORMATS.values():
+        table.add_row(form.name, "yes", "yes" if form.write else "no", form.description)
+    return table
+
+
+def main() -> None:
+    """Run the command line."""
+    config = cli.parse(ConvertConfig, "convert")
+    console = Console(highlight=False, markup=False, emoji=False)
+    if config.list:
+        console.print(list_formats())
+    elif not config.source or not config.destination:
+        raise InputError("expected SOURCE and DESTINATION (--help lists the flags)")
+    else:
+        convert(config, console)
+
+
+if __name__ == "__main__":
+    cli.run(main)

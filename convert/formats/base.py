@@ -1,0 +1,72 @@
+"""What a format is, and the configuration beside files that have no place for one."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpt_common.checkpoint import Checkpoint, from_hugging_face, to_hugging_face
+from gpt_common.config import Activation, GPTConfig
+from gpt_common.errors import InputError
+from gpt_common.storage import atomic_file
+
+
+@dataclass(frozen=True)
+class Format:
+    """A checkpoint format: how to know it, to read it, and to write it, whole or not at all."""
+
+    name: str
+    description: str
+    detect: Callable[[Path], bool]
+    read: Callable[[Path], Checkpoint]
+    write: Callable[[Path, Checkpoint], None] | None = None
+    keeps_training: bool = False
+
+
+def first_bytes(path: Path, count: int) -> bytes:
+    """Return the first bytes of a file."""
+    with path.open("rb") as file:
+        return file.read(count)
+
+
+def beside(path: Path) -> Path:
+    """Return the name of the configuration beside a file that holds weights only."""
+    return path.with_name(path.name + ".json")
+
+
+def read_config(path: Path) -> GPTConfig:
+    """Return the model's shape from a Hugging Face `config.json`.
+
+    Raises `InputError` where it is missing, damaged, or of another model.
+    """
+    try:
+        content: Any = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file: weights alone do not say n_head") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: expected JSON, got: {error}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return from_hugging_face(content, str(path))
+
+
+def config_of(path: Path) -> GPTConfig:
+    """Return the shape beside a file of weights: `FILE.json`, or `config.json` in its folder."""
+    own = beside(path)
+    return read_config(own if own.exists() else path.parent / "config.json")
+
+
+def write_config(path: Path, config: GPTConfig) -> None:
+    """Write a Hugging Face `config.json`."""
+    with atomic_file(path) as part:
+        part.write_text(json.dumps(to_hugging_face(config), indent=2) + "\n")
+
+
+def require_activation(config: GPTConfig, activation: Activation, name: str) -> None:
+    """Raise `InputError` for a model whose GELU the programs of that format do not compute."""
+    if config.activation != activation:
+        raise InputError(
+            f"{name} computes {activation} and has no place to say otherwise; "
+            f"this model's activation is {config.activation}"
+        )

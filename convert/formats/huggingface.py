@@ -1,0 +1,133 @@
+"""Hugging Face folders: `config.json` with safetensors or torch's pickles, whole or in shards.
+
+`huggingface` is also this project's own checkpoint, with the state of the run where there is one.
+"""
+
+import json
+from functools import partial
+from pathlib import Path
+
+from convert import torch_files
+from convert.formats.base import Format, read_config
+from convert.names import check_weights, neutral_weights
+from gpt_common import checkpoint as neutral
+from gpt_common.checkpoint import Checkpoint
+from gpt_common.errors import InputError
+from gpt_common.storage import atomic_folder, read_safetensors, write_safetensors
+from gpt_common.weights import Array, Weights
+
+SAFETENSORS = "model.safetensors"
+PICKLE = "pytorch_model.bin"
+SHARD_BYTES = 1 << 30
+
+
+def detect(path: Path, name: str) -> bool:
+    """Whether a folder has a configuration and this file, or this index of shards."""
+    return (path / "config.json").is_file() and (path / name).is_file()
+
+
+def read(path: Path, name: str) -> Checkpoint:
+    """Read a folder; with a `training_state.json`, the state of the run too."""
+    config = read_config(path / "config.json")
+    tensors = _read_shards(path, name) if name.endswith(".index.json") else _read_file(path / name)
+    weights = check_weights(neutral_weights(tensors, str(path / name)), config, str(path / name))
+    has_training = name == SAFETENSORS and (path / "training_state.json").exists()
+    training = neutral.read_checkpoint(path).training if has_training else None
+    return Checkpoint(config, weights, training)
+
+
+def _read_file(path: Path) -> dict[str, Array]:
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
+    content = torch_files.load(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected tensors by name, got {type(content).__name__}")
+    return torch_files.to_arrays(content, str(path))
+
+
+def _read_shards(folder: Path, name: str) -> dict[str, Array]:
+    """Return the tensors of all shards, each from the shard that the index names for it."""
+    index = folder / name
+    try:
+        places = json.loads(index.read_bytes())["weight_map"]
+        files = sorted(set(places.values()))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{index}: expected an index of shards, got: {error!r}") from None
+    tensors: dict[str, Array] = {}
+    for file in files:
+        if Path(file).name != file:
+            raise InputError(f"{index}: expected the name of a file beside it, got {file}")
+        for tensor, array in _read_file(folder / file).items():
+            if places.get(tensor) != file:
+                raise InputError(f"{folder / file}: {tensor} is not what the index puts there")
+            tensors[tensor] = array
+    if absent := set(places) - set(tensors):
+        raise InputError(f"{index}: {min(absent)} is not in {places[min(absent)]}")
+    return tensors
+
+
+def write(path: Path, checkpoint: Checkpoint, name: str) -> None:
+    """Write a folder, tokenizer and all."""
+    if name == SAFETENSORS:
+        neutral.write_checkpoint(path, checkpoint)
+        return
+    with atomic_folder(path) as part:
+        neutral.write_description(part, checkpoint.config)
+        if name == PICKLE:
+            _write_file(part / name, checkpoint.weights)
+        else:
+            _write_shards(part, name, checkpoint.weights)
+
+
+def _write_file(path: Path, weights: Weights) -> None:
+    if path.suffix == ".safetensors":
+        write_safetensors(path, weights)
+        return
+    import torch
+
+    torch.save({name: torch_files.to_tensor(w) for name, w in weights.items()}, path)
+
+
+def _write_shards(folder: Path, name: str, weights: Weights) -> None:
+    shards = split(weights, SHARD_BYTES)
+    stem, ending = name.removesuffix(".index.json").rsplit(".", 1)
+    places: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
+        file = f"{stem}-{number:05d}-of-{len(shards):05d}.{ending}"
+        _write_file(folder / file, shard)
+        places |= dict.fromkeys(shard, file)
+    total = sum(w.nbytes for w in weights.values())
+    index = {"metadata": {"total_size": total}, "weight_map": places}
+    (folder / name).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def split(weights: Weights, limit: int) -> list[Weights]:
+    """Return weights in shards of at most `limit` bytes, or of one tensor; two at the least."""
+    limit = min(limit, sum(w.nbytes for w in weights.values()) // 2)
+    shards: list[Weights] = [{}]
+    for name, weight in weights.items():
+        if shards[-1] and sum(w.nbytes for w in shards[-1].values()) + weight.nbytes > limit:
+            shards.append({})
+        shards[-1][name] = weight
+    return shards
+
+
+def _format(name: str, file: str, description: str) -> Format:
+    return Format(
+        name,
+        description,
+        partial(detect, name=file),
+        partial(read, name=file),
+        partial(write, name=file),
+        keeps_training=file == SAFETENSORS,
+    )
+
+
+FORMATS = (
+    _format("huggingface", SAFETENSORS, "folder with model.safetensors: this project's checkpoint"),
+    _format(
+        "huggingface-sharded", f"{SAFETENSORS}.index.json", "folder with safetensors in shards"
+    ),
+    _format("huggingface-bin", PICKLE, "folder with pytorch_model.bin"),
+    _format("huggingface-bin-sharded", f"{PICKLE}.index.json", "folder with .bin shards"),
+)

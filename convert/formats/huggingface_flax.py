@@ -1,0 +1,65 @@
+"""Hugging Face's former Flax GPT-2: a folder with `config.json` and `flax_model.msgpack`.
+
+Its linear kernels lie as `(out, in)`, transposed against ordinary Flax and the neutral ones.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from convert.formats import flax_msgpack
+from convert.formats.base import Format, read_config
+from convert.names import check_weights, require_names, transposed_linears
+from gpt_common import checkpoint as neutral
+from gpt_common.checkpoint import Checkpoint
+from gpt_common.config import GPTConfig
+from gpt_common.storage import atomic_folder
+from gpt_common.weights import Weights, weight_shapes
+
+FILE = "flax_model.msgpack"
+
+
+def flax_path(name: str) -> str:
+    """Return the path in the tree of a neutral name: `transformer/h/0/attn/c_attn/kernel`."""
+    *parents, leaf = name.split(".")
+    if leaf == "weight":
+        last = parents[-1]
+        norm = last.startswith("ln_")
+        leaf = "scale" if norm else "embedding" if last in ("wte", "wpe") else "kernel"
+    return "/".join([*parents, leaf])
+
+
+def detect(path: Path) -> bool:
+    """Whether a folder has a configuration and `flax_model.msgpack`."""
+    return (path / "config.json").is_file() and (path / FILE).is_file()
+
+
+def read(path: Path) -> Checkpoint:
+    """Read a folder."""
+    config = read_config(path / "config.json")
+    return Checkpoint(config, read_tree(flax_msgpack.load(path / FILE), config, str(path / FILE)))
+
+
+def read_tree(tree: dict[str, Any], config: GPTConfig, source: str) -> Weights:
+    """Return the neutral weights of Hugging Face's tree."""
+    flat = flax_msgpack.flatten(tree, source)
+    paths = {name: flax_path(name) for name in weight_shapes(config)}
+    require_names(flat, dict.fromkeys(paths.values()), source)
+    weights = transposed_linears({name: flat[path] for name, path in paths.items()})
+    return check_weights(weights, config, source)
+
+
+def write(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a folder, tokenizer and all."""
+    weights = transposed_linears(checkpoint.weights)
+    with atomic_folder(path) as part:
+        neutral.write_description(part, checkpoint.config)
+        flax_msgpack.save(part / FILE, {flax_path(name): w for name, w in weights.items()})
+
+
+FORMAT = Format(
+    "huggingface-flax",
+    "folder with flax_model.msgpack, of transformers 4",
+    detect,
+    read,
+    write,
+)

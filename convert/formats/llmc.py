@@ -1,0 +1,114 @@
+"""llm.c's `.bin`: a header of 256 int32, then the weights, each kind for all layers together."""
+
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+from convert.formats.base import Format, first_bytes, require_activation
+from convert.names import LINEAR, check_weights, pad_rows
+from gpt_common.checkpoint import Checkpoint
+from gpt_common.config import GPTConfig
+from gpt_common.errors import InputError
+from gpt_common.storage import atomic_file, write_array
+from gpt_common.weights import Array, Weights, block_shapes
+
+NAME = "llmc"
+MAGIC = 20240326
+HEADER = 256  # int32 numbers
+VERSIONS = {3: np.dtype(np.float32), 5: np.dtype(ml_dtypes.bfloat16)}
+VOCAB_MULTIPLE = 128  # llm.c pads 50257 to 50304
+
+
+def detect(path: Path) -> bool:
+    """Whether a file opens with llm.c's magic number."""
+    return path.is_file() and first_bytes(path, 4) == np.int32(MAGIC).tobytes()
+
+
+def read_header(path: Path) -> tuple[GPTConfig, np.dtype, int]:
+    """Return shape, type and number of embedding rows. Raises `InputError` for a strange header."""
+    header = np.fromfile(path, "<i4", HEADER)
+    if len(header) < HEADER:
+        raise InputError(f"{path}: expected a header of {HEADER} numbers, got {len(header)}")
+    _, version, block_size, vocab_size, n_layer, n_head, n_embd, rows = header[:8].tolist()
+    if version not in VERSIONS:
+        raise InputError(f"{path}: expected version 3 (float32) or 5 (bfloat16), got {version}")
+    config = GPTConfig(n_layer, n_head, n_embd, block_size, vocab_size)
+    if rows < vocab_size:
+        raise InputError(f"{path}: expected at least {vocab_size} rows of embedding, got {rows}")
+    return config, VERSIONS[version], rows
+
+
+def layout(config: GPTConfig, rows: int) -> dict[str, tuple[int, ...]]:
+    """Return the arrays of the file in their order; a name with `*` is of all layers together."""
+    C = config.n_embd
+    layers = {f"transformer.h.*.{name}": shape for name, shape in block_shapes(config).items()}
+    return {
+        "transformer.wte.weight": (rows, C),
+        "transformer.wpe.weight": (config.block_size, C),
+        **{n: shape[::-1] if LINEAR.search(n) else shape for n, shape in layers.items()},
+        "transformer.ln_f.weight": (C,),
+        "transformer.ln_f.bias": (C,),
+    }
+
+
+def read(path: Path) -> Checkpoint:
+    """Read a file, memory-mapped."""
+    config, dtype, rows = read_header(path)
+    shapes = {
+        name: (config.n_layer, *shape) if "*" in name else shape
+        for name, shape in layout(config, rows).items()
+    }
+    # Python's integers, not numpy's: a header may name sizes whose product overflows.
+    expected = 4 * HEADER + dtype.itemsize * sum(_product(shape) for shape in shapes.values())
+    if path.stat().st_size != expected:
+        raise InputError(f"{path}: expected {expected} bytes, got {path.stat().st_size}")
+    weights: Weights = {}
+    offset = 4 * HEADER
+    for name, shape in shapes.items():
+        array = np.memmap(path, dtype, "r", offset, shape).view(np.ndarray)
+        offset += array.nbytes
+        weights |= _split(name, array)
+    embedding = "transformer.wte.weight"
+    weights[embedding] = weights[embedding][: config.vocab_size]
+    return Checkpoint(config, check_weights(weights, config, str(path)))
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    product = 1
+    for size in shape:
+        product *= size
+    return product
+
+
+def _split(name: str, array: Array) -> Weights:
+    """Return the array, or its layers, under neutral names and in neutral layout."""
+    if "*" not in name:
+        return {name: array}
+    flip = LINEAR.search(name) is not None
+    return {name.replace("*", str(i)): w.T if flip else w for i, w in enumerate(array)}
+
+
+def write(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a file that llm.c loads. Raises `InputError` for a model that it cannot hold."""
+    config, weights = checkpoint.config, checkpoint.weights
+    require_activation(config, "gelu_new", NAME)
+    dtype = next(iter(weights.values())).dtype
+    version = {kind: number for number, kind in VERSIONS.items()}.get(dtype)
+    if version is None:
+        raise InputError(f"{NAME} holds float32 or bfloat16, got {dtype}: see --dtype")
+    rows = -(-config.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+    sizes = (config.block_size, config.vocab_size, config.n_layer, config.n_head, config.n_embd)
+    header = np.zeros(HEADER, "<i4")
+    header[:8] = (MAGIC, version, *sizes, rows)
+    with atomic_file(path) as part, part.open("wb") as file:
+        file.write(header.tobytes())
+        for name in layout(config, rows):
+            for layer in range(config.n_layer) if "*" in name else (0,):
+                weight = weights[name.replace("*", str(layer))]
+                if name == "transformer.wte.weight":
+                    weight = pad_rows(weight, rows)
+                write_array(file, weight.T if "*" in name and LINEAR.search(name) else weight)
+
+
+FORMAT = Format(NAME, "llm.c's .bin, float32 or bfloat16", detect, read, write)

@@ -1,0 +1,58 @@
+"""Parameters of `gpt_flax` as an Orbax checkpoint, with their configuration in the same folder."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convert.formats import flax_msgpack
+from convert.formats.base import Format, read_config, write_config
+from gpt_common.checkpoint import Checkpoint
+from gpt_common.errors import InputError
+from gpt_common.storage import atomic_folder
+
+PARAMS = "params"
+
+
+def detect(path: Path) -> bool:
+    """Whether a folder has a configuration and Orbax's `params` folder."""
+    return (path / "config.json").is_file() and (path / PARAMS / "_METADATA").is_file()
+
+
+def read(path: Path) -> Checkpoint:
+    """Read a folder."""
+    config = read_config(path / "config.json")
+    tree = load(path / PARAMS)
+    return Checkpoint(config, flax_msgpack.read_tree(tree, config, str(path)))
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Return the tree of arrays in an Orbax folder. Raises `InputError` where it is damaged."""
+    import jax
+    import orbax.checkpoint as ocp
+
+    try:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            tree = checkpointer.metadata(path.resolve()).item_metadata.tree
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+            return checkpointer.restore(path.resolve(), restore_args=as_numpy)
+    except Exception as error:  # Orbax and tensorstore each have their own
+        reason = (str(error) or repr(error)).splitlines()[0]
+        raise InputError(f"{path}: expected a whole Orbax checkpoint, got: {reason}") from None
+
+
+def write(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a folder."""
+    import orbax.checkpoint as ocp
+    from flax.traverse_util import unflatten_dict
+
+    with atomic_folder(path) as part:
+        write_config(part / "config.json", checkpoint.config)
+        tree = unflatten_dict(flax_msgpack.flat_parameters(checkpoint), sep="/")
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            checkpointer.save((part / PARAMS).resolve(), tree)
+
+
+FORMAT = Format(
+    "orbax", "folder with gpt_flax parameters as Orbax writes them", detect, read, write
+)

@@ -1,0 +1,55 @@
+"""The state dict of `gpt_torch` in a `.pt` file, with its configuration beside: `FILE.json`."""
+
+from pathlib import Path
+
+from convert import torch_files
+from convert.formats.base import Format, beside, config_of, write_config
+from convert.names import check_weights, pad_rows, require_names, unwrapped
+from gpt_common.checkpoint import Checkpoint
+from gpt_common.errors import InputError
+from gpt_common.storage import atomic_file
+from gpt_common.weights import Array
+
+
+def detect(path: Path) -> bool:
+    """Whether a file is torch's and holds tensors by `gpt_torch`'s names."""
+    names = torch_files.peek(path)
+    return any(isinstance(name, str) and unwrapped(name) == "wte.weight" for name in names)
+
+
+def read(path: Path) -> Checkpoint:
+    """Read a file; names may have the prefixes that torch.compile and DDP leave."""
+    from gpt_torch.weights import name_table
+
+    config, content = config_of(path), torch_files.load(path)
+    arrays: dict[str, Array] = {}
+    for name, array in torch_files.to_arrays(content, str(path)).items():
+        if unwrapped(name) in arrays:
+            raise InputError(f"{path}: duplicate {unwrapped(name)} (again as {name})")
+        arrays[unwrapped(name)] = array
+    table = name_table(config)
+    require_names(arrays, {name: None for name, _ in table.values()}, str(path))
+    arrays["wte.weight"] = arrays["wte.weight"][: config.vocab_size]
+    weights = {n: arrays[name].T if flip else arrays[name] for n, (name, flip) in table.items()}
+    return Checkpoint(config, check_weights(weights, config, str(path)))
+
+
+def write(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a file and its configuration beside it."""
+    import torch
+
+    from gpt_torch.weights import name_table
+
+    weights = dict(checkpoint.weights)
+    rows = checkpoint.config.padded_vocab_size
+    weights["transformer.wte.weight"] = pad_rows(weights["transformer.wte.weight"], rows)
+    state = {
+        name: torch_files.to_tensor(weights[neutral].T if transposed else weights[neutral])
+        for neutral, (name, transposed) in name_table(checkpoint.config).items()
+    }
+    write_config(beside(path), checkpoint.config)
+    with atomic_file(path) as part:
+        torch.save(state, part)
+
+
+FORMAT = Format("torch", ".pt state dict of gpt_torch, FILE.json beside", detect, read, write)
