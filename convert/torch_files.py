@@ -2,6 +2,7 @@
 
 import pickletools
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,10 +53,11 @@ def load(path: Path) -> Any:
     """
     import torch
 
-    is_zip = zipfile.is_zipfile(path)
     try:
+        is_zip = zipfile.is_zipfile(path)
         _check_sizes(path, is_zip)
-        with torch.serialization.safe_globals(CLASSES):
+        with torch.serialization.safe_globals(CLASSES), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch, about what a damaged file asks for
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except InputError:
         raise

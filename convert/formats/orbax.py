@@ -1,5 +1,9 @@
 """Parameters of `gpt_flax` as an Orbax checkpoint, with their configuration in the same folder."""
 
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +35,41 @@ def load(path: Path) -> dict[str, Any]:
     import jax
     import orbax.checkpoint as ocp
 
+    with quietly():
+        try:
+            with ocp.PyTreeCheckpointer() as checkpointer:
+                metadata = checkpointer.metadata(path.resolve()).item_metadata
+                if metadata is None:
+                    raise ValueError("metadata that cannot be read")
+                as_numpy = jax.tree.map(
+                    lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata.tree
+                )
+                return checkpointer.restore(path.resolve(), restore_args=as_numpy)
+        except Exception as error:  # Orbax and tensorstore each have their own
+            reason = (str(error) or repr(error)).splitlines()[0]
+            raise InputError(f"{path}: expected a whole Orbax checkpoint, got: {reason}") from None
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep to ourselves what Orbax logs about a damaged checkpoint: the error says it in one line.
+
+    Its threads go on for a while, and find the event loop of the failed read closed.
+    """
+    logger, before = logging.getLogger("absl"), sys.unraisablehook
+    level = logger.level
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    logger.setLevel(logging.CRITICAL)
     try:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            tree = checkpointer.metadata(path.resolve()).item_metadata.tree
-            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-            return checkpointer.restore(path.resolve(), restore_args=as_numpy)
-    except Exception as error:  # Orbax and tensorstore each have their own
-        reason = (str(error) or repr(error)).splitlines()[0]
-        raise InputError(f"{path}: expected a whole Orbax checkpoint, got: {reason}") from None
+        yield
+        sys.unraisablehook = before  # after an error it stays: the threads outlive this block
+    finally:
+        logger.setLevel(level)
 
 
 def write(path: Path, checkpoint: Checkpoint) -> None:
