@@ -21,8 +21,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from convert import formats
 from gpt_common import cli
-from gpt_common.checkpoint import Checkpoint, read_checkpoint, to_hugging_face
+from gpt_common.checkpoint import Checkpoint, to_hugging_face
 from gpt_common.config import Dtype, GPTConfig
 from gpt_common.data import Batch, BatchLoader, load_tokens
 from gpt_common.errors import InputError, require_positive
@@ -68,7 +69,7 @@ class VerifyConfig:
     """
 
     checkpoint: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")]
-    """Checkpoint folder, or the folder of a run (its last checkpoint)."""
+    """A checkpoint in any format that `python -m convert` reads, or the folder of a run."""
     other: Annotated[
         tyro.conf.Positional[str | None],
         tyro.conf.arg(metavar="[OTHER]", help_behavior_hint="(default: the Flax twin)"),
@@ -163,8 +164,8 @@ class Report:
 
 
 def load(path: str) -> Checkpoint:
-    """Return the checkpoint at `path`. Raises `InputError` where there is none."""
-    return read_checkpoint(path, with_training=False)
+    """Return the model at `path`, in whatever format. Raises `InputError` where there is none."""
+    return formats.read(path)[0]
 
 
 def verify(config: VerifyConfig) -> Report:

@@ -1,5 +1,7 @@
 """GPT-2 as Linen modules: pre-LayerNorm blocks, learned positions, tied head."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -28,7 +30,7 @@ class CausalSelfAttention(nn.Module):
         B, T, C = x.shape
         qkv = self.c_attn(x).reshape(B, T, 3, self.config.n_head, C // self.config.n_head)
         q, k, v = jnp.unstack(qkv, axis=2)  # (B, T, nh, hs): jax puts the heads after the time
-        y = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+        y = causal_attention(q, k, v)
         return self.c_proj(y.reshape(B, T, C))
 
 
@@ -102,6 +104,20 @@ class GPT(nn.Module):
         if targets is None:
             return logits, None
         return logits, softmax_cross_entropy_with_integer_labels(logits, targets).mean()
+
+
+def causal_attention(q: Array, k: Array, v: Array) -> Array:
+    """Return softmax(q k^T / sqrt(hs)) v over what is not after each position: `(B, T, nh, hs)`.
+
+    Vaswani et al. 2017, arXiv:1706.03762, eq. 1. The softmax is in float32 at least, as in
+    `jax.nn.dot_product_attention`; but that one computes it in float32 where all else is float64.
+    """
+    T, hs = q.shape[1], q.shape[3]
+    dtype = jnp.promote_types(q.dtype, jnp.float32)
+    scores = jnp.einsum("bthd,bshd->bhts", q, k, preferred_element_type=dtype) / math.sqrt(hs)
+    scores = jnp.where(jnp.tri(T, dtype=bool), scores, -jnp.inf)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    return jnp.einsum("bhts,bshd->bthd", weights, v)
 
 
 def linear(features: int, std: float, dtype: DTypeLike) -> nn.Dense:
