@@ -71,6 +71,15 @@ def test_both_twins_print_the_same_first_line_of_losses(train, tmp_path):
     assert ours == pytest.approx(theirs, rel=5e-7)
 
 
+def test_both_twins_agree_to_the_last_digits_in_float64(tmp_path):
+    for framework in FRAMEWORKS:
+        args = (*TINY, "--dtype", "float64", "--steps", 10, "--eval_every", 0)
+        run = ("--learning_rate", 3e-3, "--out_dir", tmp_path / framework)
+        assert command(f"gpt_{framework}.train", *args, *run).returncode == 0
+    ours, theirs = (list(entries(tmp_path / f, "loss").values()) for f in FRAMEWORKS)
+    assert ours == pytest.approx(theirs, rel=1e-14)
+
+
 @pytest.mark.parametrize("cut", [1, 5])
 def test_resumed_is_the_same_bit_for_bit(train, framework, cut, tmp_path):
     schedule = ("--lr_schedule", "cosine", "--warmup_steps", 3, "--grad_accum", 2)
