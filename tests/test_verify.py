@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 
 import gpt_flax.model
-from convert.verify import TOLERANCES, VerifyConfig, choose_tokens, difference, kl_divergence
+from convert.verify import (
+    TOLERANCES,
+    VerifyConfig,
+    choose_tokens,
+    difference,
+    kl_divergence,
+    trace_flax,
+    trace_huggingface,
+    trace_torch,
+)
 from gpt_common.checkpoint import Checkpoint, write_checkpoint
 from gpt_common.config import GPTConfig
 from gpt_common.data import load_tokens
@@ -101,12 +110,17 @@ def test_the_twins_agree_with_each_other_and_with_hugging_face(verify, checkpoin
     assert ours["layers"][-1]["relative"] > 0  # two programs, not one compared with itself
 
 
-@pytest.mark.xfail(
-    strict=True, reason="jax.nn.dot_product_attention has its softmax in float32, whatever the type"
-)
 def test_the_twins_agree_in_float64(checkpoint_folder):
     result = command("convert.verify", checkpoint_folder, "--dtype", "float64")
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("trace", [trace_torch, trace_flax, trace_huggingface])
+def test_every_model_computes_in_bfloat16(trace, odd_config):
+    checkpoint = Checkpoint(odd_config, random_weights(odd_config))
+    batch, _ = choose_tokens(VerifyConfig("c"), odd_config)
+    fine, coarse = (trace("x", checkpoint, batch, d).layers for d in ("float32", "bfloat16"))
+    assert 1e-3 < difference("", fine["logits"], coarse["logits"], 0).relative < 1e-1
 
 
 def test_torch_agrees_with_hugging_face_in_float64(verify, checkpoint_folder):
@@ -209,10 +223,10 @@ def test_hugging_face_is_a_judge_of_its_own(verify, checkpoint_folder, monkeypat
     assert [c["first_difference"] for c in report["comparisons"]] == [None, "h.2.attn"]
 
 
-def test_numbers_that_are_not_finite_never_agree(verify, odd_config, tmp_path):
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_never_agree(verify, odd_config, tmp_path, value):
     def spoil(weights):
-        weights["transformer.h.1.mlp.c_proj.bias"][0] = np.nan
-        weights["transformer.h.2.mlp.c_proj.bias"][0] = np.inf
+        weights["transformer.h.1.mlp.c_proj.bias"][0] = value
 
     folder, picture = write_changed(odd_config, tmp_path / "c", spoil), tmp_path / "p.png"
     code, report = verify(folder, folder, "--plot", picture)
