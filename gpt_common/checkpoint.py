@@ -3,17 +3,18 @@
     config.json               Hugging Face's GPT-2 configuration
     model.safetensors         the weights (see gpt_common.weights)
     optimizer.safetensors     AdamW's moments, as exp_avg.NAME and exp_avg_sq.NAME
-    training_state.json       step, place in the data, every option, versions
+    training_state.json       step, place in the data, every option, versions, checksums
     vocab.json, merges.txt, tokenizer_config.json (where the vocabulary is GPT-2's)
 
 A run is a folder of checkpoints, `step_000050` and so on, with a link `latest` to the last one.
+A process may be killed at any instant: what is there under these names is whole.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,19 @@ from gpt_common import tokenizer
 from gpt_common.config import LAYER_NORM_EPSILON, GPTConfig
 from gpt_common.errors import InputError
 from gpt_common.storage import (
+    atomic_file,
     atomic_folder,
+    checksum,
+    existing_folder,
     read_safetensors,
-    sync,
-    temporary_beside,
+    remove_folder,
     write_safetensors,
 )
 from gpt_common.weights import Weights, check_shapes, weight_shapes
 
 FORMAT_VERSION = 1
+CONFIG, MODEL, OPTIMIZER = "config.json", "model.safetensors", "optimizer.safetensors"
+STATE = "training_state.json"
 LATEST = "latest"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 HUGGING_FACE_NAMES = {
@@ -79,18 +84,19 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint folder, whole or not at all."""
     with atomic_folder(folder) as part:
         write_description(part, checkpoint.config)
-        write_safetensors(part / "model.safetensors", checkpoint.weights)
+        write_safetensors(part / MODEL, checkpoint.weights)
         if state := checkpoint.training:
             moments = {f"{m}.{name}": w for m in MOMENTS for name, w in getattr(state, m).items()}
-            write_safetensors(part / "optimizer.safetensors", moments)
+            write_safetensors(part / OPTIMIZER, moments)
             fields = {k: v for k, v in vars(state).items() if k not in MOMENTS}
             fields["format_version"] = FORMAT_VERSION
-            (part / "training_state.json").write_text(_json(fields))
+            fields["checksums"] = {n: checksum(part / n) for n in (CONFIG, MODEL, OPTIMIZER)}
+            (part / STATE).write_text(_json(fields))
 
 
 def write_description(folder: Path, config: GPTConfig) -> None:
     """Write what a Hugging Face folder has beside the weights: configuration and tokenizer."""
-    (folder / "config.json").write_text(_json(to_hugging_face(config)))
+    (folder / CONFIG).write_text(_json(to_hugging_face(config)))
     if config.vocab_size >= tokenizer.VOCAB_SIZE:
         for name, content in tokenizer.tokenizer_files().items():
             (folder / name).write_bytes(content)
@@ -102,20 +108,56 @@ def read_checkpoint(path: str | Path, with_training: bool = True) -> Checkpoint:
     Raises `InputError` where a file is missing, damaged, or does not fit the configuration.
     """
     folder = find_checkpoint(Path(path))
-    config = from_hugging_face(_read_json(folder / "config.json"), str(folder / "config.json"))
-    weights = read_safetensors(folder / "model.safetensors")
-    check_shapes(weights, weight_shapes(config), str(folder / "model.safetensors"))
-    has_state = with_training and (folder / "training_state.json").exists()
-    return Checkpoint(config, weights, _read_training(folder, config) if has_state else None)
+    config = from_hugging_face(_read_json(folder / CONFIG), str(folder / CONFIG))
+    weights = read_safetensors(folder / MODEL)
+    check_shapes(weights, weight_shapes(config), str(folder / MODEL))
+    state = _read_state(folder)
+    if state is None:
+        return Checkpoint(config, weights)
+    _check_files(folder, state, CONFIG, MODEL)
+    return Checkpoint(
+        config, weights, _read_training(folder, config, state) if with_training else None
+    )
+
+
+def read_options(path: str | Path) -> dict[str, Any] | None:
+    """Return the options of the run that a checkpoint is of; None where it is weights alone."""
+    state = _read_state(find_checkpoint(Path(path)))
+    return None if state is None else state.get("options") or {}
 
 
 def find_checkpoint(path: Path) -> Path:
-    """Return `path` where it is a checkpoint, or the last checkpoint of the run that it is."""
-    for folder in (path, path / LATEST):
-        if (folder / "config.json").is_file():
-            return folder.resolve()
+    """Return `path` where it is a checkpoint, or the last checkpoint of the run that it is.
+
+    Where `latest` is lost, the last is the whole one with the highest step.
+    """
+    for place in (path, path / LATEST, *reversed(run_checkpoints(path))):
+        folder = existing_folder(place.resolve())
+        if (folder / CONFIG).is_file():
+            return folder
     found = "a folder without one" if path.is_dir() else "nothing there"
     raise InputError(f"{path}: expected a checkpoint folder with a config.json, got {found}")
+
+
+def run_checkpoints(run: Path) -> list[Path]:
+    """Return the whole checkpoints in a run's folder, in the order of their steps."""
+    whole = [
+        folder
+        for folder in run.glob("step_*")
+        if re.fullmatch(r"step_\d+", folder.name)
+        and all((folder / name).is_file() for name in (CONFIG, MODEL, OPTIMIZER, STATE))
+    ]
+    return sorted(whole, key=lambda folder: int(folder.name.removeprefix("step_")))
+
+
+def remove_older(folder: Path, keep_last: int) -> None:
+    """Remove a run's checkpoints but for the last `keep_last`, of which `folder` is the newest.
+
+    Later steps, which a run that went back to an earlier one still has, neither go nor count.
+    """
+    found = run_checkpoints(folder.parent)
+    for older in found[: found.index(folder) + 1][:-keep_last]:
+        remove_folder(older)
 
 
 def step_folder(run: Path, step: int) -> Path:
@@ -125,10 +167,8 @@ def step_folder(run: Path, step: int) -> Path:
 
 def point_latest(run: Path, folder: Path) -> None:
     """Make the run's link `latest` point to `folder`, in one step."""
-    link = temporary_beside(run / LATEST)
-    link.symlink_to(folder.name)
-    os.replace(link, run / LATEST)
-    sync(run)
+    with atomic_file(run / LATEST) as link:
+        link.symlink_to(folder.name)
 
 
 def to_hugging_face(config: GPTConfig) -> dict[str, Any]:
@@ -168,27 +208,47 @@ def from_hugging_face(content: dict[str, Any], source: str) -> GPTConfig:
         raise InputError(f"{source}: {error}") from None
 
 
-def _read_training(folder: Path, config: GPTConfig) -> TrainingState:
-    source = folder / "training_state.json"
+def _read_state(folder: Path) -> dict[str, Any] | None:
+    source = folder / STATE
+    if not source.exists():
+        return None
     content = _read_json(source)
     version = content.get("format_version")
     if version != FORMAT_VERSION:
         raise InputError(f"{source}: expected format_version {FORMAT_VERSION}, got {version}")
+    return content
+
+
+def _check_files(folder: Path, state: dict[str, Any], *names: str) -> None:
+    checksums = state.get("checksums")
+    for name in names:
+        if not isinstance(checksums, dict) or name not in checksums:
+            raise InputError(f"{folder / STATE}: expected a checksum of {name}, got none")
+        if (got := checksum(folder / name)) != checksums[name]:
+            raise InputError(
+                f"{folder / name}: expected checksum {checksums[name]}, got {got}: "
+                f"the file is not as it was saved"
+            )
+
+
+def _read_training(folder: Path, config: GPTConfig, state: dict[str, Any]) -> TrainingState:
+    source = folder / OPTIMIZER
     shapes = weight_shapes(config)
-    moments = read_safetensors(folder / "optimizer.safetensors")
+    moments = read_safetensors(source)
     expected = {f"{m}.{name}": shape for m in MOMENTS for name, shape in shapes.items()}
-    check_shapes(moments, expected, str(folder / "optimizer.safetensors"))
+    check_shapes(moments, expected, str(source))
+    _check_files(folder, state, OPTIMIZER)
     try:
         return TrainingState(
-            step=_whole_number(content["step"]),
+            step=_whole_number(state["step"]),
             exp_avg={name: moments[f"exp_avg.{name}"] for name in shapes},
             exp_avg_sq={name: moments[f"exp_avg_sq.{name}"] for name in shapes},
-            loader={"position": _whole_number(content["loader"]["position"])},
-            options=dict(content["options"]),
-            versions=dict(content["versions"]),
+            loader={"position": _whole_number(state["loader"]["position"])},
+            options=dict(state["options"]),
+            versions=dict(state["versions"]),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{source}: {type(error).__name__}: {error}") from None
+        raise InputError(f"{folder / STATE}: {type(error).__name__}: {error}") from None
 
 
 def _whole_number(value: Any) -> int:

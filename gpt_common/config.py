@@ -210,11 +210,13 @@ class OutputOptions:
     """Steps between samples; 0 samples at the end only."""
     checkpoint_every: int = 0
     """Steps between checkpoints; the last step always saves one."""
+    keep_last: int = 0
+    """Checkpoints to keep, the newest; 0 keeps all."""
 
     def __post_init__(self) -> None:
         require_positive("log_every", self.log_every)
         require_positive("eval_steps", self.eval_steps)
-        for name in ("eval_every", "sample_every", "checkpoint_every"):
+        for name in ("eval_every", "sample_every", "checkpoint_every", "keep_last"):
             require_not_negative(name, getattr(self, name))
 
 

@@ -18,15 +18,15 @@ from gpt_common.checkpoint import (
     find_checkpoint,
     point_latest,
     read_checkpoint,
+    read_options,
+    remove_older,
+    run_checkpoints,
     step_folder,
     write_checkpoint,
 )
 from gpt_common.config import (
     DataOptions,
-    ModelOptions,
-    OptimizerOptions,
     OutputOptions,
-    RuntimeOptions,
     SamplingOptions,
     TrainConfig,
 )
@@ -34,6 +34,7 @@ from gpt_common.data import Batch, BatchLoader, Tokens, load_splits
 from gpt_common.errors import InputError
 from gpt_common.initialization import initialize_weights
 from gpt_common.metrics import RunLog
+from gpt_common.storage import clean_folder
 from gpt_common.weights import Weights, num_parameters
 
 PACKAGES = ("gpt-twins", "torch", "jax", "flax", "optax", "numpy")
@@ -91,28 +92,20 @@ def changes(before: TrainConfig, after: TrainConfig) -> list[Change]:
 def stored_config(path: str) -> TrainConfig:
     """Return the options that a run began with, from one of its checkpoints."""
     folder = find_checkpoint(Path(path))
-    training = _training_state(read_checkpoint(folder), path)
-    groups = training.options
+    groups = read_options(folder)
+    if groups is None:
+        raise _no_run(path)
     try:
         place = {"out_dir": str(folder.parent), "resume": path}
-        output = OutputOptions(**(groups["output"] | place))
-        return TrainConfig(
-            model=ModelOptions(**groups["model"]),
-            data=DataOptions(**groups["data"]),
-            optimizer=OptimizerOptions(**groups["optimizer"]),
-            runtime=RuntimeOptions(**groups["runtime"]),
-            output=output,
-        )
+        return TrainConfig.from_dict(groups | {"output": groups["output"] | place})
     except (KeyError, TypeError) as error:
         raise InputError(f"{folder}/training_state.json: options: {error}") from None
 
 
-def _training_state(checkpoint: Checkpoint, path: str) -> TrainingState:
-    if checkpoint.training is None:
-        raise InputError(
-            f"{path}: expected a run to resume, got weights alone; to start from them, use --init"
-        )
-    return checkpoint.training
+def _no_run(path: str) -> InputError:
+    return InputError(
+        f"{path}: expected a run to resume, got weights alone; to start from them, use --init"
+    )
 
 
 @dataclass
@@ -178,6 +171,8 @@ class Run:
         folder = step_folder(self.folder, step)
         write_checkpoint(folder, Checkpoint(self.start.config, weights, training))
         point_latest(self.folder, folder)
+        if self.config.output.keep_last:
+            remove_older(folder, self.config.output.keep_last)
         self.log.print(f"saved {folder}")
         return folder
 
@@ -236,7 +231,9 @@ def start_checkpoint(config: TrainConfig) -> Checkpoint:
     """Return what a run starts from: a run to resume, a checkpoint's weights, or random ones."""
     if config.output.resume:
         checkpoint = read_checkpoint(config.output.resume)
-        done = _training_state(checkpoint, config.output.resume).step
+        if checkpoint.training is None:
+            raise _no_run(config.output.resume)
+        done = checkpoint.training.step
         if done >= config.optimizer.steps:
             raise InputError(f"expected --steps above the {done} that the run has done")
         return checkpoint
@@ -252,15 +249,19 @@ def start_checkpoint(config: TrainConfig) -> Checkpoint:
 
 
 def open_folder(output: OutputOptions, framework: str) -> Path:
-    """Return the run's folder, made where need be; a new run may not enter that of another."""
+    """Return the run's folder, made where need be, without what a killed run left half-done.
+
+    A new run may not enter the folder of another.
+    """
     name = time.strftime(f"runs/%Y%m%d-%H%M%S-{framework}")
     folder = Path(output.out_dir or name)
-    if output.resume is None and (folder / LATEST).exists():
+    if output.resume is None and ((folder / LATEST).exists() or run_checkpoints(folder)):
         raise InputError(
             f"{folder} holds a run already: go on with it (--resume {folder}) "
             f"or name another folder (--out_dir)"
         )
     folder.mkdir(parents=True, exist_ok=True)
+    clean_folder(folder)
     return folder
 
 

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,12 +12,15 @@ from gpt_common.checkpoint import (
     from_hugging_face,
     point_latest,
     read_checkpoint,
+    remove_older,
+    run_checkpoints,
     step_folder,
     to_hugging_face,
     write_checkpoint,
 )
 from gpt_common.config import PRESETS
 from gpt_common.errors import InputError
+from gpt_common.storage import temporary_beside
 from tests.conftest import random_checkpoint
 
 
@@ -116,6 +120,59 @@ def test_a_run_is_read_at_its_latest_checkpoint(odd_config, tmp_path):
         assert read_checkpoint(tmp_path).training.step == step
 
 
+def write_run(run, config, *steps):
+    for step in steps:
+        write_checkpoint(step_folder(run, step), random_checkpoint(config, step))
+        point_latest(run, step_folder(run, step))
+
+
+def test_where_latest_is_lost_the_newest_whole_checkpoint_is_found(odd_config, tmp_path):
+    write_run(tmp_path, odd_config, 999_999, 1_000_000, 3)
+    assert read_checkpoint(tmp_path).training.step == 3
+    shutil.rmtree(tmp_path / "step_000003")  # latest dangles
+    assert read_checkpoint(tmp_path).training.step == 1_000_000
+    (tmp_path / "latest").unlink()
+    assert read_checkpoint(tmp_path).training.step == 1_000_000
+    (tmp_path / "step_1000000" / "optimizer.safetensors").unlink()
+    assert read_checkpoint(tmp_path).training.step == 999_999
+
+
+def test_what_a_killed_run_left_is_not_read(odd_config, tmp_path):
+    write_run(tmp_path, odd_config, 3)
+    (tmp_path / "latest").unlink()
+    shutil.copytree(tmp_path / "step_000003", temporary_beside(step_folder(tmp_path, 4)))
+    temporary_beside(tmp_path / "latest").symlink_to("step_000003")
+    assert run_checkpoints(tmp_path) == [tmp_path / "step_000003"]
+    assert find_checkpoint(tmp_path) == tmp_path / "step_000003"
+
+
+@pytest.mark.parametrize("place", ["run", "run/latest", "run/step_000003"])
+def test_a_checkpoint_that_stands_aside_is_read(odd_config, place, tmp_path):
+    run = tmp_path / "run"
+    write_run(run, odd_config, 2, 3)
+    (run / "step_000003").rename(run / ".step_000003-aside.part")
+    assert read_checkpoint(tmp_path / place).training.step == 3
+
+
+@pytest.mark.parametrize(
+    ("keep_last", "written", "left"),
+    [
+        (1, 4, [4, 5]),
+        (2, 4, [3, 4, 5]),
+        (4, 4, [1, 2, 3, 4, 5]),
+        (5, 4, [1, 2, 3, 4, 5]),
+        (9, 4, [1, 2, 3, 4, 5]),
+        (1, 1, [1, 2, 3, 4, 5]),
+        (2, 5, [4, 5]),
+    ],
+)
+def test_older_checkpoints_are_removed(odd_config, keep_last, written, left, tmp_path):
+    write_run(tmp_path, odd_config, 1, 2, 3, 4, 5)
+    remove_older(step_folder(tmp_path, written), keep_last)
+    assert run_checkpoints(tmp_path) == [step_folder(tmp_path, step) for step in left]
+    assert sum(1 for _ in tmp_path.iterdir()) == len(left) + 1  # and latest
+
+
 def damage(folder, name, change):
     tensors = load_file(folder / name)
     change(tensors)
@@ -179,6 +236,42 @@ def test_truncated_files_are_refused(checkpoint_folder, name, share):
 def test_a_training_state_that_makes_no_sense_is_refused(checkpoint_folder, change, words):
     path = checkpoint_folder / "training_state.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(InputError, match=words):
+        read_checkpoint(checkpoint_folder)
+
+
+def change_a_number(path):
+    """So little that the file still fits the others."""
+    content = path.read_bytes()
+    if path.name == "config.json":
+        path.write_bytes(content.replace(b'"n_head": 5', b'"n_head": 4'))
+    else:
+        path.write_bytes(content[:-4] + bytes([content[-4] ^ 1]) + content[-3:])
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "optimizer.safetensors"])
+def test_a_changed_file_is_refused(checkpoint_folder, name):
+    change_a_number(checkpoint_folder / name)
+    words = rf"{name}: expected checksum [0-9a-f]{{8}}, got [0-9a-f]{{8}}: the file is not"
+    with pytest.raises(InputError, match=words):
+        read_checkpoint(checkpoint_folder)
+    if name == "optimizer.safetensors":
+        read_checkpoint(checkpoint_folder, with_training=False)
+        return
+    with pytest.raises(InputError, match=words):
+        read_checkpoint(checkpoint_folder, with_training=False)
+    (checkpoint_folder / "training_state.json").unlink()  # the weights are somebody else's now
+    read_checkpoint(checkpoint_folder)
+
+
+@pytest.mark.parametrize("checksums", [None, {}, {"config.json": "00000000"}])
+def test_checksums_are_required(checkpoint_folder, checksums):
+    path = checkpoint_folder / "training_state.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"checksums": checksums}))
+    words = "expected a checksum of config.json, got none"
+    if checksums:
+        words = "config.json: expected checksum 00000000"
     with pytest.raises(InputError, match=words):
         read_checkpoint(checkpoint_folder)
 
