@@ -165,7 +165,7 @@ class Run:
             exp_avg=exp_avg,
             exp_avg_sq=exp_avg_sq,
             loader=self.train_loader.state(),
-            options=dataclasses.asdict(self.config),
+            options=self.config.as_dict(),
             versions=versions() | {"framework": self.framework},
         )
         folder = step_folder(self.folder, step)
