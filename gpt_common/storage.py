@@ -118,7 +118,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         with _naming(folder):
             part.mkdir()
             yield part
-            for file in part.iterdir():
+            for file in part.rglob("*"):
                 sync(file)
             sync(part)
             # No portable call replaces a folder in one step. So the old one stands aside, whole and
