@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 
 from gpt_common.config import GPTConfig
 from gpt_common.errors import NonFiniteError
+from gpt_common.storage import atomic_file
 from gpt_common.weights import num_parameters
 
 LOG_NAME = "log.jsonl"
@@ -122,12 +123,12 @@ class RunLog:
 
 
 def _open_log(path: Path, first_step: int) -> Any:
-    """Open a log for writing, without the entries of steps that a resumed run does again."""
+    """Open a log to append to, without the entries of steps that a resumed run does again."""
     entries = read_log(path) if path.exists() else []
     kept = [entry for entry in entries if _precedes(entry, first_step)]
-    file = path.open("w")
-    file.writelines(json.dumps(entry) + "\n" for entry in kept)
-    return file
+    with atomic_file(path) as part:  # a run killed before its first step keeps its log
+        part.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+    return path.open("a")
 
 
 def _precedes(entry: dict[str, Any], first_step: int) -> bool:

@@ -86,6 +86,18 @@ def call(capsys, monkeypatch):
     return call
 
 
+@pytest.fixture
+def train(call):
+    """Train in this process, and return what is printed."""
+
+    def train(framework, *args):
+        result = call(f"gpt_{framework}.train", *args)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    return train
+
+
 def assert_one_line_error(result: subprocess.CompletedProcess, *words: str) -> None:
     assert result.returncode == 2, result.stderr
     assert result.stderr.startswith("error: ")

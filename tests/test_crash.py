@@ -130,18 +130,6 @@ def test_a_crash_at_any_instant_leaves_the_old_or_the_new_checkpoint(
         assert keep_last == 0 or run_checkpoints(folder) == [folder / "step_000004"]
 
 
-@pytest.fixture
-def train(call):
-    """Train in this process, and return what is printed."""
-
-    def train(framework, *args):
-        result = call(f"gpt_{framework}.train", *args)
-        assert result.returncode == 0, result.stderr
-        return result.stdout
-
-    return train
-
-
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
 

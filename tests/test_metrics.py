@@ -64,6 +64,13 @@ def test_a_resumed_log_forgets_what_is_done_again(tmp_path):
     assert read_log(path) == entries[:5]
 
 
+def test_a_resumed_log_is_on_the_disk_before_the_first_step(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 0, "loss": 1.0}\n')
+    with RunLog(tmp_path, 1, 10, 64, 1):
+        assert read_log(path) == [{"step": 0, "loss": 1.0}]
+
+
 def test_a_text_with_brackets_is_printed_as_it_is(tmp_path, capsys):
     with RunLog(tmp_path, 0, 10, 64, 1) as log:
         log.samples(3, ["[Exit.] :smile: [/b] ROMEO."])

@@ -4,6 +4,7 @@ import zlib
 import numpy as np
 import pytest
 
+from gpt_common import storage
 from gpt_common.storage import (
     atomic_file,
     atomic_folder,
@@ -32,6 +33,16 @@ def test_a_folder_is_replaced_whole(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["file"]
     assert (tmp_path / "folder" / "file").read_text() == "new"
+
+
+def test_all_of_a_folder_is_on_the_disk_before_it_has_its_place(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(storage, "sync", lambda path: synced.append((path.name, path.is_dir())))
+    with atomic_folder(tmp_path / "folder") as part:
+        (part / "inner").mkdir()
+        (part / "inner" / "file").touch()
+    assert sorted(synced[:2]) == [("file", False), ("inner", True)]
+    assert [name for name, _ in synced[2:]] == [part.name, tmp_path.name]
 
 
 def test_a_file_is_replaced_whole(tmp_path):

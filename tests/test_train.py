@@ -18,18 +18,6 @@ from tests.conftest import FRAMEWORKS, assert_one_line_error, command
 TINY = ("--preset", "tiny", "--batch_size", 2, "--seq_len", 16)
 
 
-@pytest.fixture
-def train(call):
-    """Train in this process, and return what is printed."""
-
-    def train(framework, *args):
-        result = call(f"gpt_{framework}.train", *args)
-        assert result.returncode == 0, result.stderr
-        return result.stdout
-
-    return train
-
-
 def entries(folder, key):
     return {e["step"]: e[key] for e in read_log(folder / "log.jsonl") if key in e}
 
