@@ -226,9 +226,16 @@ def test_nanogpts_optimizer(tmp_path):
     content = {
         "model": nanogpt_state(reference), "model_args": shape, "optimizer": state, "iter_num": 1
     }  # fmt: skip
+    content["config"] = {
+        "learning_rate": 6e-4, "beta2": 0.95, "warmup_iters": 2000, "lr_decay_iters": 600_000,
+        "gradient_accumulation_steps": 40, "decay_lr": True, "dataset": "openwebtext",
+    }  # fmt: skip
     torch.save(content, tmp_path / "ckpt.pt")
     training = formats.read(str(tmp_path / "ckpt.pt"))[0].training
     assert training.step == 1
+    options = TrainConfig.from_dict(training.options).optimizer
+    assert (options.learning_rate, options.beta2, options.warmup_steps) == (6e-4, 0.95, 2000)
+    assert (options.lr_schedule, options.steps, options.grad_accum) == ("cosine", 600_000, 40)
     for name, parameter in named.items():
         moments = optimizer.state[parameter]
         assert training.exp_avg[name].tobytes() == moments["exp_avg"].numpy().tobytes()

@@ -11,11 +11,19 @@ from convert.formats import karpathy
 from convert.formats.base import Format, require_activation
 from convert.names import check_weights, transposed_linears
 from gpt_common.checkpoint import Checkpoint, TrainingState
-from gpt_common.config import GPTConfig, TrainConfig
+from gpt_common.config import GPTConfig, OptimizerOptions, TrainConfig
 from gpt_common.errors import InputError
 from gpt_common.weights import Weights, weight_shapes
 
 NAME = "nanogpt"
+# nanoGPT's settings and our options.
+OPTIONS = {
+    **{name: name for name in ("learning_rate", "min_lr", "weight_decay", "beta1", "beta2")},
+    "grad_clip": "grad_clip",
+    "warmup_iters": "warmup_steps",
+    "lr_decay_iters": "steps",
+    "gradient_accumulation_steps": "grad_accum",
+}
 
 
 def detect(path: Path) -> bool:
@@ -66,10 +74,22 @@ def read_training(
     return TrainingState(
         step=int(step),
         loader={"position": 0},
-        options=TrainConfig().as_dict(),
+        options=read_options(content.get("config")).as_dict(),
         versions={"framework": NAME},
         **moments,
     )
+
+
+def read_options(settings: Any) -> TrainConfig:
+    """Return what nanoGPT's `config` says of the run; our defaults for what it does not say."""
+    settings = settings if isinstance(settings, dict) else {}
+    known = {
+        ours: settings[theirs]
+        for theirs, ours in OPTIONS.items()
+        if type(settings.get(theirs)) in (int, float)
+    }
+    schedule: Any = "cosine" if settings.get("decay_lr") else "constant"
+    return TrainConfig(optimizer=OptimizerOptions(lr_schedule=schedule, **known))
 
 
 def read_moment(tensors: list, names: list[str], config: GPTConfig, source: str) -> Weights:
