@@ -5,7 +5,7 @@ import pytest
 from gpt_common import tokenizer
 from gpt_common.checkpoint import Checkpoint, write_checkpoint
 from gpt_common.config import GPTConfig
-from tests.conftest import FRAMEWORKS, assert_one_line_error, random_weights
+from tests.conftest import FRAMEWORKS, assert_one_line_error, command, random_weights
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,6 @@ def generate(call):
     [
         (),
         ("--prompt", "", "--max_length", 40, "--seed", 3),
-        ("--top_k", 0, "--temperature", 1.7, "--num_samples", 9),
         ("--temperature", 0, "--num_samples", 1),
     ],
 )
@@ -42,6 +41,14 @@ def test_both_twins_write_the_same_text(generate, folder, args):
     ours, theirs = (generate(framework, folder, *args) for framework in FRAMEWORKS)
     assert ours == theirs
     assert ours.startswith("> ")
+
+
+def test_both_twins_write_the_same_text_from_the_whole_vocabulary(folder):
+    """In float64: in float32 one draw of some hundreds falls within rounding of a boundary."""
+    args = ("--init", folder, "--top_k", 0, "--temperature", 1.7, "--dtype", "float64")
+    ours, theirs = (command(f"gpt_{f}.generate", *args) for f in FRAMEWORKS)
+    assert ours.returncode == theirs.returncode == 0
+    assert ours.stdout == theirs.stdout
 
 
 def test_five_rows_of_thirty_tokens(generate, framework, folder):
