@@ -51,7 +51,7 @@ class Tolerance:
 #   float64   layers 2.5e-15, logits 2.2e-15, loss 8.1e-16
 #   float32   layers 1.4e-6,  logits 1.2e-6,  loss 1.6e-7
 #   bfloat16  layers 1.2e-2,  logits 8.2e-3,  loss 1.5e-3
-# Two cases go beyond that in float32. Large random weights in twelve layers amplify any rounding: to
+# Two cases go beyond that in float32. Large random weights in twelve layers amplify rounding: to
 # 4e-5 of a layer, and to 8e-14 in float64. And where a model is sure of the next token, torch's own
 # cross-entropy loses the many small terms beside the large one: 2e-5 of the loss of a batch that
 # was learnt by heart. So it is float64 that tells a fault from rounding.
