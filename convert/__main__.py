@@ -14,11 +14,14 @@ from rich.table import Table
 
 from convert import formats
 from convert.formats.base import Format
+from convert.names import EMBEDDING
 from gpt_common import cli
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.errors import InputError
-from gpt_common.weights import num_parameters
+from gpt_common.tokenizer import VOCAB_SIZE
+from gpt_common.weights import Weights, num_parameters
 
+PADDED = 50304  # GPT-2's 50257 rounded up, as nanoGPT and build-nanogpt train it
 DTYPES = {
     "float64": np.dtype(np.float64),
     "float32": np.dtype(np.float32),
@@ -44,6 +47,10 @@ class ConvertConfig:
         tyro.conf.arg(metavar="{float64,float32,float16,bfloat16}"),
     ] = None
     """Cast the weights; by default every bit stays."""
+    vocab_size: Annotated[
+        int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: all)")
+    ] = None
+    """Keep the first rows of the embedding only: 50257 cuts those that pad it to 50304."""
     overwrite: bool = False
     """Replace a destination that is there."""
     list: bool = False
@@ -63,6 +70,11 @@ def convert(config: ConvertConfig, console: Console) -> None:
     if config.dtype:
         notes.append(f"cast to {config.dtype}")
         checkpoint = cast(checkpoint, DTYPES[config.dtype])
+    if config.vocab_size:
+        checkpoint = cut_vocabulary(checkpoint, config.vocab_size)
+        notes.append(f"cut to the first {config.vocab_size} tokens of the vocabulary")
+    elif checkpoint.config.vocab_size == PADDED:
+        notes.append(f"{PADDED} tokens, {PADDED - VOCAB_SIZE} of them padding: kept (--vocab_size)")
     if checkpoint.training and not target.keeps_training:
         notes.append(f"{target.name} has no place for the state of the run: left out")
         checkpoint = replace(checkpoint, training=None)
@@ -76,6 +88,28 @@ def convert(config: ConvertConfig, console: Console) -> None:
 def cast(checkpoint: Checkpoint, dtype: np.dtype) -> Checkpoint:
     """Return a checkpoint with its weights in another type; the moments stay as they are."""
     return replace(checkpoint, weights={k: w.astype(dtype) for k, w in checkpoint.weights.items()})
+
+
+def cut_vocabulary(checkpoint: Checkpoint, vocab_size: int) -> Checkpoint:
+    """Return a checkpoint with the first tokens only, in the weights and in both moments.
+
+    Raises `InputError` where it has fewer.
+    """
+    if not 0 < vocab_size <= checkpoint.config.vocab_size:
+        raise InputError(
+            f"vocab_size must be 1 to {checkpoint.config.vocab_size}, got {vocab_size}"
+        )
+
+    def cut(weights: Weights) -> Weights:
+        return weights | {EMBEDDING: weights[EMBEDDING][:vocab_size]}
+
+    training = checkpoint.training and replace(
+        checkpoint.training,
+        exp_avg=cut(checkpoint.training.exp_avg),
+        exp_avg_sq=cut(checkpoint.training.exp_avg_sq),
+    )
+    shape = replace(checkpoint.config, vocab_size=vocab_size)
+    return Checkpoint(shape, cut(checkpoint.weights), training)
 
 
 def write(target: Format, destination: Path, checkpoint: Checkpoint) -> None:

@@ -482,6 +482,24 @@ def test_a_cast_is_asked_for_and_said(tmp_path, call):
     assert_same(read.weights, {k: w.astype(ml_dtypes.bfloat16) for k, w in model().weights.items()})
 
 
+def test_padding_of_the_vocabulary_is_kept_or_cut_as_asked(tmp_path, call):
+    config = dataclasses.replace(ODD, vocab_size=50304, n_layer=1, activation="gelu")
+    weights = random_weights(config)
+    checkpoint = dataclasses.replace(model("gelu"), config=config, weights=weights)
+    source = written("nanogpt", tmp_path, checkpoint)
+    result = call("convert.__main__", source, tmp_path / "whole")
+    assert "47 of them padding: kept" in result.stdout
+    assert_same(formats.read(str(tmp_path / "whole"))[0].weights, weights)
+    result = call("convert.__main__", source, tmp_path / "cut", "--vocab_size", 50257)
+    assert "cut to the first 50257" in result.stdout
+    read, _ = formats.read(str(tmp_path / "cut"))
+    assert read.config.vocab_size == 50257
+    embedding = "transformer.wte.weight"
+    assert_same(read.weights, weights | {embedding: weights[embedding][:50257]})
+    result = call("convert.__main__", source, tmp_path / "more", "--vocab_size", 50305)
+    assert_one_line_error(result, "vocab_size must be 1 to 50304, got 50305")
+
+
 def test_the_list_names_every_format(call):
     output = call("convert.__main__", "--list").stdout
     assert all(name in output for name in FORMATS)
