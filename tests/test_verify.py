@@ -255,7 +255,7 @@ def test_two_checkpoints_of_different_shapes(call, odd_config, checkpoint_folder
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (("nowhere",), ("nowhere", "config.json")),
+        (("nowhere.safetensors",), ("nowhere.safetensors", "no such file")),
         (("--batch_size", 0), ("batch_size must be positive",)),
         (("--seq_len", 0), ("seq_len must be positive",)),
         (("--plot", "layers.pdf"), (".png", "layers.pdf")),
