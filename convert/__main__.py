@@ -1,6 +1,5 @@
 """Convert a GPT-2 checkpoint: `python -m convert SOURCE DESTINATION`."""
 
-import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 
 from convert import formats
-from convert.formats.base import Format
 from convert.names import EMBEDDING
 from gpt_common import cli
 from gpt_common.checkpoint import Checkpoint
@@ -79,7 +77,8 @@ def convert(config: ConvertConfig, console: Console) -> None:
         notes.append(f"{target.name} has no place for the state of the run: left out")
         checkpoint = replace(checkpoint, training=None)
     with console.status(f"writing {destination}"):
-        write(target, destination, checkpoint)
+        assert target.write is not None  # destination_format has seen to it
+        target.write(destination, checkpoint)
     for note in notes:
         console.print(note)
     console.print(summary(checkpoint, time.perf_counter() - started))
@@ -110,15 +109,6 @@ def cut_vocabulary(checkpoint: Checkpoint, vocab_size: int) -> Checkpoint:
     )
     shape = replace(checkpoint.config, vocab_size=vocab_size)
     return Checkpoint(shape, cut(checkpoint.weights), training)
-
-
-def write(target: Format, destination: Path, checkpoint: Checkpoint) -> None:
-    """Write the destination; a file in a folder's place, or the other way round, goes first."""
-    assert target.write is not None
-    is_folder = target.name.startswith(("huggingface", "orbax"))
-    if destination.exists() and destination.is_dir() != is_folder:
-        shutil.rmtree(destination) if destination.is_dir() else destination.unlink()
-    target.write(destination, checkpoint)
 
 
 def summary(checkpoint: Checkpoint, seconds: float) -> Table:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import GPTConfig
 from gpt_common.errors import InputError
 from gpt_common.storage import DTYPE_NAMES
@@ -76,6 +77,12 @@ def transposed_linears(weights: Weights) -> Weights:
 def pad_rows(array: Array, rows: int) -> Array:
     """Return an embedding with rows of zeros up to `rows`."""
     return np.pad(array, ((0, rows - len(array)), (0, 0)))
+
+
+def padded_weights(checkpoint: Checkpoint) -> Weights:
+    """Return the weights with the embedding as the twins have it in memory, padded."""
+    embedding = pad_rows(checkpoint.weights[EMBEDDING], checkpoint.config.padded_vocab_size)
+    return checkpoint.weights | {EMBEDDING: embedding}
 
 
 def require_names(found: Mapping[str, object], expected: Mapping[str, object], source: str) -> None:

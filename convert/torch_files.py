@@ -84,9 +84,8 @@ def _check_sizes(path: Path, is_zip: bool) -> None:
         if packed or sum(entry.file_size for entry in entries) > size:
             raise InputError(f"{path}: expected a torch file, whose entries are not compressed")
         return
-    with path.open(
-        "rb"
-    ) as file:  # before torch 1.6: four pickles, the last with the tensors' sizes
+    # Before torch 1.6 a file was four pickles, the last of which has the sizes of the tensors.
+    with path.open("rb") as file:
         for _ in range(3):
             for _ in pickletools.genops(file):
                 pass

@@ -108,7 +108,7 @@ def read_checkpoint(path: str | Path, with_training: bool = True) -> Checkpoint:
     Raises `InputError` where a file is missing, damaged, or does not fit the configuration.
     """
     folder = find_checkpoint(Path(path))
-    config = from_hugging_face(_read_json(folder / CONFIG), str(folder / CONFIG))
+    config = read_config(folder / CONFIG)
     weights = read_safetensors(folder / MODEL)
     check_shapes(weights, weight_shapes(config), str(folder / MODEL))
     state = _read_state(folder)
@@ -118,6 +118,14 @@ def read_checkpoint(path: str | Path, with_training: bool = True) -> Checkpoint:
     return Checkpoint(
         config, weights, _read_training(folder, config, state) if with_training else None
     )
+
+
+def read_config(path: Path) -> GPTConfig:
+    """Return the model's shape from a Hugging Face `config.json`.
+
+    Raises `InputError` where it is damaged or of another model.
+    """
+    return from_hugging_face(_read_json(path), str(path))
 
 
 def read_options(path: str | Path) -> dict[str, Any] | None:

@@ -482,6 +482,35 @@ def test_a_cast_is_asked_for_and_said(tmp_path, call):
     assert_same(read.weights, {k: w.astype(ml_dtypes.bfloat16) for k, w in model().weights.items()})
 
 
+@pytest.mark.parametrize("name", ["a.bin", "folder"])
+def test_a_refused_overwrite_leaves_the_destination(name, tmp_path, call):
+    """A model that the format cannot hold, and a file where a folder is or the other way round."""
+    source = written("huggingface", tmp_path, model("gelu"))
+    destination = tmp_path / name
+    if name == "folder":
+        FORMATS["huggingface"].write(destination, model())
+    else:
+        destination.write_text("precious")
+    other = "llmc" if name == "folder" else "huggingface"
+    for to in ("llmc", other):
+        flags = ("--to", to, "--overwrite")
+        assert_one_line_error(call("convert.__main__", source, destination, *flags))
+    kept = destination / "model.safetensors" if name == "folder" else destination
+    assert kept.stat().st_size > 7
+
+
+@pytest.mark.parametrize("state", [[1], {"state": {0: 1}}, {"state": 3}])
+def test_a_strange_optimizer_of_nanogpt_is_one_line(state, tmp_path):
+    content = {
+        "model": nanogpt_state(hugging_face()),
+        "model_args": dataclasses.asdict(ODD),
+        "optimizer": state,
+    }
+    torch.save(content, tmp_path / "ckpt.pt")
+    with pytest.raises(InputError, match=r"ckpt.pt"):
+        formats.read(str(tmp_path / "ckpt.pt"))
+
+
 def test_padding_of_the_vocabulary_is_kept_or_cut_as_asked(tmp_path, call):
     config = dataclasses.replace(ODD, vocab_size=50304, n_layer=1, activation="gelu")
     weights = random_weights(config)

@@ -4,9 +4,9 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from gpt_common.checkpoint import Checkpoint, from_hugging_face, to_hugging_face
+from gpt_common import checkpoint as neutral
+from gpt_common.checkpoint import Checkpoint, to_hugging_face
 from gpt_common.config import Activation, GPTConfig
 from gpt_common.errors import InputError
 from gpt_common.storage import atomic_file
@@ -40,15 +40,9 @@ def read_config(path: Path) -> GPTConfig:
 
     Raises `InputError` where it is missing, damaged, or of another model.
     """
-    try:
-        content: Any = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file: weights alone do not say n_head") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: expected JSON, got: {error}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected a JSON object, got {type(content).__name__}")
-    return from_hugging_face(content, str(path))
+    if not path.is_file():
+        raise InputError(f"{path}: no such file: weights alone do not say n_head")
+    return neutral.read_config(path)
 
 
 def config_of(path: Path) -> GPTConfig:

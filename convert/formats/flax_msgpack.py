@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from convert.formats.base import Format, beside, config_of, first_bytes, write_config
-from convert.names import check_weights, pad_rows, require_names
+from convert.names import check_weights, padded_weights, require_names
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import GPTConfig
 from gpt_common.errors import InputError
@@ -52,9 +52,7 @@ def flat_parameters(checkpoint: Checkpoint) -> dict[str, Array]:
     """Return the parameters of `gpt_flax`, padded, by their paths."""
     from gpt_flax.weights import name_table
 
-    weights = dict(checkpoint.weights)
-    rows = checkpoint.config.padded_vocab_size
-    weights["transformer.wte.weight"] = pad_rows(weights["transformer.wte.weight"], rows)
+    weights = padded_weights(checkpoint)
     return {path: weights[name] for name, path in name_table(checkpoint.config).items()}
 
 

@@ -40,19 +40,20 @@ def read(path: Path) -> Checkpoint:
     config = karpathy.read_shape(arguments, "gelu", source)
     biases = arguments.get("bias", True) is not False
     weights = karpathy.read_weights(content["model"], config, source, biases)
-    return Checkpoint(config, weights, read_training(content, config, biases, source))
+    try:
+        training = read_training(content, config, biases, source)
+    except InputError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: expected AdamW's state, got: {error!r}") from None
+    return Checkpoint(config, weights, training)
 
 
 def parameter_order(config: GPTConfig, biases: bool) -> list[str]:
-    """Return the neutral names in the order of nanoGPT's optimizer: those that decay come first."""
+    """Return the neutral names in the order of nanoGPT's optimizer: what decays is first."""
     shapes = weight_shapes(config)
-    names = [n for n in model_order(config) if biases or not n.endswith(".bias")]
+    names = [n for n in shapes if biases or not n.endswith(".bias")]
     return [n for n in names if len(shapes[n]) >= 2] + [n for n in names if len(shapes[n]) < 2]
-
-
-def model_order(config: GPTConfig) -> list[str]:
-    """Return the neutral names in the order in which nanoGPT's model makes its parameters."""
-    return list(weight_shapes(config))
 
 
 def read_training(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from convert import torch_files
 from convert.formats.base import Format, beside, config_of, write_config
-from convert.names import check_weights, pad_rows, require_names, unwrapped
+from convert.names import check_weights, padded_weights, require_names, unwrapped
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.errors import InputError
 from gpt_common.storage import atomic_file
@@ -40,9 +40,7 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
 
     from gpt_torch.weights import name_table
 
-    weights = dict(checkpoint.weights)
-    rows = checkpoint.config.padded_vocab_size
-    weights["transformer.wte.weight"] = pad_rows(weights["transformer.wte.weight"], rows)
+    weights = padded_weights(checkpoint)
     state = {
         name: torch_files.to_tensor(weights[neutral].T if transposed else weights[neutral])
         for neutral, (name, transposed) in name_table(checkpoint.config).items()
