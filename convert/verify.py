@@ -30,6 +30,8 @@ from gpt_common.errors import InputError, require_positive
 from gpt_common.weights import check_shapes, num_parameters, weight_shapes
 
 Array = npt.NDArray[np.float64]
+CpuDtype = Literal["float32", "bfloat16", "float64"]
+
 MOST_LABELS = 40
 
 
@@ -55,7 +57,7 @@ class Tolerance:
 # 4e-5 of a layer, and to 8e-14 in float64. And where a model is sure of the next token, torch's own
 # cross-entropy loses the many small terms beside the large one: 2e-5 of the loss of a batch that
 # was learnt by heart. So it is float64 that tells a fault from rounding.
-TOLERANCES: dict[Dtype, Tolerance] = {
+TOLERANCES: dict[CpuDtype, Tolerance] = {
     "float64": Tolerance(layers=1e-12, logits=1e-12, loss=1e-13),
     "float32": Tolerance(layers=4e-6, logits=2e-6, loss=5e-7),
     "bfloat16": Tolerance(layers=3e-2, logits=2e-2, loss=4e-3),
@@ -77,7 +79,7 @@ class VerifyConfig:
         tyro.conf.arg(metavar="[OTHER]", help_behavior_hint="(default: the Flax twin)"),
     ] = None
     """A second checkpoint, to compare in place of the Flax twin."""
-    dtype: Dtype = "float32"
+    dtype: CpuDtype = "float32"
     """Numbers to compute with, as in training."""
     against: Annotated[
         Literal["huggingface"] | None,
@@ -266,7 +268,8 @@ def record(model: Any) -> dict[str, Array]:
 
     def keep(name: str, output: Any) -> None:
         # transformers' attention returns a tuple, its output first
-        layers[name] = (output[0] if isinstance(output, tuple) else output).double().numpy()
+        tensor = output[0] if isinstance(output, tuple) else output
+        layers[name] = tensor.detach().cpu().double().numpy()
 
     def watch(name: str, module: Any) -> None:
         module.register_forward_hook(lambda _module, _inputs, output: keep(name, output))
@@ -281,36 +284,37 @@ def record(model: Any) -> dict[str, Array]:
 
 def is_kept(module: Any, method: str) -> bool:
     """Whether Linen keeps what this module returns."""
-    return module.name in ("wte", "attn", "mlp", "ln_f")
+    return method == "__call__" and module.name in ("wte", "attn", "mlp", "ln_f")
 
 
 def trace_flax(name: str, checkpoint: Checkpoint, batch: Batch, dtype: Dtype) -> Trace:
     """Run the Flax twin, compiled as in training, on a batch."""
     import jax
-    from flax.traverse_util import flatten_dict
 
     from gpt_flax.device import select_device
     from gpt_flax.generate import load_model
 
     select_device("cpu", dtype)
     params, model = load_model(checkpoint, dtype)
+    loss, layers = jax.jit(flax_loss_and_layers, static_argnums=1)(params, model, *batch)
+    return Trace(name, {k: np.asarray(v, np.float64) for k, v in layers.items()}, loss.item())
 
-    @jax.jit
-    def forward(params: Any, x: Any, y: Any) -> Any:
-        return model.apply(
-            {"params": params}, x, y, capture_intermediates=is_kept, mutable="intermediates"
-        )
 
-    (logits, loss), kept = forward(params, *batch)
+def flax_loss_and_layers(params: Any, model: Any, x: Any, y: Any) -> tuple[Any, dict[str, Any]]:
+    """Return the Flax twin's loss on a batch and the output of each layer, a pure function."""
+    from flax.traverse_util import flatten_dict
+
+    (logits, loss), kept = model.apply(
+        {"params": params}, x, y, capture_intermediates=is_kept, mutable="intermediates"
+    )
     outputs = flatten_dict(kept["intermediates"], sep=".")  # "h_0.attn.__call__": (output,)
     layers = {
         path.removesuffix(".__call__").replace("h_", "h."): output
         for path, (output,) in outputs.items()
     }
     # Linen keeps what modules return, and no module returns the sum of the two embeddings.
-    layers["embedding"] = layers.pop("wte") + params["wpe"]["embedding"][: batch[0].shape[1]]
-    layers["logits"] = logits
-    return Trace(name, {k: np.asarray(v, np.float64) for k, v in layers.items()}, loss.item())
+    layers["embedding"] = layers.pop("wte") + params["wpe"]["embedding"][: x.shape[1]]
+    return loss, layers | {"logits": logits}
 
 
 @np.errstate(invalid="ignore")  # inf - inf is NaN, and NaN never agrees

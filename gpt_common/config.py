@@ -21,7 +21,7 @@ from gpt_common.errors import (
 
 Activation = Literal["gelu_new", "gelu"]
 Device = Literal["auto", "cuda", "mps", "cpu"]
-Dtype = Literal["float32", "bfloat16", "float64"]
+Dtype = Literal["float32", "tf32", "bfloat16", "float64"]
 Preset = Literal["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "shakespeare", "tiny"]
 
 LAYER_NORM_EPSILON = 1e-5
@@ -177,7 +177,7 @@ class RuntimeOptions:
     device: Device = "auto"
     """auto takes cuda, else mps (PyTorch only), else cpu."""
     dtype: Dtype = "float32"
-    """bfloat16 multiplies matrices so, over float32 weights; float64 is float64 throughout."""
+    """bfloat16, and on cuda tf32, are for products of matrices, over float32; float64 is for all."""
     compile: bool = False
     """Compile the PyTorch model with torch.compile; Flax is always compiled."""
     seed: int = 1337

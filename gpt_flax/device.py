@@ -6,13 +6,20 @@ import jax.numpy as jnp
 from gpt_common.config import Device, Dtype
 from gpt_common.errors import InputError
 
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
+DTYPES = {
+    "float32": jnp.float32,
+    "tf32": jnp.float32,
+    "bfloat16": jnp.bfloat16,
+    "float64": jnp.float64,
+}
 
 
 def select_device(name: Device, dtype: Dtype) -> jax.Device:
     """Return the device called `name`; `auto` takes cuda, else cpu. jax then computes on it.
 
-    Call it before anything else touches jax. Raises `InputError` where the device is not there.
+    Call it before anything else touches jax. Sets the precision of float32 matrix products, which
+    jax would leave to the GPU: TensorFloat-32 where `dtype` is tf32 and nowhere else. Raises
+    `InputError` where the device is not there or cannot compute in `dtype`.
     """
     if name == "cpu":  # before jax looks for others, and takes most of a GPU's memory
         jax.config.update("jax_platforms", "cpu")
@@ -21,7 +28,12 @@ def select_device(name: Device, dtype: Dtype) -> jax.Device:
     found = available_devices()
     if name != "auto" and name not in found:
         raise InputError(f"device {name}: expected one of {', '.join(found)}")
-    device = jax.devices(found[0] if name == "auto" else name)[0]
+    chosen = found[0] if name == "auto" else name
+    if chosen != "cuda" and dtype == "tf32":
+        raise InputError(f"device {chosen} cannot compute in {dtype}; try --dtype float32")
+    precision = "tensorfloat32" if dtype == "tf32" else "highest"
+    jax.config.update("jax_default_matmul_precision", precision)
+    device = jax.devices(chosen)[0]
     jax.config.update("jax_default_device", device)
     return device
 

@@ -5,24 +5,25 @@ import torch
 from gpt_common.config import Device, Dtype
 from gpt_common.errors import InputError
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
-
 
 def select_device(name: Device, dtype: Dtype) -> torch.device:
     """Return the device called `name`; `auto` takes cuda, else mps, else cpu.
 
-    Raises `InputError` where the device is not there or cannot compute in `dtype`.
+    Sets the precision of float32 matrix products: TensorFloat-32 where `dtype` is tf32 and nowhere
+    else. Raises `InputError` where the device is not there or cannot compute in `dtype`.
     """
     found = available_devices()
     if name != "auto" and name not in found:
         raise InputError(f"device {name}: expected one of {', '.join(found)}")
     device = torch.device(found[0] if name == "auto" else name)
     lacks_float64 = device.type == "mps" and dtype == "float64"
+    lacks_tf32 = device.type != "cuda" and dtype == "tf32"
     lacks_bfloat16 = (
         device.type == "cuda" and dtype == "bfloat16" and not torch.cuda.is_bf16_supported()
     )
-    if lacks_float64 or lacks_bfloat16:
+    if lacks_float64 or lacks_tf32 or lacks_bfloat16:
         raise InputError(f"device {device.type} cannot compute in {dtype}; try --dtype float32")
+    torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
     return device
 
 

@@ -34,10 +34,11 @@ def create_optimizer(model: nn.Module, options: OptimizerOptions) -> AdamW:
 def global_norm(gradients: list[Tensor]) -> Tensor:
     """Return the Euclidean norm of all gradients together.
 
-    Row by row first: one float32 sum over the embedding's 38 million numbers comes out 0.3 % low.
+    Row by row, and then `sum`, which adds in pairs. `vector_norm` adds one by one: in float32 the
+    embedding's 38 million numbers come out 0.3 % low, and its 50304 rows still 2e-5.
     """
     rows = [torch.linalg.vector_norm(g, dim=-1) for g in gradients]
-    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(r) for r in rows]))
+    return torch.stack([r.square().sum() for r in rows]).sum().sqrt()
 
 
 def clip_by_global_norm(gradients: list[Tensor], max_norm: float) -> Tensor:

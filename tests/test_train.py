@@ -231,6 +231,7 @@ def test_ctrl_c_saves_and_exits(framework, number, tmp_path):
         (("--resume", "{tmp}/checkpoint"), ("options",)),
         (("--out_dir", "{tmp}/short.txt"), ("short.txt",)),
         (("--device", "mps"), ("device mps: expected one of",)),
+        (("--device", "cpu", "--dtype", "tf32"), ("device cpu cannot compute in tf32",)),
     ],
 )
 def test_wrong_input_is_one_line(call, framework, args, words, tmp_path, checkpoint_folder):

@@ -1,13 +1,17 @@
-"""One forward and backward pass: each twin, in float32, against Hugging Face's GPT-2 in float64."""
+"""One forward and backward pass of each twin against the reference."""
 
+import dataclasses
 import importlib
 
 import jax
 import numpy as np
 import pytest
 import torch
+from flax import linen
 
 from gpt_common.checkpoint import Checkpoint
+from gpt_common.config import PRESETS
+from gpt_common.data import load_tokens
 from gpt_common.errors import InputError
 from gpt_common.initialization import residual_std
 from gpt_flax.model import GPT as FlaxGPT
@@ -18,38 +22,64 @@ from gpt_torch.model import GPT as TorchGPT
 from gpt_torch.weights import from_neutral as torch_from_neutral
 from gpt_torch.weights import to_neutral as torch_to_neutral
 from tests.conftest import random_weights
-from tests.parity.twins import OUTCOMES, hugging_face_outcome, relative, with_changes
+from tests.parity.agreement import LIMITS, outcome_differences, relative
+from tests.parity.reference import ReferenceGPT, batch
+from tests.parity.test_reference import random_batch
+from tests.parity.twins import outcome
 
 
-def batch(config, B, T):
-    tokens = np.random.default_rng(5).integers(0, config.vocab_size, (B, T + 1), np.int32)
-    return tokens[:, :-1], tokens[:, 1:]
-
-
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
 @pytest.mark.parametrize("activation", ["gelu_new", "gelu"])
 @pytest.mark.parametrize(("B", "T"), [(3, 17), (2, 23), (1, 1)])
-def test_logits_loss_and_every_gradient(framework, odd_config, activation, B, T):
-    config = with_changes(odd_config, activation=activation)
+def test_layers_loss_and_every_gradient(framework, dtype, activation, B, T, odd_config, agree):
+    """T = 23 is block_size itself."""
+    config = dataclasses.replace(odd_config, activation=activation)
     weights = random_weights(config)
-    x, y = batch(config, B, T)
-    found = OUTCOMES[framework](config, weights, x, y)
-    expected = hugging_face_outcome(config, weights, x, y)
+    x, y = random_batch(config, B, T)
+    found = outcome(framework, config, weights, x, y, dtype)
     assert found.logits.shape == (B, T, config.vocab_size)
-    assert relative(found.logits, expected.logits) < 2e-6
-    assert found.loss == pytest.approx(expected.loss, rel=5e-7)
-    assert found.gradients.keys() == expected.gradients.keys()
-    for name, gradient in expected.gradients.items():
-        if T == 1 and name.endswith("c_attn.weight"):
-            continue  # q and k have no gradient where there is one position to look at
-        assert relative(found.gradients[name], gradient) < 3e-6, name
+    blocks = {f"h.{n}.{part}" for n in range(3) for part in ("attn", "mlp")}
+    assert found.layers.keys() == blocks | {"embedding", "ln_f", "logits"}
+    expected = ReferenceGPT(config, weights)(x, y)
+    agree(f"small {dtype} {framework}", outcome_differences(found, expected), LIMITS[dtype])
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("B", "T", "dtype"),
+    [
+        (1, 1, "float64"),
+        (8, 2, "float64"),
+        (2, 63, "float64"),
+        (1, 256, "float32"),
+        pytest.param(8, 128, "float64", marks=SLOW),
+        pytest.param(8, 128, "float32", marks=SLOW),
+        pytest.param(1, 1024, "float64", marks=SLOW),
+        pytest.param(1, 1024, "float32", marks=SLOW),
+    ],
+)
+def test_real_text_at_real_sizes(framework, B, T, dtype, agree):
+    """The vocabulary of GPT-2, contexts up to its own, in a model that is narrow for speed.
+
+    The shortest are for float64. With fewer than eight rows both frameworks add up the product of
+    the logits' gradient and the embedding, over all of the vocabulary, in one float32 sum: 1e-5.
+    """
+    config = dataclasses.replace(PRESETS["tiny"], block_size=1024, n_embd=64)
+    weights = random_weights(config)
+    x, y = batch(load_tokens("shakespeare")[:], 3, B, T)
+    expected = ReferenceGPT(config, weights)(x, y)
+    found = outcome(framework, config, weights, x, y, dtype)
+    agree(f"real text {dtype} {framework}", outcome_differences(found, expected), LIMITS[dtype])
 
 
 def test_activations_differ_as_they_should(framework, odd_config):
     """The erf and the tanh form are told apart: 1e-4, far above the tolerance."""
     weights = random_weights(odd_config)
-    x, y = batch(odd_config, 2, 17)
+    x, y = random_batch(odd_config, 2, 17)
     tanh, erf = (
-        OUTCOMES[framework](with_changes(odd_config, activation=a), weights, x, y).logits
+        outcome(framework, dataclasses.replace(odd_config, activation=a), weights, x, y).logits
         for a in ("gelu_new", "gelu")
     )
     assert 1e-6 < relative(tanh, erf) < 1e-2
@@ -57,37 +87,104 @@ def test_activations_differ_as_they_should(framework, odd_config):
 
 def test_a_position_sees_nothing_that_follows(framework, odd_config):
     weights = random_weights(odd_config)
-    x, y = batch(odd_config, 2, 17)
+    x, y = random_batch(odd_config, 2, 17)
     changed = x.copy()
     changed[:, 9] = (x[:, 9] + 1) % odd_config.vocab_size
-    before, after = (OUTCOMES[framework](odd_config, weights, a, y).logits for a in (x, changed))
+    before, after = (outcome(framework, odd_config, weights, a, y).logits for a in (x, changed))
     assert (before[:, :9] == after[:, :9]).all()
     assert (before[:, 9:] != after[:, 9:]).any(axis=-1).all()
 
 
+def test_the_gradient_of_a_position_for_what_follows_is_exactly_zero(framework, odd_config):
+    """And for every position up to itself it is not."""
+    x, _ = random_batch(odd_config, 1, 7)
+    jacobian = EMBEDDING_JACOBIANS[framework](odd_config, random_weights(odd_config), x)
+    sizes = np.abs(jacobian).max(axis=-1)  # of position t's logits, for the embedding at s: (t, s)
+    assert (sizes[np.triu_indices(7, 1)] == 0).all()
+    assert (sizes[np.tril_indices(7)] > 1e-6).all()
+
+
+def torch_embedding_jacobian(config, weights, x):
+    model = load_model(Checkpoint(config, weights), torch.float32, torch.device("cpu"))
+    embedded = []
+    model.h[0].register_forward_pre_hook(lambda _module, inputs: embedded.append(inputs[0]))
+    logits, _ = model(torch.from_numpy(x))
+    sums = [(logits[0, t] ** 2).sum() for t in range(x.shape[1])]
+    gradients = [torch.autograd.grad(s, embedded[0], retain_graph=True)[0][0] for s in sums]
+    return torch.stack(gradients).numpy()
+
+
+def flax_embedding_jacobian(config, weights, x):
+    params = {"params": flax_from_neutral(weights, config, np.float32)}
+
+    def sums(delta):
+        def shifted(call, args, kwargs, context):
+            if (context.module.name, context.method_name) == ("h_0", "__call__"):
+                args = (args[0] + delta,)
+            return call(*args, **kwargs)
+
+        with linen.intercept_methods(shifted):
+            logits, _ = FlaxGPT(config).apply(params, x)
+        return (logits[0] ** 2).sum(-1)
+
+    return np.asarray(jax.jacobian(sums)(np.zeros((x.shape[1], config.n_embd), np.float32)))
+
+
+EMBEDDING_JACOBIANS = {"torch": torch_embedding_jacobian, "flax": flax_embedding_jacobian}
+
+
+def test_the_rows_of_a_batch_know_nothing_of_each_other(framework, odd_config):
+    """Rows in another order give outputs in that order, and a row alone gives its own."""
+    weights = random_weights(odd_config)
+    x, y = random_batch(odd_config, 4, 17)
+    order = [2, 0, 3, 1]
+    together, turned, alone = (
+        outcome(framework, odd_config, weights, x[rows], y[rows]).logits
+        for rows in (slice(None), order, [2])
+    )
+    assert relative(turned, together[order]) < 1e-6
+    assert relative(alone, together[[2]]) < 1e-6
+
+
 def test_a_sequence_above_block_size_is_refused(framework, odd_config):
-    x, y = batch(odd_config, 1, 24)
+    x, y = random_batch(odd_config, 1, 24)
     with pytest.raises(InputError, match="at most 23 tokens, got 24"):
-        OUTCOMES[framework](odd_config, random_weights(odd_config), x, y)
+        outcome(framework, odd_config, random_weights(odd_config), x, y)
 
 
 @pytest.mark.parametrize("vocab_size", [960, 997])
-def test_padded_rows_are_private(framework, odd_config, vocab_size):
+def test_padded_rows_are_private(framework, vocab_size, odd_config, agree):
     """They are zero, get no gradient, have no logit and are not handed out."""
-    config = with_changes(odd_config, vocab_size=vocab_size)
+    config = dataclasses.replace(odd_config, vocab_size=vocab_size)
     weights = random_weights(config)
     table = padded_embedding(framework, config, weights)
     assert len(table) == config.padded_vocab_size
     assert not table[vocab_size:].any()
-    found = OUTCOMES[framework](config, weights, *batch(config, 2, 9))
+    x, y = random_batch(config, 2, 9)
+    found = outcome(framework, config, weights, x, y)
     assert found.logits.shape[-1] == vocab_size
     assert found.gradients["transformer.wte.weight"].shape == (vocab_size, 40)
+    expected = ReferenceGPT(config, weights)(x, y)
+    agree(f"small float32 {framework}", outcome_differences(found, expected), LIMITS["float32"])
 
 
 def padded_embedding(framework, config, weights):
     if framework == "torch":
         return torch_from_neutral(weights, config, torch.float32)["wte.weight"].numpy()
     return np.asarray(flax_from_neutral(weights, config, np.float32)["wte"]["embedding"])
+
+
+@pytest.mark.slow  # torch.compile, and jax operation by operation, take half a minute each
+@pytest.mark.parametrize(("preset", "B", "T"), [("tiny", 4, 32), ("shakespeare", 8, 128)])
+def test_compiled_is_eager(framework, preset, B, T, agree):
+    """XLA in jaxlib 0.10.2 is known to miscompile some CPU reductions without a word."""
+    weights = random_weights(PRESETS[preset], scale=0.05)
+    x, y = random_batch(PRESETS[preset], B, T)
+    compiled, eager = (
+        outcome(framework, PRESETS[preset], weights, x, y, compiled=how) for how in (True, False)
+    )
+    differences = outcome_differences(compiled, eager)
+    agree(f"compiled against eager {framework}", differences, LIMITS["float32"])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -123,7 +220,7 @@ def flat_flax_parameters(config):
 
 
 def test_idiomatic_initialisers_draw_what_the_shared_one_does(framework, odd_config):
-    config = with_changes(odd_config, n_embd=160, n_layer=8)
+    config = dataclasses.replace(odd_config, n_embd=160, n_layer=8)
     if framework == "torch":
         torch.manual_seed(0)
         named = dict(TorchGPT(config).named_parameters())
@@ -144,18 +241,3 @@ def test_idiomatic_initialisers_draw_what_the_shared_one_does(framework, odd_con
             std = residual_std(config) if name.endswith("c_proj.weight") else 0.02
             used = values[: config.vocab_size]
             assert used.std() == pytest.approx(std, rel=0.05), name
-
-
-def test_bfloat16_is_near_and_logits_leave_in_float32(odd_config):
-    weights = random_weights(odd_config)
-    x, _ = batch(odd_config, 2, 17)
-    exact = OUTCOMES["torch"](odd_config, weights, x, x).logits
-    model = load_model(Checkpoint(odd_config, weights), torch.float32, torch.device("cpu"))
-    with torch.autocast("cpu", torch.bfloat16):
-        ours = model(torch.from_numpy(x).long())[0]
-    params = flax_from_neutral(weights, odd_config, np.float32)
-    theirs = FlaxGPT(odd_config, jax.numpy.bfloat16).apply({"params": params}, x)[0]
-    assert ours.dtype == torch.float32
-    assert theirs.dtype == np.float32
-    for logits in (ours.detach().numpy(), np.asarray(theirs)):
-        assert 1e-4 < relative(logits, exact) < 2e-2

@@ -1,118 +1,131 @@
-"""Training: each twin beside Hugging Face's GPT-2 trained in float64 with `torch.optim.AdamW`."""
+"""Training with each twin's own command against the reference: losses, norms, weights, moments."""
 
+import dataclasses
 import importlib
-import math
+import os
+import subprocess
+import sys
 
+import jax
 import numpy as np
 import pytest
 import torch
 
-from gpt_common.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from gpt_common.config import (
-    DataOptions,
-    ModelOptions,
-    OptimizerOptions,
-    OutputOptions,
-    TrainConfig,
-)
-from gpt_common.data import BatchLoader
+from gpt_common.checkpoint import Checkpoint
+from gpt_common.config import OptimizerOptions
+from gpt_common.data import load_tokens
 from gpt_common.metrics import read_log
 from tests.conftest import random_weights
-from tests.parity.twins import hugging_face_model, relative
+from tests.parity import reference
+from tests.parity.agreement import LIMITS, each_relative, training_differences
+from tests.parity.twins import train_twin
 
-STEPS = 12
-
-
-def rate(step, options):
-    """The learning rate, written again."""
-    if step < options.warmup_steps:
-        return options.learning_rate * (step + 1) / options.warmup_steps
-    if options.lr_schedule == "constant":
-        return options.learning_rate
-    along = (step - options.warmup_steps) / (options.steps - options.warmup_steps)
-    span = options.learning_rate - options.min_lr
-    return options.min_lr + span * (1 + math.cos(math.pi * along)) / 2
-
-
-def train_hugging_face(config, weights, tokens, options):
-    """Return losses, gradient norms, and final weights of plain training in float64."""
-    model = hugging_face_model(config, weights)
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim == 1]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": decayed, "weight_decay": options.weight_decay},
-            {"params": others, "weight_decay": 0},
-        ],
-        betas=(options.beta1, options.beta2),
-        eps=options.eps,
-    )
-    loader, losses, norms = BatchLoader(tokens, 2, 11), [], []
-    for step in range(options.steps):
-        total = 0.0
-        for _ in range(options.grad_accum):
-            x, y = (torch.from_numpy(a).long() for a in loader.next_batch())
-            logits = model(x).logits.flatten(0, 1)
-            loss = torch.nn.functional.cross_entropy(logits, y.flatten()) / options.grad_accum
-            loss.backward()
-            total += loss.item()
-        clip = options.grad_clip or math.inf
-        norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), clip).item())
-        losses.append(total)
-        for group in optimizer.param_groups:
-            group["lr"] = rate(step, options)
-        optimizer.step()
-        optimizer.zero_grad()
-    weights = {name: p.detach().numpy() for name, p in model.named_parameters()}
-    moments = {
-        moment: {name: optimizer.state[p][moment].numpy() for name, p in model.named_parameters()}
-        for moment in ("exp_avg", "exp_avg_sq")
-    }
-    return losses, norms, weights, moments
-
+B, T = 2, 11
 
 VARIANTS = {
-    "as it comes": OptimizerOptions(steps=STEPS, learning_rate=1e-3),
-    "warm-up and cosine": OptimizerOptions(
-        steps=STEPS, learning_rate=3e-3, min_lr=1e-4, warmup_steps=4, lr_schedule="cosine"
-    ),
-    "accumulation": OptimizerOptions(steps=STEPS, learning_rate=1e-3, grad_accum=3),
-    "no clipping, no decay": OptimizerOptions(
-        steps=STEPS, learning_rate=1e-3, grad_clip=0, weight_decay=0
-    ),
-    "heavy decay, other betas": OptimizerOptions(
-        steps=STEPS, learning_rate=1e-3, weight_decay=10.0, beta1=0.8, beta2=0.99, eps=1e-4
-    ),
+    "as it comes": {},
+    "one step": {"steps": 1},
+    "warm-up and cosine": {
+        "learning_rate": 3e-3,
+        "min_lr": 1e-4,
+        "warmup_steps": 4,
+        "lr_schedule": "cosine",
+    },
+    "accumulation": {"grad_accum": 3},
+    "no clipping, no decay": {"grad_clip": 0.0, "weight_decay": 0.0},
+    "clipping that never acts": {"grad_clip": 1e3},
+    "heavy decay, other betas": {"weight_decay": 10.0, "beta1": 0.8, "beta2": 0.99, "eps": 1e-4},
 }
 
 
+@pytest.fixture
+def start(odd_config):
+    return Checkpoint(odd_config, random_weights(odd_config, scale=0.1))
+
+
+@pytest.fixture
+def tokens():
+    """Twelve steps of them are more than once round."""
+    return np.random.default_rng(1).integers(0, 997, 9 * B * T + 5)
+
+
+def adamw(**changes) -> OptimizerOptions:
+    return dataclasses.replace(OptimizerOptions(steps=12, learning_rate=1e-3), **changes)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_losses_norms_weights_and_moments(framework, variant, odd_config, tmp_path):
-    options = VARIANTS[variant]
-    weights = random_weights(odd_config, scale=0.1)
-    tokens = np.random.default_rng(1).integers(0, 997, 400).astype(np.uint16)
-    np.save(tmp_path / "tokens.npy", tokens)
-    write_checkpoint(tmp_path / "start", Checkpoint(odd_config, weights))
-    config = TrainConfig(
-        model=ModelOptions(init=str(tmp_path / "start")),
-        data=DataOptions(str(tmp_path / "tokens.npy"), 0.0, batch_size=2, seq_len=11),
-        optimizer=options,
-        output=OutputOptions(out_dir=str(tmp_path / "run")),
+def test_every_step_and_what_is_left(framework, variant, dtype, start, tokens, tmp_path, agree):
+    options = adamw(**VARIANTS[variant])
+    found = train_twin(framework, start, tokens, B, T, options, tmp_path, dtype)
+    expected = reference.train(start.config, start.weights, tokens, B, T, options)
+    what = f"training {dtype} {framework}"
+    agree(what, training_differences(found, expected), LIMITS[dtype])
+
+
+def test_the_variants_are_what_they_say(start, tokens):
+    """Clipping acts in every step or in none, and the walk goes round."""
+    run = reference.train(start.config, start.weights, tokens, B, T, adamw())
+    assert min(run.norms) > adamw().grad_clip
+    assert max(run.norms) < VARIANTS["clipping that never acts"]["grad_clip"]
+    assert len(tokens) < adamw().steps * B * T
+
+
+def test_batches_accumulated_are_one_large_batch(framework, start, tokens, tmp_path, agree):
+    """An update of 3 batches of 2 rows, and one of 1 batch of the same 6 rows."""
+    parts, whole = (
+        train_twin(framework, start, tokens, rows, T, options, tmp_path / name, "float64")
+        for name, rows, options in (
+            ("parts", 2, adamw(steps=3, grad_accum=3)),
+            ("whole", 6, adamw(steps=3)),
+        )
     )
-    importlib.import_module(f"gpt_{framework}.train").train(config)
-    losses, norms, expected_weights, moments = train_hugging_face(
-        odd_config, weights, tokens, options
+    agree(
+        f"accumulation float64 {framework}", training_differences(parts, whole), LIMITS["float64"]
     )
-    log = read_log(tmp_path / "run" / "log.jsonl")
-    assert [e["loss"] for e in log] == pytest.approx(losses, rel=1e-6)
-    assert [e["grad_norm"] for e in log] == pytest.approx(norms, rel=5e-6)
-    final = read_checkpoint(tmp_path / "run")
-    # A bias of the keys adds the same to every score of a row: its gradient is 0, in float32 a
-    # rounding error of 0, which Adam makes a step of full size in a random direction.
-    queries_and_values = np.r_[0:40, 80:120]
-    for name, expected in expected_weights.items():
-        compared = queries_and_values if name.endswith("c_attn.bias") else slice(None)
-        assert relative(final.weights[name][compared], expected[compared]) < 1e-5, name
-        for moment in ("exp_avg", "exp_avg_sq"):
-            found = getattr(final.training, moment)[name][compared]
-            assert relative(found, moments[moment][name][compared]) < 1e-4, (moment, name)
+
+
+def test_the_norm_of_a_gradient_as_large_as_the_embedding_of_gpt2(framework):
+    """Rows as uneven as words are in a text; added one by one in float32, the many small are lost."""
+    gradient = np.random.default_rng(0).standard_normal((50304, 768), np.float32)
+    gradient /= np.arange(1, 50305, dtype=np.float32)[:, None]
+    wrap = torch.from_numpy if framework == "torch" else jax.numpy.asarray
+    norm = importlib.import_module(f"gpt_{framework}.optimizer").global_norm([wrap(gradient)])
+    assert norm.item() == pytest.approx(np.linalg.norm(gradient.astype(np.float64)), rel=5e-7)
+
+
+@pytest.mark.parametrize("steps", [100, pytest.param(1000, marks=pytest.mark.slow)])
+def test_a_long_run(framework, steps, odd_config, tmp_path, agree):
+    """Real text, its tokens folded into a small vocabulary, in float64."""
+    options = adamw(steps=steps, learning_rate=3e-3, warmup_steps=10, lr_schedule="cosine")
+    start = Checkpoint(odd_config, random_weights(odd_config, scale=0.05))
+    tokens = load_tokens("shakespeare")[:20_000] % odd_config.vocab_size
+    found = train_twin(framework, start, tokens, 4, 23, options, tmp_path, "float64")
+    expected = reference.train(odd_config, start.weights, tokens, 4, 23, options)
+    assert expected.losses[-1] < expected.losses[0] - 1
+    what = f"{steps} steps float64 {framework}"
+    agree(what, training_differences(found, expected), LIMITS["float64"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_one_thread_and_two(framework, tmp_path, agree):
+    one, two = (train_on(cores, framework, tmp_path / str(cores)) for cores in (1, 2))
+    differences = each_relative(one, two)
+    named = {
+        "first_losses": {"losses": float(differences[:10].max())},
+        "losses": {"losses": float(differences.max())},
+    }
+    agree(f"one thread against two {framework}", named, LIMITS["float32"])
+
+
+def train_on(cores, framework, folder):
+    """Return the losses of a run on some of this machine's cores: each starts one thread."""
+    allowed = sorted(os.sched_getaffinity(0))[:cores]
+    limited = (
+        f"import os, runpy; os.sched_setaffinity(0, {allowed}); "
+        f"runpy.run_module('gpt_{framework}.train', run_name='__main__')"
+    )
+    arguments = ["--preset", "tiny", "--steps", "20", "--device", "cpu", "--out_dir", folder]
+    subprocess.run([sys.executable, "-c", limited, *arguments], check=True, capture_output=True)
+    return [entry["loss"] for entry in read_log(folder / "log.jsonl") if "loss" in entry]

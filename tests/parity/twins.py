@@ -1,83 +1,197 @@
-"""Both twins, and Hugging Face's GPT-2 as the outside judge: numpy in, numpy out."""
+"""The twins, and Hugging Face's GPT-2 as the outside judge: numpy in, numpy out."""
 
-import dataclasses
-from dataclasses import dataclass
+import contextlib
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 import numpy as np
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2LMHeadModel
 
-from gpt_common.checkpoint import Checkpoint, to_hugging_face
-from gpt_common.config import GPTConfig
-from gpt_common.weights import Weights
-from gpt_flax.model import GPT as FlaxGPT
-from gpt_flax.weights import from_neutral as flax_from_neutral
+from convert.verify import flax_loss_and_layers, huggingface_model, record
+from gpt_common.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from gpt_common.config import (
+    DataOptions,
+    Device,
+    Dtype,
+    GPTConfig,
+    ModelOptions,
+    OptimizerOptions,
+    OutputOptions,
+    RuntimeOptions,
+    TrainConfig,
+)
+from gpt_common.metrics import read_log
+from gpt_common.weights import Array, Weights
+from gpt_flax import generate as flax_generate
+from gpt_flax.device import select_device as select_flax_device
 from gpt_flax.weights import to_neutral as flax_to_neutral
-from gpt_torch.generate import load_model
+from gpt_torch.device import master_dtype
+from gpt_torch.device import select_device as select_torch_device
+from gpt_torch.generate import autocast
+from gpt_torch.generate import load_model as load_torch_model
 from gpt_torch.weights import to_neutral as torch_to_neutral
+from tests.parity.reference import Outcome, Training
+
+FRAMEWORKS = ("torch", "flax")
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a model makes of a batch: logits `(B, T, V)`, the loss, each weight's gradient."""
-
-    logits: np.ndarray
-    loss: float
-    gradients: Weights
-
-
-def torch_outcome(config: GPTConfig, weights: Weights, x: np.ndarray, y: np.ndarray) -> Outcome:
-    model = load_model(Checkpoint(config, weights), torch.float32, torch.device("cpu"))
-    logits, loss = model(torch.from_numpy(x).long(), torch.from_numpy(y).long())
-    loss.backward()
-    gradients = {name: p.grad for name, p in model.named_parameters()}
-    return Outcome(logits.detach().numpy(), loss.item(), torch_to_neutral(gradients, config))
-
-
-def flax_outcome(config: GPTConfig, weights: Weights, x: np.ndarray, y: np.ndarray) -> Outcome:
-    params = flax_from_neutral(weights, config, np.float32)
-
-    def loss_and_logits(params):
-        logits, loss = FlaxGPT(config).apply({"params": params}, x, y)
-        return loss, logits
-
-    (loss, logits), gradients = jax.jit(jax.value_and_grad(loss_and_logits, has_aux=True))(params)
-    return Outcome(np.asarray(logits), loss.item(), flax_to_neutral(gradients, config))
-
-
-def hugging_face_model(config: GPTConfig, weights: Weights) -> GPT2LMHeadModel:
-    """Return transformers' model in float64, filled by name: no code of ours maps the weights."""
-    model = GPT2LMHeadModel(GPT2Config(**to_hugging_face(config))).double()
-    state = {name: torch.from_numpy(w.astype(np.float64)) for name, w in weights.items()}
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    assert missing == ["lm_head.weight"]
-    assert unexpected == []
-    model.tie_weights()
-    return model.train()  # without dropout: the configuration sets it to 0
-
-
-def hugging_face_outcome(
-    config: GPTConfig, weights: Weights, x: np.ndarray, y: np.ndarray
+def torch_outcome(
+    checkpoint: Checkpoint, x: Array, y: Array, dtype: Dtype, device: Device, compiled: bool = False
 ) -> Outcome:
-    model = hugging_face_model(config, weights)
-    logits = model(torch.from_numpy(x).long()).logits
-    loss = torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1), torch.from_numpy(y).long().flatten()
-    )
+    place = select_torch_device(device, dtype)
+    model = load_torch_model(checkpoint, master_dtype(dtype), place)
+    layers = {} if compiled else record(model)
+    if compiled:
+        model.compile()
+    tokens, targets = (torch.from_numpy(a).to(place, torch.int64) for a in (x, y))
+    with autocast(place, dtype):
+        logits, loss = model(tokens, targets)
     loss.backward()
-    gradients = {name: p.grad.numpy() for name, p in model.named_parameters()}
-    return Outcome(logits.detach().numpy(), loss.item(), gradients)
+    layers["logits"] = logits.detach().cpu().double().numpy()
+    gradients = {name: p.grad for name, p in model.named_parameters()}
+    return Outcome(layers, loss.item(), torch_to_neutral(gradients, checkpoint.config))
+
+
+flax_value_and_grad = jax.jit(
+    jax.value_and_grad(flax_loss_and_layers, has_aux=True), static_argnums=1
+)
+
+
+def flax_outcome(
+    checkpoint: Checkpoint, x: Array, y: Array, dtype: Dtype, device: Device, compiled: bool = True
+) -> Outcome:
+    with kept_jax_config(), contextlib.nullcontext() if compiled else jax.disable_jit():
+        select_flax_device(device, dtype)
+        params, model = flax_generate.load_model(checkpoint, dtype)
+        tokens, targets = x.astype(np.int32), y.astype(np.int32)
+        (loss, layers), gradients = flax_value_and_grad(params, model, tokens, targets)
+        layers = {name: np.asarray(layer, np.float64) for name, layer in layers.items()}
+        return Outcome(layers, loss.item(), flax_to_neutral(gradients, checkpoint.config))
+
+
+@contextlib.contextmanager
+def kept_jax_config() -> Iterator[None]:
+    """Give jax its settings back: `select_device` changes them for the whole process."""
+    names = ("jax_enable_x64", "jax_default_device", "jax_default_matmul_precision")
+    before = {name: getattr(jax.config, name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
 
 
 OUTCOMES = {"torch": torch_outcome, "flax": flax_outcome}
 
 
-def relative(found: np.ndarray, expected: np.ndarray) -> float:
-    """Return the Euclidean distance over the norm of what is expected."""
-    found, expected = found.astype(np.float64), expected.astype(np.float64)
-    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+def outcome(
+    framework: str,
+    config: GPTConfig,
+    weights: Weights,
+    x: Array,
+    y: Array,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    **how: bool,
+) -> Outcome:
+    """Run a twin forward and backward on `(B, T)` tokens and targets."""
+    return OUTCOMES[framework](Checkpoint(config, weights), x, y, dtype, device, **how)
 
 
-def with_changes(config: GPTConfig, **changes: object) -> GPTConfig:
-    return dataclasses.replace(config, **changes)
+def train_twin(
+    framework: str,
+    start: Checkpoint,
+    tokens: Array,
+    B: int,
+    T: int,
+    options: OptimizerOptions,
+    folder: Path,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+) -> Training:
+    """Train a twin through its own command's code, from a checkpoint and a file of tokens."""
+    folder.mkdir(exist_ok=True)
+    np.save(folder / "tokens.npy", tokens.astype(np.uint16))
+    write_checkpoint(folder / "start", start)
+    config = TrainConfig(
+        model=ModelOptions(init=str(folder / "start")),
+        data=DataOptions(str(folder / "tokens.npy"), 0.0, batch_size=B, seq_len=T),
+        optimizer=options,
+        runtime=RuntimeOptions(device=device, dtype=dtype),
+        output=OutputOptions(out_dir=str(folder / f"run-{framework}")),
+    )
+    with kept_jax_config():
+        importlib.import_module(f"gpt_{framework}.train").train(config)
+    log = read_log(folder / f"run-{framework}" / "log.jsonl")
+    end = read_checkpoint(folder / f"run-{framework}")
+    steps = [entry for entry in log if "loss" in entry]
+    return Training(
+        [entry["loss"] for entry in steps],
+        [entry["grad_norm"] for entry in steps],
+        end.weights,
+        end.training.exp_avg,
+        end.training.exp_avg_sq,
+    )
+
+
+def hugging_face(config: GPTConfig, weights: Weights, dtype: Dtype = "float64") -> GPT2LMHeadModel:
+    """Return transformers' model, ready to train; its configuration has no dropout."""
+    return huggingface_model(Checkpoint(config, weights), dtype).train()
+
+
+def hugging_face_loss(model: GPT2LMHeadModel, x: Array, y: Array) -> tuple[torch.Tensor, ...]:
+    """Return the logits, and the loss as torch computes it."""
+    logits = model(torch.from_numpy(x).long()).logits
+    targets = torch.from_numpy(y).long().flatten()
+    return logits, torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets)
+
+
+def hugging_face_outcome(config: GPTConfig, weights: Weights, x: Array, y: Array) -> Outcome:
+    model = hugging_face(config, weights)
+    layers = record(model.transformer)
+    logits, loss = hugging_face_loss(model, x, y)
+    loss.backward()
+    gradients = {name: p.grad.numpy() for name, p in model.named_parameters()}
+    return Outcome(layers | {"logits": logits.detach().numpy()}, loss.item(), gradients)
+
+
+def hugging_face_training(
+    start: Checkpoint,
+    batches: Iterator[tuple[Array, Array]],
+    options: OptimizerOptions,
+    rates: list[float],
+    dtype: Dtype = "float64",
+) -> Training:
+    """Train transformers' model with `torch.optim.AdamW`, one batch an update, in a plain loop.
+
+    The norm is summed in float64: in float32 torch's `clip_grad_norm_` is 0.07 % low at 124M.
+    """
+    model = hugging_face(start.config, start.weights, dtype)
+    named = dict(model.named_parameters())
+    groups = [
+        {"params": [p for p in named.values() if p.ndim > 1], "weight_decay": options.weight_decay},
+        {"params": [p for p in named.values() if p.ndim == 1], "weight_decay": 0},
+    ]
+    betas = (options.beta1, options.beta2)
+    optimizer = torch.optim.AdamW(groups, betas=betas, eps=options.eps)
+    losses, norms = [], []
+    for rate, (x, y) in zip(rates, batches, strict=False):
+        _, loss = hugging_face_loss(model, x, y)
+        optimizer.zero_grad()
+        loss.backward()
+        norm = sum(p.grad.double().square().sum() for p in named.values()).sqrt()
+        if options.grad_clip:
+            torch.nn.utils.clip_grads_with_norm_(named.values(), options.grad_clip, norm)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        losses.append(loss.item())
+        norms.append(norm.item())
+    moments = [
+        {name: optimizer.state[p][moment].numpy() for name, p in named.items()}
+        for moment in ("exp_avg", "exp_avg_sq")
+    ]
+    return Training(losses, norms, {k: p.detach().numpy() for k, p in named.items()}, *moments)
