@@ -177,7 +177,7 @@ class RuntimeOptions:
     device: Device = "auto"
     """auto takes cuda, else mps (PyTorch only), else cpu."""
     dtype: Dtype = "float32"
-    """bfloat16, and on cuda tf32, are for products of matrices, over float32; float64 is for all."""
+    """tf32 (cuda) and bfloat16 are for products of matrices over float32; float64 is for all."""
     compile: bool = False
     """Compile the PyTorch model with torch.compile; Flax is always compiled."""
     seed: int = 1337

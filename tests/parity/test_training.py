@@ -86,7 +86,7 @@ def test_batches_accumulated_are_one_large_batch(framework, start, tokens, tmp_p
 
 
 def test_the_norm_of_a_gradient_as_large_as_the_embedding_of_gpt2(framework):
-    """Rows as uneven as words are in a text; added one by one in float32, the many small are lost."""
+    """Rows as uneven as words are in a text: added one by one in float32, small ones are lost."""
     gradient = np.random.default_rng(0).standard_normal((50304, 768), np.float32)
     gradient /= np.arange(1, 50305, dtype=np.float32)[:, None]
     wrap = torch.from_numpy if framework == "torch" else jax.numpy.asarray
