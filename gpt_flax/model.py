@@ -103,7 +103,12 @@ class GPT(nn.Module):
         logits = logits.astype(self.wte.embedding.dtype)  # a bfloat16 softmax would be too coarse
         if targets is None:
             return logits, None
-        return logits, softmax_cross_entropy_with_integer_labels(logits, targets).mean()
+        return logits, cross_entropy(logits, targets)
+
+
+def cross_entropy(logits: Array, targets: Array) -> Array:
+    """Return the mean of -log p(target), in nats, over the positions of `(B, T, V)` logits."""
+    return softmax_cross_entropy_with_integer_labels(logits, targets).mean()
 
 
 def causal_attention(q: Array, k: Array, v: Array) -> Array:

@@ -92,7 +92,17 @@ class GPT(nn.Module):
         logits = logits.to(self.wte.weight.dtype)  # a bfloat16 softmax would be too coarse
         if targets is None:
             return logits, None
-        return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        return logits, cross_entropy(logits, targets)
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean of -log p(target), in nats, over the positions of `(B, T, V)` logits.
+
+    torch's own, in float32 on a CPU, loses the many small terms beside a large one: where a model
+    is sure of its targets and the loss is 0.04, 1e-4 of it (torch 2.13).
+    """
+    target_logits = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    return (logits.logsumexp(-1) - target_logits).mean()
 
 
 def linear(in_features: int, out_features: int, std: float) -> nn.Linear:

@@ -1,8 +1,4 @@
-"""What agreement means: how a difference is measured, and how large it may be.
-
-Each limit is a small factor above what was seen (docs/numerics.md has the figures) and never above
-the project's promise, which stands in the comment.
-"""
+"""What agreement means: how a difference is measured, and how large it may be."""
 
 from dataclasses import dataclass
 
@@ -17,48 +13,82 @@ from tests.parity.reference import Outcome, Training
 class Limits:
     """The largest differences: of arrays ||d|| / ||expected||, of numbers |d / expected|."""
 
-    layers: float
+    layers: float  # the worst sub-layer
     logits: float
     loss: float
-    gradients: float
-    weights: float  # and moments, after 1 and 10 updates
+    gradients: float  # the worst parameter
+    weights: float  # the worst parameter or moment, after 1 and 10 updates
     first_losses: float  # of the first ten steps of a run
-    losses: float  # of a whole run
-    norms: float
+    losses: float  # of all steps of a run
+    norms: float  # of the gradient, before clipping
 
 
+# What the project promises: float64 in small models, float32 in GPT-2 124M.
+PROMISES: dict[Dtype, dict[str, float]] = {
+    "float64": {
+        "logits": 1e-12,
+        "loss": 1e-13,
+        "gradients": 1e-11,
+        "weights": 1e-11,
+        "losses": 1e-8,
+    },
+    "float32": {
+        "logits": 2e-6,
+        "loss": 5e-7,
+        "gradients": 3e-6,
+        "weights": 1e-5,
+        "first_losses": 2e-6,
+        "losses": 5e-5,
+    },
+}
+
+# What the tests allow: a small factor above what was seen, and never above a promise.
+# TensorFloat-32 has 3 bits more than bfloat16; until it is measured, it is allowed a quarter.
 LIMITS: dict[Dtype, Limits] = {
     "float64": Limits(
         layers=1e-14,
-        logits=1e-14,  # 1e-12
-        loss=1e-14,  # 1e-13
-        gradients=5e-14,  # 1e-11
-        weights=1e-12,  # 1e-11
+        logits=1e-14,
+        loss=1e-14,
+        gradients=5e-14,
+        weights=1e-12,
         first_losses=1e-13,
-        losses=1e-12,  # 1e-8
+        losses=1e-12,
         norms=1e-12,
     ),
     "float32": Limits(
         layers=4e-6,
-        logits=2e-6,  # 2e-6
-        loss=5e-7,  # 5e-7
-        gradients=3e-6,  # 3e-6
-        weights=1e-5,  # 1e-5
-        first_losses=2e-6,  # 2e-6
-        losses=5e-5,  # 5e-5
+        logits=2e-6,
+        loss=5e-7,
+        gradients=3e-6,
+        weights=1e-5,
+        first_losses=2e-6,
+        losses=5e-5,
         norms=5e-6,
+    ),
+    "tf32": Limits(
+        layers=5e-3,
+        logits=5e-3,
+        loss=1e-3,
+        gradients=1e-2,
+        weights=1e-2,
+        first_losses=3e-4,
+        losses=3e-4,
+        norms=3e-3,
     ),
     "bfloat16": Limits(
         layers=2e-2,
         logits=2e-2,
         loss=4e-3,
         gradients=4e-2,
-        weights=1.0,
+        weights=3e-2,
         first_losses=1e-3,
         losses=1e-3,
         norms=1e-2,
     ),
 }
+
+
+Differences = dict[str, dict[str, float]]  # by quantity, as in `Limits`, and name
 
 
 def relative(found: Array, expected: Array) -> float:
@@ -81,8 +111,8 @@ def named_differences(found: Weights, expected: Weights) -> dict[str, float]:
     return {name: relative(found[name], array) for name, array in expected.items()}
 
 
-def outcome_differences(found: Outcome, expected: Outcome) -> dict[str, dict[str, float]]:
-    """Return the differences of a forward and backward pass, under the names of `Limits`."""
+def outcome_differences(found: Outcome, expected: Outcome) -> Differences:
+    """Return the differences of a forward and backward pass."""
     layers = named_differences(found.layers, {n: expected.layers[n] for n in found.layers})
     return {
         "logits": {"logits": layers.pop("logits")},
@@ -92,13 +122,21 @@ def outcome_differences(found: Outcome, expected: Outcome) -> dict[str, dict[str
     }
 
 
-def training_differences(found: Training, expected: Training) -> dict[str, dict[str, float]]:
-    """Return the differences of a run, under the names of `Limits`.
+def loss_differences(found: list[float], expected: list[float]) -> Differences:
+    """Return the differences of the losses of a run."""
+    losses = each_relative(found, expected)
+    return {
+        "first_losses": {"losses": float(losses[:10].max())},
+        "losses": {"losses": float(losses.max())},
+    }
+
+
+def training_differences(found: Training, expected: Training) -> Differences:
+    """Return the differences of a run.
 
     Without the bias of the keys: it adds the same to every score of a row, so its gradient is 0, in
     float32 a rounding error of 0, which Adam makes a step of full size in a random direction.
     """
-    losses = each_relative(found.losses, expected.losses)
     states = {
         f"{kind} {name}": error
         for kind in ("weights", "exp_avg", "exp_avg_sq")
@@ -106,9 +144,7 @@ def training_differences(found: Training, expected: Training) -> dict[str, dict[
             without_key_bias(getattr(found, kind)), without_key_bias(getattr(expected, kind))
         ).items()
     }
-    return {
-        "first_losses": {"losses": float(losses[:10].max())},
-        "losses": {"losses": float(losses.max())},
+    return loss_differences(found.losses, expected.losses) | {
         "norms": {"norms": float(each_relative(found.norms, expected.norms).max())},
         "weights": states,
     }

@@ -4,7 +4,7 @@ from collections import defaultdict
 
 import pytest
 
-from tests.parity.agreement import Limits
+from tests.parity.agreement import Differences, Limits
 
 PROPERTY = "parity"
 
@@ -13,7 +13,7 @@ PROPERTY = "parity"
 def agree(record_property):
     """Assert that differences are within the limits, and keep the largest for the summary."""
 
-    def agree(what: str, differences: dict[str, dict[str, float]], limits: Limits) -> None:
+    def agree(what: str, differences: Differences, limits: Limits) -> None:
         for quantity, named in differences.items():
             limit = getattr(limits, quantity)
             record_property(PROPERTY, (what, quantity, max(named.values()), limit))

@@ -9,7 +9,7 @@ Weights, gradients and moments are dicts of arrays under neutral names, kernels 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -219,9 +219,9 @@ class ReferenceAdamW:
     exp_avg: Weights = field(default_factory=dict)
     exp_avg_sq: Weights = field(default_factory=dict)
 
-    def update(self, weights: Weights, gradients: Weights, rate: float) -> None:
-        """Change the weights in place."""
-        o = self.options
+    def update(self, weights: Weights, gradients: Weights, rate: float) -> Weights:
+        """Return the next weights."""
+        o, updated = self.options, {}
         self.step += 1
         for name, g in gradients.items():
             m = self.exp_avg.get(name, 0.0) * o.beta1 + (1 - o.beta1) * g
@@ -229,7 +229,8 @@ class ReferenceAdamW:
             self.exp_avg[name], self.exp_avg_sq[name] = m, v
             m_hat, v_hat = m / (1 - o.beta1**self.step), v / (1 - o.beta2**self.step)
             decay = o.weight_decay * weights[name] if g.ndim > 1 else 0.0
-            weights[name] -= rate * (m_hat / (np.sqrt(v_hat) + o.eps) + decay)
+            updated[name] = weights[name] - rate * (m_hat / (np.sqrt(v_hat) + o.eps) + decay)
+        return updated
 
 
 def learning_rate(step: int, options: OptimizerOptions) -> float:
@@ -254,6 +255,14 @@ def train(
     config: GPTConfig, weights: Weights, tokens: Array, B: int, T: int, options: OptimizerOptions
 ) -> Training:
     """Train for `options.steps` updates of `options.grad_accum` batches each."""
+    *_, last = training_steps(config, weights, tokens, B, T, options)
+    return last
+
+
+def training_steps(
+    config: GPTConfig, weights: Weights, tokens: Array, B: int, T: int, options: OptimizerOptions
+) -> Iterator[Training]:
+    """Train, and yield after each update what there is so far."""
     model, optimizer, A = ReferenceGPT(config, weights), ReferenceAdamW(options), options.grad_accum
     losses, norms = [], []
     for step in range(options.steps):
@@ -263,7 +272,8 @@ def train(
         if options.grad_clip:
             scale = min(1.0, options.grad_clip / (norm + 1e-6))
             gradients = {name: g * scale for name, g in gradients.items()}
-        optimizer.update(model.weights, gradients, learning_rate(step, options))
+        model.weights = optimizer.update(model.weights, gradients, learning_rate(step, options))
         losses.append(sum(part.loss for part in parts) / A)
         norms.append(norm)
-    return Training(losses, norms, model.weights, optimizer.exp_avg, optimizer.exp_avg_sq)
+        moments = dict(optimizer.exp_avg), dict(optimizer.exp_avg_sq)
+        yield Training(losses.copy(), norms.copy(), model.weights, *moments)

@@ -22,6 +22,7 @@ from gpt_torch.model import GPT as TorchGPT
 from gpt_torch.weights import from_neutral as torch_from_neutral
 from gpt_torch.weights import to_neutral as torch_to_neutral
 from tests.conftest import random_weights
+from tests.parity import reference
 from tests.parity.agreement import LIMITS, outcome_differences, relative
 from tests.parity.reference import ReferenceGPT, batch
 from tests.parity.test_reference import random_batch
@@ -72,6 +73,18 @@ def test_real_text_at_real_sizes(framework, B, T, dtype, agree):
     expected = ReferenceGPT(config, weights)(x, y)
     found = outcome(framework, config, weights, x, y, dtype)
     agree(f"real text {dtype} {framework}", outcome_differences(found, expected), LIMITS[dtype])
+
+
+def test_the_loss_of_a_model_that_is_sure_of_its_targets(framework):
+    """50256 small terms beside a large one: added to it one by one in float32, they are lost."""
+    logits = np.random.default_rng(0).standard_normal((4, 64, 50257), np.float32)
+    targets = np.arange(4 * 64).reshape(4, 64)
+    logits[np.arange(4)[:, None], np.arange(64), targets] += 15
+    expected, _ = reference.cross_entropy(logits.astype(np.float64), targets)
+    assert 0.01 < expected < 0.1
+    wrap = torch.from_numpy if framework == "torch" else jax.numpy.asarray
+    cross_entropy = importlib.import_module(f"gpt_{framework}.model").cross_entropy
+    assert cross_entropy(wrap(logits), wrap(targets)).item() == pytest.approx(expected, rel=4e-6)
 
 
 def test_activations_differ_as_they_should(framework, odd_config):

@@ -9,7 +9,7 @@ from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import OptimizerOptions
 from tests.conftest import random_weights
 from tests.parity import reference
-from tests.parity.agreement import LIMITS, outcome_differences, training_differences
+from tests.parity.agreement import LIMITS, PROMISES, outcome_differences, training_differences
 from tests.parity.reference import ReferenceGPT
 from tests.parity.twins import hugging_face_outcome, hugging_face_training
 
@@ -17,6 +17,12 @@ from tests.parity.twins import hugging_face_outcome, hugging_face_training
 def random_batch(config, B, T, seed=5):
     tokens = np.random.default_rng(seed).integers(0, config.vocab_size, (B, T + 1))
     return tokens[:, :-1], tokens[:, 1:]
+
+
+def test_what_is_allowed_is_within_what_is_promised():
+    for dtype, promises in PROMISES.items():
+        for quantity, promise in promises.items():
+            assert getattr(LIMITS[dtype], quantity) <= promise
 
 
 @pytest.mark.parametrize("activation", ["gelu_new", "gelu"])

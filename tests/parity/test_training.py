@@ -17,7 +17,7 @@ from gpt_common.data import load_tokens
 from gpt_common.metrics import read_log
 from tests.conftest import random_weights
 from tests.parity import reference
-from tests.parity.agreement import LIMITS, each_relative, training_differences
+from tests.parity.agreement import LIMITS, loss_differences, training_differences
 from tests.parity.twins import train_twin
 
 B, T = 2, 11
@@ -111,12 +111,7 @@ def test_a_long_run(framework, steps, odd_config, tmp_path, agree):
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 def test_one_thread_and_two(framework, tmp_path, agree):
     one, two = (train_on(cores, framework, tmp_path / str(cores)) for cores in (1, 2))
-    differences = each_relative(one, two)
-    named = {
-        "first_losses": {"losses": float(differences[:10].max())},
-        "losses": {"losses": float(differences.max())},
-    }
-    agree(f"one thread against two {framework}", named, LIMITS["float32"])
+    agree(f"one thread against two {framework}", loss_differences(one, two), LIMITS["float32"])
 
 
 def train_on(cores, framework, folder):

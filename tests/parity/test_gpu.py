@@ -1,0 +1,63 @@
+"""The comparisons on an NVIDIA GPU, each kind of matrix product against the reference.
+
+Run them by themselves, `pytest -m gpu`: jax sees no GPU in a process that has asked for the CPU.
+"""
+
+import os
+
+import pytest
+
+from gpt_common.checkpoint import Checkpoint
+from gpt_common.config import OptimizerOptions
+from gpt_flax import device as flax_device
+from gpt_torch import device as torch_device
+from tests.conftest import random_weights
+from tests.parity import reference
+from tests.parity.agreement import LIMITS, outcome_differences, training_differences
+from tests.parity.measurements import SHAPE, SMALL, grown_gpt2, passes, real_tokens, runs
+
+pytestmark = pytest.mark.gpu
+DTYPES = ("float64", "float32", "tf32", "bfloat16")
+
+
+@pytest.fixture(autouse=True)
+def _gpu():
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leave torch some memory
+    for device in (torch_device, flax_device):
+        if "cuda" not in device.available_devices():
+            pytest.skip(f"{device.__name__} finds no NVIDIA GPU")
+
+
+def test_a_small_model(agree):
+    start = Checkpoint(SMALL, random_weights(SMALL))
+    x, y = reference.batch(real_tokens(SMALL.vocab_size), 0, 3, 17)
+    for framework, dtype, found, expected in passes(start, x, y, DTYPES, "cuda"):
+        agree(f"cuda {dtype} {framework}", outcome_differences(found, expected), LIMITS[dtype])
+
+
+def test_training_a_small_model(agree):
+    start = Checkpoint(SMALL, random_weights(SMALL, scale=0.1))
+    options, tokens = OptimizerOptions(learning_rate=1e-3), real_tokens(SMALL.vocab_size)
+    for framework, dtype, _, found, expected in runs(
+        start, tokens, 2, 11, options, (1, 12), DTYPES, "cuda"
+    ):
+        differences = training_differences(found, expected)
+        agree(f"cuda training {dtype} {framework}", differences, LIMITS[dtype])
+
+
+@pytest.mark.slow
+def test_gpt2(agree):
+    x, y = reference.batch(real_tokens(), 0, 2, 256)
+    for framework, dtype, found, expected in passes(grown_gpt2(), x, y, DTYPES[1:], "cuda"):
+        differences = outcome_differences(found, expected)
+        agree(f"cuda 124M {dtype} {framework}", differences, LIMITS[dtype])
+
+
+@pytest.mark.slow
+def test_training_gpt2(agree):
+    options, tokens = OptimizerOptions(), real_tokens()
+    for framework, dtype, step, found, expected in runs(
+        grown_gpt2(), tokens, *SHAPE, options, (1, 10), DTYPES[1:], "cuda"
+    ):
+        differences = training_differences(found, expected)
+        agree(f"cuda 124M {step} steps {dtype} {framework}", differences, LIMITS[dtype])
