@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help train train-flax test lint format clean
+.PHONY: help train train-flax test parity lint format clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -17,6 +17,9 @@ train-flax: .venv/installed ## the same in Flax
 
 test: .venv/installed-dev ## the fast tests
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+parity: .venv/installed-dev ## both twins against a float64 reference, GPT-2 124M included
+	$(BIN)/python -m pytest tests/parity $(ARGS)
 
 lint: .venv/installed-dev ## ruff and mypy
 	$(BIN)/ruff check .
