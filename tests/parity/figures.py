@@ -88,7 +88,7 @@ def draw_drift(drift: dict[int, list[Measured]], out: Path) -> None:
     titles = {"losses": "loss, the worst step so far", "weights": "the worst parameter or moment"}
     for axes, (quantity, title) in zip(panels, titles.items(), strict=True):
         for column in zip(*drift.values(), strict=True):  # one twin and dtype, all lengths
-            errors = [max(m.differences[quantity].values()) for m in column]
+            errors = [max(1e-17, *m.differences[quantity].values()) for m in column]
             axes.loglog(list(drift), errors, marker=".", **look(column[0]))
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("steps")

@@ -107,25 +107,21 @@ def measure_first_steps() -> list[Measured]:
     ]
 
 
-@dataclass(frozen=True)
-class FreshRuns:
-    """Runs of GPT-2 from its initial weights: after one step, and the losses of fifty."""
+def run_fresh() -> tuple[dict[str, list[float]], list[list[float]]]:
+    """Run GPT-2 from its initial weights.
 
-    first: dict[str, tuple[Training, Training]]  # by framework: found and expected
-    losses: dict[str, list[float]]  # by framework, and of "reference" and "transformers"
-
-
-def run_fresh() -> FreshRuns:
-    """Run both twins, the reference and transformers' model."""
+    Return the losses of fifty steps, of the twins, "reference" and "transformers", and what is
+    measured of each twin after one step.
+    """
     start, tokens, options = fresh_gpt2(), real_tokens(), OptimizerOptions(steps=50)
-    first: dict[str, tuple[Training, Training]] = {}
     losses: dict[str, list[float]] = {}
+    updates = []
     for framework, _, length, found, expected in runs(start, tokens, *SHAPE, options, (1, 50)):
         if length == 1:
-            first[framework] = found, expected
+            updates.append(measure_fresh_update(found, expected))
         losses |= {framework: found.losses, "reference": expected.losses}
     losses["transformers"] = outside_run(start, tokens, *SHAPE, options, "float32").losses
-    return FreshRuns(first, losses)
+    return losses, updates
 
 
 def measure_losses(losses: dict[str, list[float]]) -> list[Measured]:
@@ -138,35 +134,23 @@ def measure_losses(losses: dict[str, list[float]]) -> list[Measured]:
     ]
 
 
-def measure_fresh_update(first: dict[str, tuple[Training, Training]]) -> list[tuple[str, ...]]:
-    """Return what is measured after a fresh model's first step, and each twin's figure."""
-    start, options = fresh_gpt2(), OptimizerOptions()
-    columns = []
-    for found, expected in first.values():
-        differences = training_differences(found, expected)["weights"]
-        own = first_update(found, start, options)
-        from_moments = named_differences(without_key_bias(found.weights), own)
-        columns.append(
-            [
-                max(v for k, v in differences.items() if k.startswith("exp_avg")),
-                max(v for k, v in differences.items() if is_weight(k) and not is_bias(k)),
-                max(v for k, v in differences.items() if is_weight(k) and is_bias(k)),
-                max(from_moments.values()),
-            ]
-        )
-    names = ["moments", "matrices, embeddings, norms' weights", "biases"]
-    names.append("all weights, against AdamW in float64 on the twin's own moments")
-    return [(n, f"{a:.1e}", f"{b:.1e}") for n, a, b in zip(names, *columns, strict=True)]
+FRESH_UPDATE = (
+    "moments",
+    "matrices, embeddings, weights of norms",
+    "biases",
+    "all weights, against AdamW in float64 on the twin's own moments",
+)
 
 
-def is_weight(name: str) -> bool:
-    """Whether a difference is that of a parameter, not of a moment."""
-    return name.startswith("weights ")
-
-
-def is_bias(name: str) -> bool:
-    """Whether the parameter starts at zero."""
-    return name.endswith(".bias")
+def measure_fresh_update(found: Training, expected: Training) -> list[float]:
+    """Return what FRESH_UPDATE says of a fresh model's first step."""
+    differences = training_differences(found, expected)["weights"]
+    biases = [v for k, v in differences.items() if k.startswith("weights ") and "bias" in k]
+    others = [v for k, v in differences.items() if k.startswith("weights ") and "bias" not in k]
+    moments = [v for k, v in differences.items() if k.startswith("exp_avg")]
+    own = first_update(found, fresh_gpt2(), OptimizerOptions())
+    from_moments = named_differences(without_key_bias(found.weights), own).values()
+    return [max(moments), max(others), max(biases), max(from_moments)]
 
 
 def measure_head(rows: Iterable[int]) -> list[tuple[str, ...]]:
@@ -236,20 +220,27 @@ def report(config: ReportConfig) -> None:
     measured = measure_passes("small, one pass", small, 3, 17, STYLES)
     drift = measure_drift((1, 10, 100, 1000))
     draw_drift(drift, figures / "numerics_drift.png")
-    for length in (1, 10, 1000):
-        measured += [replace(m, differences=of_run(length, m.differences)) for m in drift[length]]
+    measured += [replace(m, differences=of_run(1, m.differences)) for m in (*drift[1], *drift[10])]
+    exact = (m for m in drift[1000] if m.dtype == "float64")
+    measured += [replace(m, differences=of_run(1000, m.differences)) for m in exact]
     large = measure_passes("124M, one pass", grown_gpt2(), 2, 256, STYLES)
     draw_layers(large, figures / "numerics_layers.png")
     draw_gradients(large, figures / "numerics_gradients.png")
-    fresh = run_fresh()
-    draw_losses(fresh.losses, figures / "numerics_losses.png")
-    measured += [*large, *measure_first_steps(), *measure_losses(fresh.losses)]
+    losses, updates = run_fresh()
+    draw_losses(losses, figures / "numerics_losses.png")
+    measured += [*large, *measure_first_steps(), *measure_losses(losses)]
     page = TEMPLATE.read_text().format(
         comparisons=table(
             "model and run | dtype | what | PyTorch | Flax | allowed | promised",
             comparison_rows(sorted(measured, key=lambda m: list(STYLES).index(m.dtype))),
         ),
-        fresh=table("after the first step | PyTorch | Flax", measure_fresh_update(fresh.first)),
+        fresh=table(
+            "after the first step | PyTorch | Flax",
+            [
+                (name, *(f"{value:.1e}" for value in values))
+                for name, *values in zip(FRESH_UPDATE, *updates, strict=True)
+            ],
+        ),
         head=table("positions | PyTorch | Flax", measure_head((1, 2, 4, 8, 16, 64))),
         environment=", ".join(f"{k} {v}" for k, v in describe().items()),
     )

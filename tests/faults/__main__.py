@@ -1,0 +1,156 @@
+"""Plant known faults, one at a time in a copy, and demand that the tests catch each of them.
+
+python -m tests.faults --sample 10
+"""
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gpt_common import cli
+from gpt_common.errors import InputError, require_not_negative, require_positive
+from tests.faults.registry import FAULTS, Fault
+
+ROOT = Path(__file__).parents[2]
+NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "runs", "models")
+SECONDS = 1200  # in which the tests must have failed
+
+
+@dataclass(frozen=True)
+class FaultsConfig:
+    """Plant known faults, one at a time in a copy, and demand that the tests catch each of them."""
+
+    only: tuple[str, ...] = ()
+    """Faults whose names contain one of these; all where none is given."""
+    sample: int = 0
+    """Number of faults, drawn at random; 0 takes all."""
+    seed: int = field(default_factory=lambda: int(time.time()))
+    """Seed of the sample."""
+    jobs: int = 2
+    """Faults planted at a time."""
+    tests: tuple[str, ...] = ("tests/parity", "tests")
+    """What pytest runs, in this order, after the tests of the file with the fault."""
+    list: bool = False
+    """Print the faults and plant none."""
+
+    def __post_init__(self) -> None:
+        require_positive("jobs", self.jobs)
+        for name in ("sample", "seed"):
+            require_not_negative(name, getattr(self, name))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a fault: the test that caught it, or why none did."""
+
+    fault: Fault
+    caught: bool
+    words: str
+    seconds: float
+
+
+def chosen(config: FaultsConfig) -> list[Fault]:
+    """Return the faults to plant. Raises `InputError` where there are none."""
+    named = [f for f in FAULTS if not config.only or any(word in f.name for word in config.only)]
+    if not named:
+        raise InputError(f"expected part of a fault's name, got {' '.join(config.only)}")
+    if not config.sample:
+        return named
+    return random.Random(config.seed).sample(named, min(config.sample, len(named)))
+
+
+def plant(fault: Fault, root: Path) -> None:
+    """Put a fault into the copy at `root`. Raises `InputError` where its place is not there."""
+    path = root / fault.file
+    text = path.read_text()
+    if (count := text.count(fault.old)) != 1:
+        raise InputError(f"{fault.name}: expected {fault.old!r} once in {fault.file}, got {count}")
+    path.write_text(text.replace(fault.old, fault.new))
+
+
+def try_fault(fault: Fault, config: FaultsConfig) -> Verdict:
+    """Plant a fault in a copy, run the tests there until one fails, and say which."""
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy"
+        shutil.copytree(ROOT, copy, ignore=NOT_COPIED)
+        plant(fault, copy)
+        caught, words = run_tests(fault, copy, config)
+    return Verdict(fault, caught, words, time.perf_counter() - start)
+
+
+def run_tests(fault: Fault, copy: Path, config: FaultsConfig) -> tuple[bool, str]:
+    """Return whether a test failed, and its name; a fault must not keep tests from starting."""
+    tests = [*tests_of(fault, copy), *config.tests]
+    pytest = ["-m", "pytest", "-m", "not slow", "-x", "-q", "-p", "no:cacheprovider"]
+    pytest += ["--ignore", "tests/faults", *tests]  # whose own tests see any change
+    environment = os.environ | {
+        "PYTHONPATH": str(copy),  # before an installed gpt-twins
+        "GPT_TWINS_CACHE": str(copy / ".cache"),
+        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // config.jobs)),
+    }
+    try:
+        done = subprocess.run(
+            [sys.executable, *pytest],
+            cwd=copy,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return False, f"no failure in {SECONDS} s"
+    if done.returncode == 0:
+        return False, "survived"
+    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    if done.returncode == 1 and failed:
+        return True, failed[0].split()[1]
+    return False, f"pytest stopped with code {done.returncode}: {done.stdout[-300:]}"
+
+
+def tests_of(fault: Fault, copy: Path) -> Iterator[str]:
+    """Yield the test files that bear the name of the file with the fault: they catch it soonest."""
+    for folder in ("tests/parity", "tests"):
+        name = f"{folder}/test_{Path(fault.file).stem}.py"
+        if (copy / name).exists():
+            yield name
+
+
+def plant_all(config: FaultsConfig) -> bool:
+    """Try the chosen faults, print the table, and return whether all were caught."""
+    faults = chosen(config)
+    print(f"planting {len(faults)} of {len(FAULTS)} faults, seed {config.seed}", flush=True)
+    verdicts = []
+    with ThreadPoolExecutor(config.jobs) as pool:
+        for verdict in pool.map(lambda fault: try_fault(fault, config), faults):
+            verdicts.append(verdict)
+            mark = "caught" if verdict.caught else "MISSED"
+            print(
+                f"{mark} {verdict.seconds:5.0f} s  {verdict.fault.name}: {verdict.words}",
+                flush=True,
+            )
+    caught = sum(verdict.caught for verdict in verdicts)
+    print(f"{caught} of {len(verdicts)} faults caught")
+    return caught == len(verdicts)
+
+
+def main() -> None:
+    """Run the command line; exit code 1 where a fault survives."""
+    config = cli.parse(FaultsConfig, "faults")
+    if config.list:
+        for fault in chosen(config):
+            print(f"{fault.name}\n    {fault.file}: {fault.old}  ->  {fault.new}")
+    elif not plant_all(config):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    cli.run(main)

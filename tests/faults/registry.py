@@ -1,0 +1,665 @@
+"""Faults that people make in a GPT-2, one line each: each, planted, must turn the tests red."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Fault:
+    """In `file`, the one place that reads `old` reads `new`."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+
+
+TORCH_MODEL = "gpt_torch/model.py"
+FLAX_MODEL = "gpt_flax/model.py"
+TORCH_WEIGHTS = "gpt_torch/weights.py"
+FLAX_WEIGHTS = "gpt_flax/weights.py"
+TORCH_OPTIMIZER = "gpt_torch/optimizer.py"
+FLAX_OPTIMIZER = "gpt_flax/optimizer.py"
+TORCH_TRAIN = "gpt_torch/train.py"
+FLAX_TRAIN = "gpt_flax/train.py"
+DATA = "gpt_common/data.py"
+SCHEDULE = "gpt_common/schedule.py"
+RUN = "gpt_common/run.py"
+
+MODEL = (
+    Fault(
+        "torch: LayerNorm's epsilon is Flax's",
+        TORCH_MODEL,
+        "eps=LAYER_NORM_EPSILON",
+        "eps=1e-6",
+    ),
+    Fault(
+        "flax: LayerNorm's epsilon is Flax's",
+        FLAX_MODEL,
+        "epsilon=LAYER_NORM_EPSILON, ",
+        "",
+    ),
+    Fault(
+        "flax: the variance in one pass",
+        FLAX_MODEL,
+        "use_fast_variance=False",
+        "use_fast_variance=True",
+    ),
+    Fault(
+        "torch: GELU is always the erf form",
+        TORCH_MODEL,
+        '"tanh" if config.activation == "gelu_new" else "none"',
+        '"none"',
+    ),
+    Fault(
+        "flax: GELU is always the tanh form",
+        FLAX_MODEL,
+        "approximate=approximate",
+        "approximate=True",
+    ),
+    Fault(
+        "torch: the mask is gone",
+        TORCH_MODEL,
+        "is_causal=True",
+        "is_causal=False",
+    ),
+    Fault(
+        "flax: the mask is shifted by one, a token sees the next",
+        FLAX_MODEL,
+        "jnp.tri(T, dtype=bool)",
+        "jnp.tri(T, k=1, dtype=bool)",
+    ),
+    Fault(
+        "flax: hidden scores are 0, not minus infinity",
+        FLAX_MODEL,
+        "scores, -jnp.inf)",
+        "scores, 0.0)",
+    ),
+    Fault(
+        "flax: the scale is that of the width",
+        FLAX_MODEL,
+        "/ math.sqrt(hs)",
+        "/ math.sqrt(hs * q.shape[2])",
+    ),
+    Fault(
+        "torch: queries and keys change places",
+        TORCH_MODEL,
+        "q, k, v = qkv.transpose(1, 3).unbind(2)",
+        "k, q, v = qkv.transpose(1, 3).unbind(2)",
+    ),
+    Fault(
+        "flax: keys and values change places",
+        FLAX_MODEL,
+        "q, k, v = jnp.unstack(qkv, axis=2)",
+        "q, v, k = jnp.unstack(qkv, axis=2)",
+    ),
+    Fault(
+        "torch: heads are merged in the wrong order",
+        TORCH_MODEL,
+        "y.transpose(1, 2).reshape(B, T, C)",
+        "y.reshape(B, T, C)",
+    ),
+    Fault(
+        "torch: attention is not residual",
+        TORCH_MODEL,
+        "x = x + self.attn(self.ln_1(x))",
+        "x = self.attn(self.ln_1(x))",
+    ),
+    Fault(
+        "flax: the norm comes after, as in the first GPT",
+        FLAX_MODEL,
+        "return x + self.mlp(self.ln_2(x))",
+        "return self.ln_2(x + self.mlp(x))",
+    ),
+    Fault(
+        "torch: the MLP takes the norm of attention",
+        TORCH_MODEL,
+        "self.mlp(self.ln_2(x))",
+        "self.mlp(self.ln_1(x))",
+    ),
+    Fault(
+        "torch: ln_f is skipped",
+        TORCH_MODEL,
+        "x = self.ln_f(x)",
+        "x = x",
+    ),
+    Fault(
+        "flax: ln_f is skipped",
+        FLAX_MODEL,
+        "x = self.ln_f(x)",
+        "x = x",
+    ),
+    Fault(
+        "torch: positions count from 1",
+        TORCH_MODEL,
+        "self.wpe.weight[:T]",
+        "self.wpe.weight[1 : T + 1]",
+    ),
+    Fault(
+        "flax: every position is the first",
+        FLAX_MODEL,
+        "self.wpe.embedding[:T]",
+        "self.wpe.embedding[:1]",
+    ),
+    Fault(
+        "torch: the head's use of the embedding gets no gradient",
+        TORCH_MODEL,
+        "F.linear(x, self.wte.weight)",
+        "F.linear(x, self.wte.weight.detach())",
+    ),
+    Fault(
+        "flax: the head's use of the embedding gets no gradient",
+        FLAX_MODEL,
+        "self.wte.embedding.astype(self.dtype).T",
+        "jax.lax.stop_gradient(self.wte.embedding).astype(self.dtype).T",
+    ),
+    Fault(
+        "torch: padded rows have logits",
+        TORCH_MODEL,
+        "[..., : self.config.vocab_size]",
+        "",
+    ),
+    Fault(
+        "flax: the loss is in bfloat16",
+        FLAX_MODEL,
+        "logits = logits.astype(self.wte.embedding.dtype)",
+        "logits = logits",
+    ),
+    Fault(
+        "torch: the loss is a sum",
+        TORCH_MODEL,
+        "target_logits).mean()",
+        "target_logits).sum()",
+    ),
+    Fault(
+        "torch: the loss adds up one by one",
+        TORCH_MODEL,
+        "return (logits.logsumexp(-1) - target_logits).mean()",
+        "return F.cross_entropy(logits.flatten(0, -2), targets.flatten())",
+    ),
+    Fault(
+        "flax: the loss is in bits",
+        FLAX_MODEL,
+        "(logits, targets).mean()",
+        "(logits, targets).mean() / math.log(2)",
+    ),
+    Fault(
+        "torch: block_size itself is refused",
+        TORCH_MODEL,
+        "if T > self.config.block_size",
+        "if T >= self.config.block_size",
+    ),
+    Fault(
+        "flax: no length is refused",
+        FLAX_MODEL,
+        "if T > self.config.block_size",
+        "if T > 10**9",
+    ),
+)
+
+WEIGHTS = (
+    Fault(
+        "torch: the square c_proj is not transposed",
+        TORCH_WEIGHTS,
+        '("attn.c_proj.weight", True)',
+        '("attn.c_proj.weight", False)',
+    ),
+    Fault(
+        "flax: the norms of a block change places",
+        FLAX_WEIGHTS,
+        '"ln_1.weight": "ln_1/scale"',
+        '"ln_1.weight": "ln_2/scale"',
+    ),
+    Fault(
+        "torch: the table forgets which layer",
+        TORCH_WEIGHTS,
+        '(f"h.{layer}.{name}", transposed)',
+        '(f"h.{max(0, layer - 1)}.{name}", transposed)',
+    ),
+    Fault(
+        "torch: padded rows are repeated tokens",
+        TORCH_WEIGHTS,
+        "config.vocab_size), (0, 0)))",
+        'config.vocab_size), (0, 0)), "wrap")',
+    ),
+    Fault(
+        "flax: padded rows are handed out",
+        FLAX_WEIGHTS,
+        "array = array[: config.vocab_size]",
+        "pass",
+    ),
+    Fault(
+        "torch: float64 goes through float32",
+        TORCH_WEIGHTS,
+        "np.float64 if dtype == torch.float64 else np.float32",
+        "np.float32",
+    ),
+    Fault(
+        "initialisation: no scaling of the residual projections",
+        "gpt_common/initialization.py",
+        "INITIAL_STD / math.sqrt(2 * config.n_layer)",
+        "INITIAL_STD",
+    ),
+    Fault(
+        "initialisation: one residual a layer",
+        "gpt_common/initialization.py",
+        "math.sqrt(2 * config.n_layer)",
+        "math.sqrt(config.n_layer)",
+    ),
+    Fault(
+        "initialisation: the seed is not used",
+        "gpt_common/initialization.py",
+        "[seed, zlib.crc32",
+        "[0, zlib.crc32",
+    ),
+    Fault(
+        "initialisation: tensors share a stream",
+        "gpt_common/initialization.py",
+        "zlib.crc32(name.encode())",
+        "len(shape)",
+    ),
+    Fault(
+        "initialisation: norms start at 0",
+        "gpt_common/initialization.py",
+        "np.ones(shape, np.float32)",
+        "np.zeros(shape, np.float32)",
+    ),
+)
+
+OPTIMIZER = (
+    Fault(
+        "torch: everything decays",
+        TORCH_OPTIMIZER,
+        "return parameter.ndim >= 2",
+        "return parameter.ndim >= 1",
+    ),
+    Fault(
+        "flax: nothing decays",
+        FLAX_OPTIMIZER,
+        "return parameter.ndim >= 2",
+        "return parameter.ndim >= 3",
+    ),
+    Fault(
+        "torch: AdamW's own decay",
+        TORCH_OPTIMIZER,
+        '"weight_decay": options.weight_decay}',
+        '"weight_decay": 1e-2}',
+    ),
+    Fault(
+        "flax: optax's own decay",
+        FLAX_OPTIMIZER,
+        "weight_decay=options.weight_decay,",
+        "",
+    ),
+    Fault(
+        "torch: the betas of torch",
+        TORCH_OPTIMIZER,
+        "betas=betas, ",
+        "",
+    ),
+    Fault(
+        "flax: the betas change places",
+        FLAX_OPTIMIZER,
+        "b1=options.beta1",
+        "b1=options.beta2",
+    ),
+    Fault(
+        "flax: epsilon inside the root",
+        FLAX_OPTIMIZER,
+        "eps=options.eps",
+        "eps=0.0, eps_root=options.eps",
+    ),
+    Fault(
+        "torch: epsilon is fixed",
+        TORCH_OPTIMIZER,
+        "eps=options.eps",
+        "eps=1e-8",
+    ),
+    Fault(
+        "flax: no epsilon in clipping",
+        FLAX_OPTIMIZER,
+        "max_norm / (norm + CLIP_EPSILON)",
+        "max_norm / norm",
+    ),
+    Fault(
+        "torch: clipping also enlarges",
+        TORCH_OPTIMIZER,
+        "torch.clamp(max_norm / (norm + CLIP_EPSILON), max=1.0)",
+        "max_norm / (norm + CLIP_EPSILON)",
+    ),
+    Fault(
+        "flax: clipping at 0 makes all gradients 0",
+        FLAX_OPTIMIZER,
+        "if max_norm > 0:",
+        "if max_norm >= 0:",
+    ),
+    Fault(
+        "torch: the norm adds up one by one",
+        TORCH_OPTIMIZER,
+        "torch.stack([r.square().sum() for r in rows]).sum().sqrt()",
+        "torch.linalg.vector_norm(torch.cat([r.flatten() for r in rows]))",
+    ),
+    Fault(
+        "torch: the norm is a sum of norms",
+        TORCH_OPTIMIZER,
+        "torch.stack([r.square().sum() for r in rows]).sum().sqrt()",
+        "torch.stack([r.square().sum().sqrt() for r in rows]).sum()",
+    ),
+    Fault(
+        "flax: the norm squared",
+        FLAX_OPTIMIZER,
+        "return optax.tree.norm(gradients)",
+        "return optax.tree.norm(gradients, squared=True)",
+    ),
+    Fault(
+        "torch: the moments change places on the way out",
+        TORCH_OPTIMIZER,
+        '{name: s["exp_avg"] for name',
+        '{name: s["exp_avg_sq"] for name',
+    ),
+    Fault(
+        "torch: bias correction starts again after a resume",
+        TORCH_OPTIMIZER,
+        "torch.tensor(float(training.step)",
+        "torch.tensor(float(0)",
+    ),
+    Fault(
+        "flax: bias correction starts again after a resume",
+        FLAX_OPTIMIZER,
+        "count=jnp.array(training.step, jnp.int32)",
+        "count=jnp.array(0, jnp.int32)",
+    ),
+    Fault(
+        "flax: the second moment is lost in a resume",
+        FLAX_OPTIMIZER,
+        "nu=from_neutral(training.exp_avg_sq, config, dtype)",
+        "nu=optax.tree.get(opt_state, 'nu')",
+    ),
+)
+
+TRAINING = (
+    Fault(
+        "torch: accumulated gradients are summed",
+        TORCH_TRAIN,
+        "loss_fn(state.model, x_micro, y_micro, dtype) / len(x)",
+        "loss_fn(state.model, x_micro, y_micro, dtype)",
+    ),
+    Fault(
+        "flax: accumulated gradients are summed",
+        FLAX_TRAIN,
+        "loss_fn(params, model, *xy) / len(x)",
+        "loss_fn(params, model, *xy)",
+    ),
+    Fault(
+        "torch: clipping before the gradients are all there",
+        TORCH_TRAIN,
+        "losses.append(loss.detach())",
+        "losses.append(loss.detach()), "
+        "clip_by_global_norm([p.grad for p in state.model.parameters()], grad_clip)",
+    ),
+    Fault(
+        "torch: gradients pile up over steps",
+        TORCH_TRAIN,
+        "state.optimizer.zero_grad()",
+        "pass",
+    ),
+    Fault(
+        "torch: the learning rate of the next step",
+        TORCH_TRAIN,
+        "rate = learning_rate(step, options)",
+        "rate = learning_rate(step + 1, options)",
+    ),
+    Fault(
+        "flax: the learning rate of the next step",
+        FLAX_TRAIN,
+        "rate = learning_rate(step, options)",
+        "rate = learning_rate(step + 1, options)",
+    ),
+    Fault(
+        "flax: decay is not scaled by the learning rate",
+        FLAX_TRAIN,
+        "p + learning_rate * u, state.params, updates",
+        "p + learning_rate * u - 1e-4 * p, state.params, updates",
+    ),
+    Fault(
+        "torch: the head is untied after a step",
+        TORCH_TRAIN,
+        "state.optimizer.step()",
+        "state.optimizer.step(), setattr(state.model.wte, 'weight', "
+        "torch.nn.Parameter(state.model.wte.weight.detach().clone()))",
+    ),
+    Fault(
+        "flax: the state is that of before the update",
+        FLAX_TRAIN,
+        "return TrainState(params, opt_state), {",
+        "return TrainState(params, state.opt_state), {",
+    ),
+    Fault(
+        "torch: evaluation leaves the loader where it is",
+        TORCH_TRAIN,
+        'loader.restore({"position": 0})',
+        "pass",
+    ),
+    Fault(
+        "flax: evaluation is of the last batch",
+        FLAX_TRAIN,
+        "jnp.stack(losses).mean().item()",
+        "losses[-1].item()",
+    ),
+    Fault(
+        "schedule: warm-up starts at 0",
+        SCHEDULE,
+        "* (step + 1) / options.warmup_steps",
+        "* step / options.warmup_steps",
+    ),
+    Fault(
+        "schedule: warm-up takes one step more",
+        SCHEDULE,
+        "if step < options.warmup_steps",
+        "if step <= options.warmup_steps",
+    ),
+    Fault(
+        "schedule: the cosine begins with the run",
+        SCHEDULE,
+        "(step - options.warmup_steps) / max",
+        "step / max",
+    ),
+    Fault(
+        "schedule: the cosine goes down to 0",
+        SCHEDULE,
+        "options.min_lr + cosine * (options.learning_rate - options.min_lr)",
+        "cosine * options.learning_rate",
+    ),
+    Fault(
+        "a resumed run starts at the first batch",
+        RUN,
+        "train_loader.restore(start.training.loader)",
+        "pass",
+    ),
+    Fault(
+        "a resumed run does one step twice",
+        RUN,
+        "return self.start.training.step if self.start.training else 0",
+        "return self.start.training.step - 1 if self.start.training else 0",
+    ),
+    Fault(
+        "the batch to over-fit moves on",
+        RUN,
+        "self.train_loader.restore(place)",
+        "pass",
+    ),
+)
+
+DATA_FAULTS = (
+    Fault(
+        "loader: targets are the inputs",
+        DATA,
+        "window[1:].reshape(self.shape)",
+        "window[:-1].reshape(self.shape)",
+    ),
+    Fault(
+        "loader: the walk skips a token",
+        DATA,
+        "self._move_to(self.position + self.stride)",
+        "self._move_to(self.position + self.stride + 1)",
+    ),
+    Fault(
+        "loader: the last whole batch is left out",
+        DATA,
+        "position + self.stride + 1 <= len(self.tokens)",
+        "position + self.stride + 1 < len(self.tokens)",
+    ),
+    Fault(
+        "loader: the last batch may be a partial one",
+        DATA,
+        "position + self.stride + 1 <= len(self.tokens)",
+        "position + 1 <= len(self.tokens)",
+    ),
+    Fault(
+        "loader: every rank reads the same",
+        DATA,
+        "self.position + self.rank * size",
+        "self.position",
+    ),
+    Fault(
+        "loader: ranks do not step over each other",
+        DATA,
+        "batch_size * seq_len * world_size",
+        "batch_size * seq_len",
+    ),
+    Fault(
+        "loader: restore does nothing",
+        DATA,
+        'self._move_to(state["position"])',
+        "self._move_to(0)",
+    ),
+    Fault(
+        "validation tokens are trained on",
+        DATA,
+        "ShardedTokens([tokens[:cut]])",
+        "ShardedTokens([tokens[:]])",
+    ),
+    Fault(
+        "shards: a slice over a border loses its start",
+        DATA,
+        "max(0, start - offset) : stop - offset",
+        "0 : stop - offset",
+    ),
+    Fault(
+        "llm.c's header is read as tokens",
+        DATA,
+        'np.memmap(path, np.uint16, "r", offset)',
+        'np.memmap(path, np.uint16, "r", 0)',
+    ),
+    Fault(
+        "tokenizer: <|endoftext|> is text",
+        "gpt_common/tokenizer.py",
+        'return get_encoding().encode(text, allowed_special="all")',
+        "return get_encoding().encode(text, disallowed_special=())",
+    ),
+    Fault(
+        "tokenizer: words are split without their space",
+        "gpt_common/tokenizer.py",
+        r"| ?\p{L}++|",
+        r"|\p{L}++|",
+    ),
+    Fault(
+        "tokenizer: long texts are cut after white space",
+        "gpt_common/tokenizer.py",
+        "end = cut.start() if cut",
+        "end = cut.end() if cut",
+    ),
+)
+
+CHECKPOINT = (
+    Fault(
+        "checkpoint: the moments change places on the way in",
+        "gpt_common/checkpoint.py",
+        'moments[f"exp_avg_sq.{name}"]',
+        'moments[f"exp_avg.{name}"]',
+    ),
+    Fault(
+        "checkpoint: --keep_last keeps one more",
+        "gpt_common/checkpoint.py",
+        "[:-keep_last]",
+        "[: -keep_last - 1]",
+    ),
+    Fault(
+        "convert: the prefix of a compiled model stays",
+        "convert/names.py",
+        '("_orig_mod.", "module.")',
+        '("module.",)',
+    ),
+    Fault(
+        "convert: c_fc is not transposed",
+        "convert/names.py",
+        "(c_attn|c_proj|c_fc)",
+        "(c_attn|c_proj)",
+    ),
+    Fault(
+        "convert: an untied head is taken for a tied one",
+        "convert/names.py",
+        "and not np.array_equal(head, embedding)",
+        "and head.shape != embedding.shape",
+    ),
+    Fault(
+        "convert: nanoGPT's moments in the order of its weights",
+        "convert/formats/nanogpt.py",
+        "[n for n in names if len(shapes[n]) >= 2] + [n for n in names if len(shapes[n]) < 2]",
+        "names",
+    ),
+    Fault(
+        "convert: nanoGPT's models compute the tanh GELU",
+        "convert/formats/nanogpt.py",
+        'read_shape(arguments, "gelu", source)',
+        'read_shape(arguments, "gelu_new", source)',
+    ),
+)
+
+SAMPLING = (
+    Fault(
+        "sampling: top-k keeps one more",
+        "gpt_common/sampling.py",
+        "[:, : top_k or None]",
+        "[:, : top_k + 1 if top_k else None]",
+    ),
+    Fault(
+        "sampling: temperature multiplies",
+        "gpt_common/sampling.py",
+        "logits.astype(np.float64) / temperature",
+        "logits.astype(np.float64) * temperature",
+    ),
+    Fault(
+        "sampling: the seed is not used",
+        "gpt_common/sampling.py",
+        "np.random.SeedSequence([seed, sample])",
+        "np.random.SeedSequence([0, sample])",
+    ),
+    Fault(
+        "sampling: every row draws the same",
+        "gpt_common/sampling.py",
+        "np.random.SeedSequence([seed, sample])",
+        "np.random.SeedSequence([seed, 0])",
+    ),
+    Fault(
+        "torch: the next token is that of the first position",
+        "gpt_torch/generate.py",
+        "return logits[:, -1]",
+        "return logits[:, 0]",
+    ),
+    Fault(
+        "flax: the next token is that of the position itself",
+        "gpt_flax/generate.py",
+        "return logits[:, position - 1]",
+        "return logits[:, position]",
+    ),
+)
+
+FAULTS = (
+    *MODEL,
+    *WEIGHTS,
+    *OPTIMIZER,
+    *TRAINING,
+    *DATA_FAULTS,
+    *CHECKPOINT,
+    *SAMPLING,
+)
