@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help train train-flax test parity lint format clean
+.PHONY: help train train-flax test parity faults lint format clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -16,10 +16,13 @@ train-flax: .venv/installed ## the same in Flax
 	$(BIN)/python -m gpt_flax.train $(ARGS)
 
 test: .venv/installed-dev ## the fast tests
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" --numprocesses auto $(ARGS)
 
 parity: .venv/installed-dev ## both twins against a float64 reference, GPT-2 124M included
 	$(BIN)/python -m pytest tests/parity $(ARGS)
+
+faults: .venv/installed-dev ## plant known faults, one at a time; the tests must catch each
+	$(BIN)/python -m tests.faults $(ARGS)
 
 lint: .venv/installed-dev ## ruff and mypy
 	$(BIN)/ruff check .

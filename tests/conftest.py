@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch counts the cores, in child processes too
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from gpt_common import cli
 from gpt_common.checkpoint import Checkpoint, TrainingState, write_checkpoint
 from gpt_common.config import GPTConfig

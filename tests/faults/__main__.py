@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -130,8 +130,8 @@ def plant_all(config: FaultsConfig) -> bool:
     print(f"planting {len(faults)} of {len(FAULTS)} faults, seed {config.seed}", flush=True)
     verdicts = []
     with ThreadPoolExecutor(config.jobs) as pool:
-        for verdict in pool.map(lambda fault: try_fault(fault, config), faults):
-            verdicts.append(verdict)
+        for done in as_completed(pool.submit(try_fault, fault, config) for fault in faults):
+            verdicts.append(verdict := done.result())
             mark = "caught" if verdict.caught else "MISSED"
             print(
                 f"{mark} {verdict.seconds:5.0f} s  {verdict.fault.name}: {verdict.words}",

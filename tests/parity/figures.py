@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from gpt_common.config import Dtype
 from tests.parity.agreement import PROMISES, Differences, each_relative
 
+FLOOR = 1e-17  # where equal bits are drawn
 TITLES = {"torch": "PyTorch", "flax": "Flax"}
 COLORS = {"torch": "#ee4c2c", "flax": "#3467c1"}
 STYLES: dict[Dtype, str] = {"float64": ":", "float32": "-", "bfloat16": "--"}
@@ -33,7 +34,8 @@ def draw_layers(measured: list[Measured], out: Path) -> None:
     figure, axes = plt.subplots(figsize=(9, 4.8), layout="constrained")
     for m in measured:
         layers = m.differences["layers"] | m.differences["logits"]
-        axes.semilogy(list(layers), list(layers.values()), **look(m))
+        errors = [max(error, FLOOR) for error in layers.values()]
+        axes.semilogy(list(layers), errors, **look(m))
     axes.tick_params(axis="x", rotation=90, labelsize=8)
     axes.set_ylabel("relative difference from the reference")
     axes.legend(frameon=False, ncols=3, fontsize=8)
@@ -88,7 +90,7 @@ def draw_drift(drift: dict[int, list[Measured]], out: Path) -> None:
     titles = {"losses": "loss, the worst step so far", "weights": "the worst parameter or moment"}
     for axes, (quantity, title) in zip(panels, titles.items(), strict=True):
         for column in zip(*drift.values(), strict=True):  # one twin and dtype, all lengths
-            errors = [max(1e-17, *m.differences[quantity].values()) for m in column]
+            errors = [max(FLOOR, *m.differences[quantity].values()) for m in column]
             axes.loglog(list(drift), errors, marker=".", **look(column[0]))
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("steps")

@@ -15,10 +15,12 @@ from gpt_common.data import load_tokens
 from gpt_common.errors import InputError
 from gpt_common.initialization import residual_std
 from gpt_flax.model import GPT as FlaxGPT
+from gpt_flax.model import layer_norm as flax_layer_norm
 from gpt_flax.weights import from_neutral as flax_from_neutral
 from gpt_flax.weights import to_neutral as flax_to_neutral
 from gpt_torch.generate import load_model
 from gpt_torch.model import GPT as TorchGPT
+from gpt_torch.model import layer_norm as torch_layer_norm
 from gpt_torch.weights import from_neutral as torch_from_neutral
 from gpt_torch.weights import to_neutral as torch_to_neutral
 from tests.conftest import random_weights
@@ -85,6 +87,20 @@ def test_the_loss_of_a_model_that_is_sure_of_its_targets(framework):
     wrap = torch.from_numpy if framework == "torch" else jax.numpy.asarray
     cross_entropy = importlib.import_module(f"gpt_{framework}.model").cross_entropy
     assert cross_entropy(wrap(logits), wrap(targets)).item() == pytest.approx(expected, rel=4e-6)
+
+
+def test_a_norm_far_from_zero(framework, odd_config):
+    """Where E[x^2] - E[x]^2 would lose three digits more: the variance is taken in two passes."""
+    config = dataclasses.replace(odd_config, n_embd=760)
+    x = np.random.default_rng(0).normal(100, 1, (64, config.n_embd)).astype(np.float32)
+    if framework == "torch":
+        normed = torch_layer_norm(config)(torch.from_numpy(x)).detach().numpy()
+    else:
+        norm = flax_layer_norm()
+        normed = np.asarray(norm.apply(norm.init(jax.random.key(0), x), x))
+    centred = x.astype(np.float64) - x.mean(-1, keepdims=True, dtype=np.float64)
+    expected = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+    assert relative(normed, expected) < 2e-5
 
 
 def test_activations_differ_as_they_should(framework, odd_config):

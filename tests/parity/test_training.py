@@ -53,8 +53,14 @@ def adamw(**changes) -> OptimizerOptions:
     return dataclasses.replace(OptimizerOptions(steps=12, learning_rate=1e-3), **changes)
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    ("variant", "dtype"),
+    [
+        *((variant, "float64") for variant in VARIANTS),
+        *((variant, "float32") for variant in ("as it comes", "warm-up and cosine")),
+        ("as it comes", "bfloat16"),
+    ],
+)
 def test_every_step_and_what_is_left(framework, variant, dtype, start, tokens, tmp_path, agree):
     options = adamw(**VARIANTS[variant])
     found = train_twin(framework, start, tokens, B, T, options, tmp_path, dtype)
