@@ -53,7 +53,7 @@ LIMITS: dict[Dtype, Limits] = {
         weights=1e-12,
         first_losses=1e-13,
         losses=1e-12,
-        norms=1e-12,
+        norms=1e-11,
     ),
     "float32": Limits(
         layers=4e-6,
@@ -80,7 +80,7 @@ LIMITS: dict[Dtype, Limits] = {
         logits=2e-2,
         loss=4e-3,
         gradients=4e-2,
-        weights=3e-2,
+        weights=4e-2,
         first_losses=1e-3,
         losses=1e-3,
         norms=1e-2,
