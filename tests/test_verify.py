@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -198,6 +199,15 @@ def faulty_weights(twin, fault, prefix):
     return patch_weights
 
 
+@pytest.fixture
+def compiled_anew():
+    """Let jax forget what it compiled: before, to see a fault, and after, to be rid of it."""
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
+@pytest.mark.usefixtures("compiled_anew")
 @pytest.mark.parametrize(
     ("plant", "first"),
     [
