@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -16,6 +17,9 @@ from gpt_common.config import GPTConfig
 from gpt_common.weights import Weights, weight_shapes
 
 FRAMEWORKS = ("torch", "flax")
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # no test asserts a time
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session", autouse=True)

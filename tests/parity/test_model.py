@@ -2,18 +2,22 @@
 
 import dataclasses
 import importlib
+import math
 
 import jax
 import numpy as np
 import pytest
 import torch
 from flax import linen
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gpt_common.checkpoint import Checkpoint
-from gpt_common.config import PRESETS
+from gpt_common.config import PRESETS, GPTConfig
 from gpt_common.data import load_tokens
 from gpt_common.errors import InputError
 from gpt_common.initialization import residual_std
+from gpt_common.weights import weight_shapes
 from gpt_flax.model import GPT as FlaxGPT
 from gpt_flax.model import layer_norm as flax_layer_norm
 from gpt_flax.weights import from_neutral as flax_from_neutral
@@ -23,7 +27,7 @@ from gpt_torch.model import GPT as TorchGPT
 from gpt_torch.model import layer_norm as torch_layer_norm
 from gpt_torch.weights import from_neutral as torch_from_neutral
 from gpt_torch.weights import to_neutral as torch_to_neutral
-from tests.conftest import random_weights
+from tests.conftest import FRAMEWORKS, random_weights
 from tests.parity import reference
 from tests.parity.agreement import LIMITS, outcome_differences, relative
 from tests.parity.reference import ReferenceGPT, batch
@@ -216,19 +220,44 @@ def test_compiled_is_eager(framework, preset, B, T, agree):
     agree(f"compiled against eager {framework}", differences, LIMITS["float32"])
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_weights_go_in_and_come_out_bit_for_bit(framework, odd_config, dtype):
-    weights = {k: w.astype(dtype) for k, w in random_weights(odd_config).items()}
-    if framework == "torch":
-        inside = torch_from_neutral(weights, odd_config, getattr(torch, np.dtype(dtype).name))
-        outside = torch_to_neutral(inside, odd_config)
-    else:
-        with jax.enable_x64(dtype == np.float64):
-            outside = flax_to_neutral(flax_from_neutral(weights, odd_config, dtype), odd_config)
+@given(
+    framework=st.sampled_from(FRAMEWORKS),
+    dtype=st.sampled_from([np.float32, np.float64]),
+    config=st.builds(
+        lambda n_head, head_size, **sizes: GPTConfig(
+            n_head=n_head, n_embd=n_head * head_size, **sizes
+        ),
+        n_head=st.integers(1, 4),
+        head_size=st.integers(1, 5),
+        n_layer=st.integers(1, 12),
+        block_size=st.integers(1, 9),
+        vocab_size=st.integers(1, 130),
+    ),
+    seed=st.integers(0, 2**32),
+)
+def test_weights_go_in_and_come_out_bit_for_bit(framework, dtype, config, seed):
+    """Any bits: NaN with its payload, infinities, and numbers too small to be normal."""
+    random = np.random.default_rng(seed)
+    size = np.dtype(dtype).itemsize
+    weights = {
+        name: np.frombuffer(random.bytes(size * math.prod(shape)), dtype).reshape(shape)
+        for name, shape in weight_shapes(config).items()
+    }
+    outside = through(framework, weights, config, dtype)
     assert outside.keys() == weights.keys()
     for name, weight in weights.items():
         assert outside[name].dtype == dtype
+        assert outside[name].shape == weight.shape
         assert outside[name].tobytes() == weight.tobytes(), name
+
+
+def through(framework, weights, config, dtype):
+    """Return neutral weights that have been a twin's own."""
+    if framework == "torch":
+        inside = torch_from_neutral(weights, config, getattr(torch, np.dtype(dtype).name))
+        return torch_to_neutral(inside, config)
+    with jax.enable_x64(dtype == np.float64):
+        return flax_to_neutral(flax_from_neutral(weights, config, dtype), config)
 
 
 def test_the_tables_name_every_parameter(framework, odd_config):
