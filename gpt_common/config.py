@@ -25,6 +25,7 @@ Dtype = Literal["float32", "tf32", "bfloat16", "float64"]
 Preset = Literal["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "shakespeare", "tiny"]
 
 LAYER_NORM_EPSILON = 1e-5
+DEFAULT_LENGTH = 30  # the lecture's
 VOCAB_MULTIPLE = 64  # 50257 pads to 50304, a size that matrix hardware likes
 
 
@@ -100,8 +101,8 @@ class ModelOptions:
         tyro.conf.arg(metavar="{gelu_new,gelu}", help_behavior_hint="(default: the preset's)"),
     ] = None
     """gelu_new is GPT-2's tanh form, gelu the erf form."""
-    init: Annotated[str, tyro.conf.arg(metavar="scratch|PATH")] = "scratch"
-    """Start from random weights, or from the weights (and the shape) of a checkpoint folder."""
+    init: Annotated[str, tyro.conf.arg(metavar="scratch|PATH|NAME")] = "scratch"
+    """Start from random weights, or from the weights and the shape of a model: a path, or gpt2."""
 
     def overrides(self) -> dict[str, int | str]:
         """Return the fields of `GPTConfig` that were given by hand."""
@@ -248,36 +249,116 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """What is sampled, and how."""
+    """How each token is chosen. The cuts apply in this order, each to what the others left."""
 
-    prompt: str = "Hello, I'm a language model,"
-    """Text to continue; where it is empty, <|endoftext|>."""
-    num_samples: int = 5
-    """Continuations."""
-    max_length: int = 30
-    """Length of each, in tokens, prompt included."""
-    top_k: int = 50
-    """Draw from the k most probable tokens; 0 from all."""
     temperature: float = 1.0
     """Divides the logits; 0 always takes the most probable token."""
+    top_k: int = 50
+    """Draw from the k most probable tokens; 0 from all."""
+    top_p: float = 1.0
+    """Draw from the most probable tokens that make up this share; 1 from all."""
+    min_p: float = 0.0
+    """Draw from tokens at least this share as probable as the most probable."""
+    repetition_penalty: float = 1.0
+    """Divides positive logits of tokens that have occurred and multiplies negative; 1 is none."""
     seed: int = 42
     """Seed of the draws."""
 
     def __post_init__(self) -> None:
-        require_positive("num_samples", self.num_samples)
-        require_positive("max_length", self.max_length)
-        for name in ("top_k", "temperature", "seed"):
+        for name in ("temperature", "top_k", "seed"):
             require_not_negative(name, getattr(self, name))
+        require_positive("top_p", self.top_p)
+        if self.top_p > 1:
+            raise InputError(f"top_p must be at most 1, got {self.top_p}")
+        require_fraction("min_p", self.min_p)
+        require_positive("repetition_penalty", self.repetition_penalty)
+
+
+# A length that has no default of its own.
+_Length = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: none)")]
+
+
+@dataclass(frozen=True)
+class StoppingOptions:
+    """How far a continuation goes."""
+
+    max_length: Annotated[
+        int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: 30)")
+    ] = None
+    """Length in tokens, prompt included."""
+    max_new_tokens: _Length = None
+    """Length in tokens without the prompt, in place of max_length."""
+    stop: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT ...")] = ()
+    """Texts to stop before; <|endoftext|> always is one."""
+    ignore_end: bool = False
+    """Go on after <|endoftext|>."""
+    window: bool = False
+    """Go on past block_size: every token from the last block_size tokens, encoded anew."""
+
+    def __post_init__(self) -> None:
+        if self.max_length is not None and self.max_new_tokens is not None:
+            raise InputError(
+                f"expected max_length or max_new_tokens, got both: {self.max_length} and "
+                f"{self.max_new_tokens}"
+            )
+        for name in ("max_length", "max_new_tokens"):
+            if getattr(self, name) is not None:
+                require_positive(name, getattr(self, name))
+        if "" in self.stop:
+            raise InputError("stop: expected texts, got an empty one")
+
+    def end(self, prompt_length: int) -> int:
+        """Return the length, in tokens, at which the continuation of a prompt ends."""
+        if self.max_new_tokens is not None:
+            return prompt_length + self.max_new_tokens
+        return DEFAULT_LENGTH if self.max_length is None else self.max_length
+
+
+@dataclass(frozen=True)
+class PromptOptions:
+    """What is continued."""
+
+    prompt: str = "Hello, I'm a language model,"
+    """Text to continue, or - for standard input; where it is empty, <|endoftext|>."""
+    prompt_file: Annotated[
+        str | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="(default: the prompt)")
+    ] = None
+    """A UTF-8 text file to continue, or - for standard input."""
+    num_samples: Annotated[
+        int | None,
+        tyro.conf.arg(metavar="INT", help_behavior_hint="(default: 5, or 1 with --interactive)"),
+    ] = None
+    """Continuations."""
+    interactive: bool = False
+    """Ask for prompts, one after the other, and answer each with 100 new tokens."""
+
+    def __post_init__(self) -> None:
+        require_positive("num_samples", self.count)
+
+    @property
+    def count(self) -> int:
+        """The number of continuations."""
+        if self.num_samples is not None:
+            return self.num_samples
+        return 1 if self.interactive else 5
 
 
 @dataclass(frozen=True)
 class GenerateConfig:
     """Continue a prompt; `gpt_torch.generate` and `gpt_flax.generate` take the same flags."""
 
-    init: Annotated[str, tyro.conf.arg(metavar="PATH")]
-    """Checkpoint folder, or the folder of a run (its last checkpoint)."""
+    init: Annotated[str, tyro.conf.arg(metavar="PATH|NAME")]
+    """A checkpoint in any format that `python -m convert` reads, a run, or a Hub name: gpt2."""
+    prompt: PromptOptions = field(default_factory=PromptOptions)
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    stopping: StoppingOptions = field(default_factory=StoppingOptions)
+    json: bool = False
+    """Print one JSON object: tokens, texts, log-probabilities, times."""
+    explain: bool = False
+    """Show the draws that rounding could have turned to another token."""
     device: Device = "auto"
     """auto takes cuda, else mps (PyTorch only), else cpu."""
     dtype: Dtype = "float32"
     """Numbers to compute with."""
+    compile: bool = False
+    """Compile the PyTorch model's step with torch.compile; Flax is always compiled."""

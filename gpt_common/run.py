@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -25,9 +25,12 @@ from gpt_common.checkpoint import (
     write_checkpoint,
 )
 from gpt_common.config import (
+    DEFAULT_LENGTH,
     DataOptions,
     OutputOptions,
+    PromptOptions,
     SamplingOptions,
+    StoppingOptions,
     TrainConfig,
 )
 from gpt_common.data import Batch, BatchLoader, Tokens, load_splits
@@ -38,7 +41,6 @@ from gpt_common.storage import clean_folder
 from gpt_common.weights import Weights, num_parameters
 
 PACKAGES = ("gpt-twins", "torch", "jax", "flax", "optax", "numpy")
-SAMPLE_LENGTH = 30
 
 # What a resumed run may change; any other flag has to be the one that the run began with.
 MAY_CHANGE = {
@@ -149,14 +151,16 @@ class Run:
         return step == self.steps or (every > 0 and step % every == 0)
 
     @property
-    def sampling(self) -> SamplingOptions | None:
+    def samples(self) -> tuple[PromptOptions, SamplingOptions, StoppingOptions] | None:
         """What to sample on the way, or None where the model cannot continue the prompt."""
-        model = self.start.config
-        options = SamplingOptions(
-            seed=self.config.runtime.seed, max_length=min(SAMPLE_LENGTH, model.block_size)
-        )
-        fits = len(tokenizer.encode(options.prompt)) < options.max_length
-        return options if fits and model.vocab_size == tokenizer.VOCAB_SIZE else None
+        model, prompt = self.start.config, PromptOptions()
+        length = min(DEFAULT_LENGTH, model.block_size)
+        if len(tokenizer.encode(prompt.prompt)) >= length:
+            return None
+        if model.vocab_size != tokenizer.VOCAB_SIZE:
+            return None
+        sampling = SamplingOptions(seed=self.config.runtime.seed)
+        return prompt, sampling, StoppingOptions(max_length=length)
 
     def save(self, step: int, weights: Weights, exp_avg: Weights, exp_avg_sq: Weights) -> Path:
         """Write the checkpoint after `step` updates, and return its folder."""
@@ -177,12 +181,14 @@ class Run:
         return folder
 
 
-def start_run(config: TrainConfig, framework: str, device: str) -> Run:
+def start_run(
+    config: TrainConfig, framework: str, device: str, read_weights: Callable[[str], Checkpoint]
+) -> Run:
     """Open a run's data, folder and log, and say on the console what it will do.
 
-    Raises `InputError` where model, data and folder do not fit together.
+    `read_weights` reads a model, without the state of a run, in whatever format. Raises `InputError` where model, data and folder do not fit together.
     """
-    start = start_checkpoint(config)
+    start = start_checkpoint(config, read_weights)
     data, output = config.data, config.output
     if data.seq_len > start.config.block_size:
         raise InputError(
@@ -227,7 +233,9 @@ def open_loader(tokens: Tokens, data: DataOptions, part: str) -> BatchLoader:
         raise InputError(f"{data.data}: {part}: {error}{hint}") from None
 
 
-def start_checkpoint(config: TrainConfig) -> Checkpoint:
+def start_checkpoint(
+    config: TrainConfig, read_weights: Callable[[str], Checkpoint]
+) -> Checkpoint:
     """Return what a run starts from: a run to resume, a checkpoint's weights, or random ones."""
     if config.output.resume:
         checkpoint = read_checkpoint(config.output.resume)
@@ -240,7 +248,7 @@ def start_checkpoint(config: TrainConfig) -> Checkpoint:
     if config.model.init == "scratch":
         model = config.model.gpt_config()
         return Checkpoint(model, initialize_weights(model, config.runtime.seed))
-    checkpoint = read_checkpoint(config.model.init, with_training=False)
+    checkpoint = read_weights(config.model.init)
     for name, asked in config.model.overrides().items():
         found = getattr(checkpoint.config, name)
         if found != asked:

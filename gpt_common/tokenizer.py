@@ -53,6 +53,12 @@ def decode(tokens: Sequence[int]) -> str:
     return get_encoding().decode(tokens)
 
 
+def token_bytes(token: int) -> bytes:
+    """Return the bytes of a token; of one that pads the vocabulary, U+FFFD."""
+    known = 0 <= token < VOCAB_SIZE
+    return get_encoding().decode_single_token_bytes(token) if known else "\ufffd".encode()
+
+
 def encode_corpus(text: str) -> npt.NDArray[np.uint16]:
     """Return the tokens of a long text as `(N,)` uint16, encoded on all processors.
 

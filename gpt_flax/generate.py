@@ -1,17 +1,42 @@
 """Continue a prompt in Flax: `python -m gpt_flax.generate --help`."""
 
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gpt_common import cli, tokenizer
-from gpt_common.checkpoint import Checkpoint, read_checkpoint
-from gpt_common.config import Dtype, GenerateConfig, SamplingOptions
-from gpt_common.sampling import prompt_tokens, sample, uniforms
+from convert.formats import read_weights
+from gpt_common import cli
+from gpt_common.checkpoint import Checkpoint
+from gpt_common.completion import (
+    CHUNK,
+    Completion,
+    Drawn,
+    add_chunk,
+    contexts,
+    is_full,
+    next_draws,
+    next_steps,
+    seen_tokens,
+    start_completions,
+)
+from gpt_common.config import (
+    Dtype,
+    GenerateConfig,
+    PromptOptions,
+    SamplingOptions,
+    StoppingOptions,
+)
+from gpt_common.dialogue import answer, prompt_tokens, texts
+from gpt_common.sampling import uniforms
 from gpt_flax.device import DTYPES, master_dtype, select_device
-from gpt_flax.model import GPT
+from gpt_flax.model import GPT, Cache, empty_cache
+from gpt_flax.sampling import sample
 from gpt_flax.weights import Params, from_neutral
 
 
@@ -21,45 +46,190 @@ def load_model(checkpoint: Checkpoint, dtype: Dtype) -> tuple[Params, GPT]:
     return params, GPT(checkpoint.config, DTYPES[dtype])
 
 
-def generate(params: Params, model: GPT, prompt: list[int], options: SamplingOptions) -> np.ndarray:
-    """Return `num_samples` continuations of the prompt, `(num_samples, max_length)` tokens.
+class DecodeState(NamedTuple):
+    """What a decoding step changes: the last token of each row, `(R,)`, and what came before it."""
 
-    Every token is computed from all those before it, without a cache.
+    tokens: Array
+    positions: Array
+    seen: Array | None  # (R, V), where repetition is penalized
+    cache: Cache
+
+
+def generate(
+    params: Params,
+    model: GPT,
+    prompts: Sequence[Sequence[int]],
+    sampling: SamplingOptions | None = None,
+    stopping: StoppingOptions | None = None,
+    num_samples: int = 1,
+) -> list[Completion]:
+    """Return `num_samples` continuations of each prompt, a list of tokens of any length.
+
+    A continuation depends on its prompt, its number and the options, not on what is beside it.
+    Raises `InputError` where the model cannot make it, as past its `block_size`.
     """
-    draws = uniforms(options.seed, options.num_samples, options.max_length)
-    tokens = np.zeros((options.num_samples, options.max_length), np.int32)
-    tokens[:, : len(prompt)] = prompt
-    for position in range(len(prompt), options.max_length):
-        logits = np.asarray(next_logits(params, tokens, position, model=model))
-        tokens[:, position] = sample(logits, draws[:, position], options.top_k, options.temperature)
-    return tokens
+    sampling, stopping = sampling or SamplingOptions(), stopping or StoppingOptions()
+    completions = start_completions(prompts, num_samples, sampling, stopping, model.config)
+    for _ in grow(params, model, completions, sampling):
+        pass
+    return completions
 
 
-@partial(jax.jit, static_argnames="model")
-def next_logits(params: Params, tokens: Array, position: int, *, model: GPT) -> Array:
-    """Return the logits `(S, V)` of the token at `position` of `tokens` `(S, T)`.
+def grow(
+    params: Params, model: GPT, completions: list[Completion], sampling: SamplingOptions
+) -> Iterator[None]:
+    """Continue until all have ended; yield after each few tokens, which the caller may show."""
+    block_size, longest = model.config.block_size, max(c.length for c in completions)
+    draws = uniforms(sampling.seed, [c.sample for c in completions], longest)
+    sampling = replace(sampling, seed=0)  # of no more use: no seed is compiled anew
+    state = None
+    while steps := next_steps(completions, block_size):
+        if state is None or is_full(completions, block_size):
+            length = min(round_up(longest, 64), block_size)
+            state, chunk = prefill(params, model, completions, length, draws, sampling)
+        else:
+            state, chunk = decode(params, model, state, steps, draws, sampling)
+        add_chunk(completions, chunk)
+        yield
 
-    The rows always have their full length, so that one compiled step serves all positions: what
-    stands from `position` on cannot change the result.
+
+def prefill(
+    params: Params,
+    model: GPT,
+    completions: list[Completion],
+    length: int,
+    draws: np.ndarray,
+    sampling: SamplingOptions,
+) -> tuple[DecodeState, Drawn]:
+    """Read the tokens so far, and draw one for each row; the cache takes `length` tokens.
+
+    Prompts are compiled for lengths of 8, 16, 32 and so on, not for each length.
     """
-    logits, _ = model.apply({"params": params}, tokens)
-    return logits[:, position - 1]
+    tokens, lengths = contexts(completions, model.config.block_size)
+    T = tokens.shape[1]
+    padding = min(max(8, 1 << (T - 1).bit_length()), length) - T
+    tokens = np.pad(tokens, ((0, 0), (0, padding)))
+    seen = None
+    if sampling.repetition_penalty != 1:
+        seen = seen_tokens(completions, model.config.vocab_size)
+    draw = next_draws(draws, completions)
+    with jax.enable_x64(True):
+        state, drawn = prefill_step(
+            params, tokens, lengths, seen, draw, model=model, length=length, sampling=sampling
+        )
+    return state, Drawn(*(np.asarray(column)[None] for column in drawn))
 
 
-def generate_texts(params: Params, model: GPT, options: SamplingOptions) -> list[str]:
+@partial(jax.jit, static_argnames=("model", "length", "sampling"))
+def prefill_step(
+    params: Params,
+    tokens: Array,
+    lengths: Array,
+    seen: Array | None,
+    draw: Array,
+    *,
+    model: GPT,
+    length: int,
+    sampling: SamplingOptions,
+) -> tuple[DecodeState, tuple[Array, Array, Array]]:
+    """Read the first tokens, and draw one for each row."""
+    R, T = tokens.shape
+    cache = empty_cache(model.config, R, length, model.dtype)
+    positions = jnp.broadcast_to(jnp.arange(T), (R, T))
+    state = DecodeState(tokens, positions, seen, cache)
+    logits, cache = next_logits(params, model, state, lengths - 1)
+    state = state._replace(positions=lengths[:, None] - 1, cache=cache)
+    return advance(state, logits, draw, sampling)
+
+
+def decode(
+    params: Params,
+    model: GPT,
+    state: DecodeState,
+    steps: int,
+    draws: np.ndarray,
+    sampling: SamplingOptions,
+) -> tuple[DecodeState, Drawn]:
+    """Draw `steps` tokens for each row; the old state is gone."""
+    with jax.enable_x64(True):
+        state, chunk = decode_steps(params, state, steps, draws, model=model, sampling=sampling)
+    return state, Drawn(*(np.asarray(column)[:steps] for column in chunk))
+
+
+@partial(jax.jit, static_argnames=("model", "sampling"), donate_argnames="state")
+def decode_steps(
+    params: Params,
+    state: DecodeState,
+    steps: int,
+    draws: Array,
+    *,
+    model: GPT,
+    sampling: SamplingOptions,
+) -> tuple[DecodeState, tuple[Array, Array, Array]]:
+    """Run as one loop on the device; of a chunk's `CHUNK` rows, the first `steps` are filled."""
+    R = len(draws)
+    last = jnp.zeros(R, jnp.int64)
+
+    def step(n: Array, carry: tuple) -> tuple:
+        state, chunk = carry
+        logits, cache = next_logits(params, model, state, last)
+        places = jnp.minimum(state.positions + 1, draws.shape[1] - 1)
+        draw = jnp.take_along_axis(draws, places, 1)[:, 0]
+        state, drawn = advance(state._replace(cache=cache), logits, draw, sampling)
+        return state, tuple(c.at[n].set(d) for c, d in zip(chunk, drawn, strict=True))
+
+    dtypes = (jnp.int64, jnp.float64, jnp.float64)
+    chunk = tuple(jnp.zeros((CHUNK, R), dtype) for dtype in dtypes)
+    return jax.lax.fori_loop(0, steps, step, (state, chunk))
+
+
+def next_logits(
+    params: Params, model: GPT, state: DecodeState, last: Array
+) -> tuple[Array, Cache]:
+    """Return the logits `(R, V)` of the token that follows place `last` of the state's tokens."""
+    variables = {"params": params, "cache": state.cache}
+    logits, changed = model.apply(
+        variables, state.tokens, state.positions, last, method="decode", mutable="cache"
+    )
+    return logits, changed["cache"]
+
+
+def advance(
+    state: DecodeState, logits: Array, draws: Array, sampling: SamplingOptions
+) -> tuple[DecodeState, tuple[Array, Array, Array]]:
+    """Draw a token for each row, and put it into the state, as the one to be read next."""
+    length = state.cache["h_0"]["attn"]["keys"].shape[2]
+    drawn = sample(logits, draws, state.seen, sampling)
+    seen = state.seen
+    if seen is not None:
+        seen = seen.at[jnp.arange(len(seen)), drawn[0]].set(True)
+    positions = jnp.minimum(state.positions + 1, length - 1)  # of rows that have ended
+    return DecodeState(drawn[0][:, None], positions, seen, state.cache), drawn
+
+
+def round_up(number: int, multiple: int) -> int:
+    """Return the next multiple."""
+    return -(-number // multiple) * multiple
+
+
+def generate_texts(
+    params: Params,
+    model: GPT,
+    prompt: PromptOptions,
+    sampling: SamplingOptions,
+    stopping: StoppingOptions,
+) -> list[str]:
     """Return the prompt and its continuations as texts."""
-    prompt = prompt_tokens(options, model.config)
-    rows = generate(params, model, prompt, options)
-    return [tokenizer.decode(row) for row in rows.tolist()]
+    prompts = [prompt_tokens(prompt)]
+    return texts(generate(params, model, prompts, sampling, stopping, prompt.count))
 
 
 def main() -> None:
     """Run the command line."""
     config = cli.parse(GenerateConfig, "generate")
     select_device(config.device, config.dtype)
-    params, model = load_model(read_checkpoint(config.init, with_training=False), config.dtype)
-    for text in generate_texts(params, model, config.sampling):
-        print(">", text)
+    params, model = load_model(read_weights(config.init), config.dtype)
+    answer(config, model.config, lambda batch: grow(params, model, batch, config.sampling))
 
 
 if __name__ == "__main__":

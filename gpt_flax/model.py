@@ -1,6 +1,7 @@
 """GPT-2 as Linen modules: pre-LayerNorm blocks, learned positions, tied head."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,9 @@ from gpt_common.errors import InputError
 from gpt_common.initialization import INITIAL_STD, residual_std
 
 
+Cache = dict[str, Any]  # "h_0": {"attn": {"keys": ..., "values": ...}}, each (B, nh, S, hs)
+
+
 class CausalSelfAttention(nn.Module):
     """Multi-head attention in which a position sees itself and what stands before it."""
 
@@ -25,13 +29,24 @@ class CausalSelfAttention(nn.Module):
         self.c_attn = linear(3 * config.n_embd, INITIAL_STD, self.dtype)
         self.c_proj = linear(config.n_embd, residual_std(config), self.dtype)
 
-    def __call__(self, x: Array) -> Array:
-        """Map `(B, T, C)` to `(B, T, C)`."""
+    def __call__(self, x: Array, positions: Array | None = None) -> Array:
+        """Map `(B, T, C)` to `(B, T, C)`; with a cache, x stands at `positions` `(B, T)`."""
         B, T, C = x.shape
         qkv = self.c_attn(x).reshape(B, T, 3, self.config.n_head, C // self.config.n_head)
         q, k, v = jnp.unstack(qkv, axis=2)  # (B, T, nh, hs): jax puts the heads after the time
-        y = causal_attention(q, k, v)
+        if positions is None:
+            y = causal_attention(q, k, v)
+        else:
+            keys, values = self.keep("keys", k, positions), self.keep("values", v, positions)
+            y = cached_attention(q, keys, values, positions)
         return self.c_proj(y.reshape(B, T, C))
+
+    def keep(self, name: str, new: Array, positions: Array) -> Array:
+        """Put `new` `(B, T, nh, hs)` into the cache at `positions`; return `(B, nh, S, hs)`."""
+        rows = jnp.arange(len(new))[:, None]
+        kept = self.get_variable("cache", name).at[rows, :, positions].set(new)
+        self.put_variable("cache", name, kept)
+        return kept
 
 
 class MLP(nn.Module):
@@ -63,9 +78,9 @@ class Block(nn.Module):
         self.ln_2 = layer_norm()
         self.mlp = MLP(self.config, self.dtype)
 
-    def __call__(self, x: Array) -> Array:
-        """Map `(B, T, C)` to `(B, T, C)`."""
-        x = x + self.attn(self.ln_1(x))
+    def __call__(self, x: Array, positions: Array | None = None) -> Array:
+        """Map `(B, T, C)` to `(B, T, C)`; with a cache, x stands at `positions` `(B, T)`."""
+        x = x + self.attn(self.ln_1(x), positions)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -97,13 +112,28 @@ class GPT(nn.Module):
         x = self.wte(tokens) + self.wpe.embedding[:T]  # (B, T, C)
         for block in self.h:
             x = block(x)
-        x = self.ln_f(x)
-        head = self.wte.embedding.astype(self.dtype).T
-        logits = (x.astype(self.dtype) @ head)[..., : self.config.vocab_size]  # (B, T, V)
-        logits = logits.astype(self.wte.embedding.dtype)  # a bfloat16 softmax would be too coarse
+        logits = self.head(self.ln_f(x))  # (B, T, V)
         if targets is None:
             return logits, None
         return logits, cross_entropy(logits, targets)
+
+    def decode(self, tokens: Array, positions: Array, last: Array) -> Array:
+        """Return the logits `(B, V)` that follow place `last` `(B,)` of each row.
+
+        `tokens` `(B, T)` stand at `positions` `(B, T)`. They see what the collection "cache" has up
+        to these, and are kept in it.
+        """
+        x = self.wte(tokens) + self.wpe(positions)  # (B, T, C)
+        for block in self.h:
+            x = block(x, positions)
+        x = x[jnp.arange(len(x)), last]  # (B, C)
+        return self.head(self.ln_f(x))
+
+    def head(self, x: Array) -> Array:
+        """Return the logits `(..., V)` of the last norm's output `(..., C)`."""
+        head = self.wte.embedding.astype(self.dtype).T
+        logits = (x.astype(self.dtype) @ head)[..., : self.config.vocab_size]
+        return logits.astype(self.wte.embedding.dtype)  # a bfloat16 softmax would be too coarse
 
 
 def cross_entropy(logits: Array, targets: Array) -> Array:
@@ -123,6 +153,25 @@ def causal_attention(q: Array, k: Array, v: Array) -> Array:
     scores = jnp.where(jnp.tri(T, dtype=bool), scores, -jnp.inf)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     return jnp.einsum("bhts,bshd->bthd", weights, v)
+
+
+def cached_attention(q: Array, keys: Array, values: Array, positions: Array) -> Array:
+    """Attend from `q` `(B, T, nh, hs)` to all up to its `positions` `(B, T)`: `(B, T, nh, hs)`."""
+    dtype = jnp.promote_types(q.dtype, jnp.float32)
+    scores = jnp.einsum("bthd,bhsd->bhts", q, keys, preferred_element_type=dtype)
+    seen = jnp.arange(keys.shape[2]) <= positions[:, None, :, None]
+    scores = jnp.where(seen, scores / math.sqrt(q.shape[3]), -jnp.inf)
+    weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
+    return jnp.einsum("bhts,bhsd->bthd", weights, values)
+
+
+def empty_cache(config: GPTConfig, rows: int, length: int, dtype: DTypeLike) -> Cache:
+    """Return a cache for `rows` sequences of up to `length` tokens."""
+    shape = (rows, config.n_head, length, config.n_embd // config.n_head)
+    return {
+        f"h_{n}": {"attn": {name: jnp.zeros(shape, dtype) for name in ("keys", "values")}}
+        for n in range(config.n_layer)
+    }
 
 
 def linear(features: int, std: float, dtype: DTypeLike) -> nn.Dense:

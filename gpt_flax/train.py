@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from convert.formats import read_weights
 from gpt_common import cli
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import TrainConfig
@@ -105,7 +106,7 @@ def train(config: TrainConfig, stopped: Callable[[], bool] = lambda: False) -> P
     """Train as `config` says, or until `stopped()`; return the folder of the last checkpoint."""
     dtype, options, output = config.runtime.dtype, config.optimizer, config.output
     device = select_device(config.runtime.device, dtype)
-    run = start_run(config, "flax", device.platform)
+    run = start_run(config, "flax", device.platform, read_weights)
     model = GPT(run.start.config, DTYPES[dtype])
     optimizer = create_optimizer(options)
     update = partial(train_step, model=model, optimizer=optimizer, grad_clip=options.grad_clip)
@@ -124,9 +125,9 @@ def train(config: TrainConfig, stopped: Callable[[], bool] = lambda: False) -> P
             if stop or run.due(output.checkpoint_every, done):
                 log.flush()  # a checkpoint is only written after a finite loss
                 saved = save(run, state, done)
-            if run.sampling and run.due(output.sample_every, done):
+            if run.samples and run.due(output.sample_every, done):
                 log.flush()
-                log.samples(done, generate_texts(state.params, model, run.sampling))
+                log.samples(done, generate_texts(state.params, model, *run.samples))
             if stop:
                 break
     return saved

@@ -1,17 +1,39 @@
 """Continue a prompt in PyTorch: `python -m gpt_torch.generate --help`."""
 
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gpt_common import cli, tokenizer
-from gpt_common.checkpoint import Checkpoint, read_checkpoint
-from gpt_common.config import Dtype, GenerateConfig, SamplingOptions
-from gpt_common.sampling import prompt_tokens, sample, uniforms
+from convert.formats import read_weights
+from gpt_common import cli
+from gpt_common.checkpoint import Checkpoint
+from gpt_common.completion import (
+    Completion,
+    Drawn,
+    add_chunk,
+    contexts,
+    is_full,
+    next_draws,
+    next_steps,
+    seen_tokens,
+    start_completions,
+)
+from gpt_common.config import (
+    Dtype,
+    GenerateConfig,
+    PromptOptions,
+    SamplingOptions,
+    StoppingOptions,
+)
+from gpt_common.dialogue import answer, prompt_tokens, texts
+from gpt_common.sampling import uniforms
 from gpt_torch.device import master_dtype, select_device
-from gpt_torch.model import GPT
+from gpt_torch.model import GPT, Cache, LayerCache, empty_cache
+from gpt_torch.sampling import sample
 from gpt_torch.weights import from_neutral
 
 
@@ -28,48 +50,154 @@ def autocast(device: torch.device, dtype: Dtype) -> AbstractContextManager:
     return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
 
 
-def generate(
-    model: GPT, prompt: list[int], options: SamplingOptions, dtype: Dtype, device: torch.device
-) -> np.ndarray:
-    """Return `num_samples` continuations of the prompt, `(num_samples, max_length)` tokens.
+@dataclass
+class DecodeState:
+    """What a decoding step changes: the last token of each row, `(R,)`, and what came before it."""
 
-    Every token is computed from all those before it, without a cache.
+    tokens: Tensor
+    positions: Tensor
+    seen: Tensor | None  # (R, V), where repetition is penalized
+    cache: Cache
+    end: int  # the first position that no row has come to
+
+
+def generate(
+    model: GPT,
+    prompts: Sequence[Sequence[int]],
+    sampling: SamplingOptions | None = None,
+    stopping: StoppingOptions | None = None,
+    num_samples: int = 1,
+    dtype: Dtype = "float32",
+) -> list[Completion]:
+    """Return `num_samples` continuations of each prompt, a list of tokens of any length.
+
+    A continuation depends on its prompt, its number and the options, not on what is beside it.
+    Raises `InputError` where the model cannot make it, as past its `block_size`.
     """
-    draws = uniforms(options.seed, options.num_samples, options.max_length)
-    tokens = np.zeros((options.num_samples, options.max_length), np.int64)
-    tokens[:, : len(prompt)] = prompt
-    for position in range(len(prompt), options.max_length):
-        seen = torch.from_numpy(tokens[:, :position]).to(device)
-        logits = next_logits(model, seen, dtype).cpu().numpy()
-        tokens[:, position] = sample(logits, draws[:, position], options.top_k, options.temperature)
-    return tokens
+    sampling, stopping = sampling or SamplingOptions(), stopping or StoppingOptions()
+    completions = start_completions(prompts, num_samples, sampling, stopping, model.config)
+    for _ in grow(model, completions, sampling, dtype):
+        pass
+    return completions
+
+
+def grow(
+    model: GPT, completions: list[Completion], sampling: SamplingOptions, dtype: Dtype
+) -> Iterator[None]:
+    """Continue until all have ended; yield after each few tokens, which the caller may show."""
+    block_size, longest = model.config.block_size, max(c.length for c in completions)
+    draws = uniforms(sampling.seed, [c.sample for c in completions], longest)
+    state = None
+    while steps := next_steps(completions, block_size):
+        if state is None or is_full(completions, block_size):
+            length = min(longest, block_size)
+            state, chunk = prefill(model, completions, length, draws, sampling, dtype)
+        else:
+            state, chunk = decode(model, state, steps, draws, sampling, dtype)
+        add_chunk(completions, chunk)
+        yield
 
 
 @torch.inference_mode()
-def next_logits(model: GPT, tokens: Tensor, dtype: Dtype) -> Tensor:
-    """Return the logits `(S, V)` of the token that follows `tokens` `(S, T)`."""
-    with autocast(tokens.device, dtype):
-        logits, _ = model(tokens)
-    return logits[:, -1]
+def prefill(
+    model: GPT,
+    completions: list[Completion],
+    length: int,
+    draws: np.ndarray,
+    sampling: SamplingOptions,
+    dtype: Dtype,
+) -> tuple[DecodeState, Drawn]:
+    """Read the tokens so far, and draw one for each row; the cache takes `length` tokens."""
+    config, device = model.config, model.wte.weight.device
+    inputs = contexts(completions, config.block_size)
+    tokens, lengths = (torch.from_numpy(array).to(device) for array in inputs)
+    R, T = tokens.shape
+    kept = torch.bfloat16 if dtype == "bfloat16" else model.wte.weight.dtype
+    seen = None
+    if sampling.repetition_penalty != 1:
+        seen = torch.from_numpy(seen_tokens(completions, config.vocab_size))
+    cache = empty_cache(config, R, length, kept, device)
+    state = DecodeState(tokens, torch.arange(T, device=device).expand(R, T), seen, cache, T)
+    logits = next_logits(model, state, lengths - 1, dtype)
+    draw = torch.from_numpy(next_draws(draws, completions))
+    state.positions = lengths[:, None] - 1
+    return state, stack([advance(state, logits, draw, sampling)])
+
+
+@torch.inference_mode()
+def decode(
+    model: GPT,
+    state: DecodeState,
+    steps: int,
+    draws: np.ndarray,
+    sampling: SamplingOptions,
+    dtype: Dtype,
+) -> tuple[DecodeState, Drawn]:
+    """Draw `steps` tokens for each row; the state is changed."""
+    all_draws = torch.from_numpy(draws)
+    last = torch.zeros(len(draws), dtype=torch.int64, device=state.tokens.device)
+    chunk = []
+    for _ in range(steps):
+        logits = next_logits(model, state, last, dtype)
+        places = (state.positions + 1).clamp(max=draws.shape[1] - 1).to(all_draws.device)
+        chunk.append(advance(state, logits, all_draws.gather(1, places)[:, 0], sampling))
+    return state, stack(chunk)
+
+
+def next_logits(model: GPT, state: DecodeState, last: Tensor, dtype: Dtype) -> Tensor:
+    """Return the logits `(R, V)` of the token that follows place `last` of the state's tokens."""
+    device = state.tokens.device
+    with autocast(device, dtype):
+        logits = model.decode(state.tokens, state.positions, last, used(state, device))
+    return logits
+
+
+def advance(
+    state: DecodeState, logits: Tensor, draws: Tensor, sampling: SamplingOptions
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw a token for each row, and put it into the state, as the one to be read next."""
+    device, length = logits.device, state.cache[0].keys.shape[2]
+    if device.type == "mps":  # which has no float64
+        logits = logits.cpu()
+    drawn = sample(logits, draws.to(logits.device), state.seen, sampling)
+    if state.seen is not None:
+        state.seen.scatter_(1, drawn[0][:, None].to(state.seen.device), True)
+    state.tokens = drawn[0][:, None].to(device)
+    state.positions = (state.positions + 1).clamp(max=length - 1)  # of rows that have ended
+    state.end = min(state.end + 1, length)
+    return drawn
+
+
+def used(state: DecodeState, device: torch.device) -> Cache:
+    """Return the part of the cache that is in use. A GPU rather has one shape for all steps."""
+    if device.type != "cpu":
+        return state.cache
+    return [LayerCache(*(kept[:, :, : state.end] for kept in layer)) for layer in state.cache]
+
+
+def stack(chunk: list[tuple[Tensor, Tensor, Tensor]]) -> Drawn:
+    """Return what was drawn, each `(n, R)`, once the device has made it."""
+    return Drawn(*(torch.stack(column).cpu().numpy() for column in zip(*chunk, strict=True)))
 
 
 def generate_texts(
-    model: GPT, options: SamplingOptions, dtype: Dtype, device: torch.device
+    model: GPT,
+    prompt: PromptOptions,
+    sampling: SamplingOptions,
+    stopping: StoppingOptions,
+    dtype: Dtype,
 ) -> list[str]:
     """Return the prompt and its continuations as texts."""
-    prompt = prompt_tokens(options, model.config)
-    rows = generate(model, prompt, options, dtype, device)
-    return [tokenizer.decode(row) for row in rows.tolist()]
+    prompts = [prompt_tokens(prompt)]
+    return texts(generate(model, prompts, sampling, stopping, prompt.count, dtype))
 
 
 def main() -> None:
     """Run the command line."""
     config = cli.parse(GenerateConfig, "generate")
     device = select_device(config.device, config.dtype)
-    checkpoint = read_checkpoint(config.init, with_training=False)
-    model = load_model(checkpoint, master_dtype(config.dtype), device)
-    for text in generate_texts(model, config.sampling, config.dtype, device):
-        print(">", text)
+    model = load_model(read_weights(config.init), master_dtype(config.dtype), device)
+    answer(config, model.config, lambda batch: grow(model, batch, config.sampling, config.dtype))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,24 @@
 """GPT-2 as torch modules: pre-LayerNorm blocks, learned positions, tied head."""
 
+from typing import NamedTuple
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpt_common.config import LAYER_NORM_EPSILON, GPTConfig
 from gpt_common.errors import InputError
 from gpt_common.initialization import INITIAL_STD, residual_std
+
+
+class LayerCache(NamedTuple):
+    """Keys and values of the tokens so far, in one layer: each `(B, nh, S, hs)`."""
+
+    keys: Tensor
+    values: Tensor
+
+
+Cache = list[LayerCache]
 
 
 class CausalSelfAttention(nn.Module):
@@ -17,12 +30,17 @@ class CausalSelfAttention(nn.Module):
         self.c_attn = linear(config.n_embd, 3 * config.n_embd, INITIAL_STD)
         self.c_proj = linear(config.n_embd, config.n_embd, residual_std(config))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map `(B, T, C)` to `(B, T, C)`."""
+    def forward(
+        self, x: Tensor, positions: Tensor | None = None, cache: LayerCache | None = None
+    ) -> Tensor:
+        """Map `(B, T, C)` to `(B, T, C)`; with a cache, x stands at `positions` `(B, T)`."""
         B, T, C = x.shape
         qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
         q, k, v = qkv.transpose(1, 3).unbind(2)  # (B, nh, T, hs): torch puts the heads first
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        if positions is None or cache is None:
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        else:
+            y = cached_attention(q, k, v, positions, cache)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, C))
 
 
@@ -50,9 +68,11 @@ class Block(nn.Module):
         self.ln_2 = layer_norm(config)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map `(B, T, C)` to `(B, T, C)`."""
-        x = x + self.attn(self.ln_1(x))
+    def forward(
+        self, x: Tensor, positions: Tensor | None = None, cache: LayerCache | None = None
+    ) -> Tensor:
+        """Map `(B, T, C)` to `(B, T, C)`; with a cache, x stands at `positions` `(B, T)`."""
+        x = x + self.attn(self.ln_1(x), positions, cache)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -87,12 +107,27 @@ class GPT(nn.Module):
         x = self.wte(tokens) + self.wpe.weight[:T]  # (B, T, C)
         for block in self.h:
             x = block(x)
-        x = self.ln_f(x)
-        logits = F.linear(x, self.wte.weight)[..., : self.config.vocab_size]  # (B, T, V)
-        logits = logits.to(self.wte.weight.dtype)  # a bfloat16 softmax would be too coarse
+        logits = self.head(self.ln_f(x))  # (B, T, V)
         if targets is None:
             return logits, None
         return logits, cross_entropy(logits, targets)
+
+    def decode(self, tokens: Tensor, positions: Tensor, last: Tensor, cache: Cache) -> Tensor:
+        """Return the logits `(B, V)` that follow place `last` `(B,)` of each row.
+
+        `tokens` `(B, T)` stand at `positions` `(B, T)`. They see what the cache has up to these,
+        and are kept in it.
+        """
+        x = self.wte(tokens) + self.wpe(positions)  # (B, T, C)
+        for block, layer in zip(self.h, cache, strict=True):
+            x = block(x, positions, layer)
+        x = x[torch.arange(len(x), device=x.device), last]  # (B, C)
+        return self.head(self.ln_f(x))
+
+    def head(self, x: Tensor) -> Tensor:
+        """Return the logits `(..., V)` of the last norm's output `(..., C)`."""
+        logits = F.linear(x, self.wte.weight)[..., : self.config.vocab_size]
+        return logits.to(self.wte.weight.dtype)  # a bfloat16 softmax would be too coarse
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -103,6 +138,28 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """
     target_logits = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
     return (logits.logsumexp(-1) - target_logits).mean()
+
+
+def cached_attention(
+    q: Tensor, k: Tensor, v: Tensor, positions: Tensor, cache: LayerCache
+) -> Tensor:
+    """Keep `k` and `v` at `positions` `(B, T)`, and attend to all up to these: `(B, nh, T, hs)`."""
+    rows = torch.arange(len(q), device=q.device)[:, None]
+    cache.keys[rows, :, positions] = k.transpose(1, 2)
+    cache.values[rows, :, positions] = v.transpose(1, 2)
+    seen = torch.arange(cache.keys.shape[2], device=q.device) <= positions[:, None, :, None]
+    return F.scaled_dot_product_attention(q, cache.keys, cache.values, attn_mask=seen)
+
+
+def empty_cache(
+    config: GPTConfig, rows: int, length: int, dtype: torch.dtype, device: torch.device
+) -> Cache:
+    """Return a cache for `rows` sequences of up to `length` tokens."""
+    shape = (rows, config.n_head, length, config.n_embd // config.n_head)
+    return [
+        LayerCache(*(torch.zeros(shape, dtype=dtype, device=device) for _ in LayerCache._fields))
+        for _ in range(config.n_layer)
+    ]
 
 
 def linear(in_features: int, out_features: int, std: float) -> nn.Linear:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW
 
+from convert.formats import read_weights
 from gpt_common import cli
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import Dtype, TrainConfig
@@ -103,7 +104,7 @@ def train(config: TrainConfig, stopped: Callable[[], bool] = lambda: False) -> P
     """Train as `config` says, or until `stopped()`; return the folder of the last checkpoint."""
     dtype, options, output = config.runtime.dtype, config.optimizer, config.output
     device = select_device(config.runtime.device, dtype)
-    run = start_run(config, "torch", device.type)
+    run = start_run(config, "torch", device.type, read_weights)
     state = create_state(run.start, config, device)
     with run.log as log:
         for step in range(run.first_step, options.steps):
@@ -119,9 +120,9 @@ def train(config: TrainConfig, stopped: Callable[[], bool] = lambda: False) -> P
             if stop or run.due(output.checkpoint_every, done):
                 log.flush()  # a checkpoint is only written after a finite loss
                 saved = save(run, state, done)
-            if run.sampling and run.due(output.sample_every, done):
+            if run.samples and run.due(output.sample_every, done):
                 log.flush()
-                log.samples(done, generate_texts(state.model, run.sampling, dtype, device))
+                log.samples(done, generate_texts(state.model, *run.samples, dtype))
             if stop:
                 break
     return saved

@@ -3,6 +3,7 @@
 A format is found by what a file is, not by what it is called.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from convert.formats import (
@@ -18,7 +19,7 @@ from convert.formats import (
     torch_state_dict,
 )
 from convert.formats.base import Format
-from gpt_common.checkpoint import LATEST, Checkpoint
+from gpt_common.checkpoint import LATEST, STATE, Checkpoint, find_checkpoint, read_checkpoint
 from gpt_common.errors import InputError
 
 FORMATS: dict[str, Format] = {
@@ -63,6 +64,20 @@ def read(source: str) -> tuple[Checkpoint, Format]:
     path = locate(source)
     form = detect(path)
     return form.read(path), form
+
+
+def read_weights(source: str) -> Checkpoint:
+    """Return the model of a source in whatever format, without the state of a run.
+
+    Raises `InputError` where there is nothing to read or it is damaged.
+    """
+    try:
+        folder = find_checkpoint(Path(source))
+    except InputError:
+        return read(source)[0]
+    if (folder / STATE).exists():
+        return read_checkpoint(folder, with_training=False)
+    return replace(read(str(folder))[0], training=None)
 
 
 def destination_format(path: Path, name: str | None) -> Format:

@@ -1,0 +1,150 @@
+"""What `generate` reads and shows: prompts, text as it is made, JSON, the draws that were close."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from gpt_common import tokenizer
+from gpt_common.completion import ROUNDING, Completion, start_completions
+from gpt_common.config import GenerateConfig, GPTConfig, PromptOptions, StoppingOptions
+from gpt_common.errors import InputError
+
+# Lets continuations grow until all have ended, and yields after each few tokens.
+Grow = Callable[[list[Completion]], Iterator[None]]
+
+ANSWER_LENGTH = 100
+
+
+def answer(config: GenerateConfig, model: GPTConfig, grow: Grow) -> None:
+    """Continue the prompt, or one after the other, and show what comes.
+
+    Raises `InputError` where the model cannot continue it.
+    """
+    if not config.prompt.interactive:
+        respond(prompt_tokens(config.prompt), config, model, grow)
+        return
+    stopping = config.stopping
+    if stopping.max_length is None and stopping.max_new_tokens is None:
+        stopping = replace(stopping, max_new_tokens=ANSWER_LENGTH)
+    for line in ask():
+        try:
+            tokens = tokenizer.encode(line)
+            respond(tokens, replace(config, stopping=stopping), model, grow)
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+
+
+def ask() -> Iterator[str]:
+    """Yield the lines of a terminal, or of a pipe, until they end."""
+    mark = "prompt: " if sys.stdin.isatty() else ""
+    while True:
+        try:
+            yield input(mark)
+        except EOFError:
+            return
+
+
+def prompt_tokens(options: PromptOptions) -> list[int]:
+    """Return the tokens of the prompt. Raises `InputError` where it cannot be read."""
+    source = options.prompt_file or ("-" if options.prompt == "-" else None)
+    if source is None:
+        return tokenizer.encode(options.prompt)
+    content = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+    try:
+        return tokenizer.encode(content.decode().removesuffix("\n"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{source}: expected UTF-8 text, got: {error}") from None
+
+
+def respond(tokens: list[int], config: GenerateConfig, model: GPTConfig, grow: Grow) -> None:
+    """Continue one prompt and show what comes, as it comes."""
+    count, options = config.prompt.count, (config.sampling, config.stopping)
+    completions = start_completions([tokens], count, *options, model)
+    started = time.perf_counter()
+    times: list[float] = []  # of each chunk, since the start
+    grown = (times.append(time.perf_counter() - started) for _ in grow(completions))
+    if config.json:
+        list(grown)
+        print(json.dumps(as_json(completions, times, config)))
+        return
+    show(completions, grown)
+    if config.explain:
+        explain(completions, config)
+
+
+def show(completions: list[Completion], grown: Iterable[None]) -> None:
+    """Print each continuation: the first as it grows, the others when those before have ended."""
+    waiting = list(completions)
+    shown = None  # characters of the first that waits; None where its prompt is not shown yet
+    for _ in grown:
+        while waiting:
+            first = waiting[0]
+            if shown is None:
+                print(f"> {prompt_text(first)}", end="")
+                shown = 0
+            print(first.text[shown:], end="", flush=True)
+            shown = len(first.text)
+            if not first.finish:
+                break
+            print()
+            waiting, shown = waiting[1:], None
+
+
+def prompt_text(completion: Completion) -> str:
+    """Return the text of the prompt; nothing where it is the `<|endoftext|>` before any text."""
+    if completion.prompt == [tokenizer.END_OF_TEXT_TOKEN]:
+        return ""
+    return b"".join(map(tokenizer.token_bytes, completion.prompt)).decode(errors="replace")
+
+
+def texts(completions: Iterable[Completion]) -> list[str]:
+    """Return prompts and continuations as texts."""
+    return [prompt_text(completion) + completion.text for completion in completions]
+
+
+def as_json(
+    completions: list[Completion], times: list[float], config: GenerateConfig
+) -> dict[str, Any]:
+    """Return the continuations of a prompt and how they were made, in a form that JSON can hold.
+
+    Times are in seconds; that to the first token has the reading of the prompt in it and, in Flax,
+    the compilation.
+    """
+    count = sum(len(completion.tokens) for completion in completions)
+    return {
+        "prompt": prompt_text(completions[0]),
+        "prompt_tokens": completions[0].prompt,
+        "samples": [
+            {
+                "text": completion.text,
+                "tokens": completion.tokens,
+                "logprobs": completion.logprobs,
+                "finish": completion.finish,
+                "close_draws": completion.close_draws(config.dtype),
+            }
+            for completion in completions
+        ],
+        "sampling": asdict(config.sampling),
+        "stopping": asdict(config.stopping),
+        "dtype": config.dtype,
+        "time_to_first_token": times[0],
+        "seconds": times[-1],
+        "tokens_per_second": count / times[-1],
+    }
+
+
+def explain(completions: list[Completion], config: GenerateConfig) -> None:
+    """Print the draws that rounding may have decided, and how close they were."""
+    limit, count = ROUNDING[config.dtype], sum(len(c.tokens) for c in completions)
+    close = [(c, i) for c in completions for i in c.close_draws(config.dtype)]
+    print(f"{len(close)} of {count} draws may take another token in another program:")
+    print(f"slack, the error of the logits that is enough, is below {limit:.0e} of the largest")
+    for completion, i in close:
+        token = tokenizer.token_bytes(completion.tokens[i]).decode(errors="replace")
+        print(f"sample {completion.sample}, token {i} {token!r}: {completion.slacks[i]:.1e}")

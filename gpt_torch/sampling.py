@@ -1,0 +1,125 @@
+"""How a token is chosen from logits: inverse cumulative probability, in float64."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gpt_common.config import SamplingOptions
+
+
+class Ranked(NamedTuple):
+    """The most probable tokens of each row, by falling probability, ties by token id: `(R, K)`.
+
+    `scores` are logits over the temperature, of one token more than may be drawn where there is
+    one; `weights` are probabilities over the first one's, and `cumulative` adds them up.
+    """
+
+    tokens: Tensor
+    scores: Tensor
+    weights: Tensor
+    cumulative: Tensor
+
+
+def sample(
+    logits: Tensor, draws: Tensor, seen: Tensor | None, options: SamplingOptions
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return for each row of `logits` `(R, V)` a token, its log-probability and its slack, `(R,)`.
+
+    The uniform `draws` `(R,)` choose; `seen` `(R, V)` tells the tokens that have occurred. The
+    log-probability, in nats, is the model's own, before options change it. See `slack`.
+    """
+    ranked = rank(penalize(logits, seen, options), options)
+    last = last_kept(ranked, options)
+    total = ranked.cumulative.gather(-1, last)
+    below = (ranked.cumulative <= draws[:, None] * total).sum(-1, keepdim=True)
+    chosen = torch.minimum(below, last)  # where rounding puts a draw of nearly 1 past the end
+    token = ranked.tokens.gather(-1, chosen)
+    logprob = logits.gather(-1, token)[:, 0] - logits.logsumexp(-1)
+    largest = torch.stack(logits.aminmax(dim=-1)).abs().amax(0).double()
+    close = slack(ranked, chosen, last, draws, options)
+    return token[:, 0], logprob.double(), close / largest
+
+
+def penalize(logits: Tensor, seen: Tensor | None, options: SamplingOptions) -> Tensor:
+    """Return logits with those of `seen` tokens lowered (Keskar et al. 2019, arXiv:1909.05858)."""
+    if seen is None:
+        return logits
+    penalty = options.repetition_penalty
+    lowered = torch.where(logits < 0, logits * penalty, logits / penalty)
+    return torch.where(seen, lowered, logits)
+
+
+def rank(logits: Tensor, options: SamplingOptions) -> Ranked:
+    """Return the tokens that temperature and `top_k` leave, in order."""
+    V = logits.shape[-1]
+    k = 1 if options.temperature == 0 else options.top_k or V
+    values, tokens = most_probable(logits, min(k + 1, V))
+    scores = values.double() / (options.temperature or 1.0)
+    weights = torch.exp(scores - scores[:, :1])[:, :k]
+    return Ranked(tokens, scores, weights, weights.cumsum(-1))
+
+
+def most_probable(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the `k` largest logits of each row, falling, ties by token id, and their tokens.
+
+    torch's `topk` gives no order to ties. So where one stands at the edge, the whole row is sorted.
+    """
+    values, tokens = logits.topk(k)
+    if (logits >= values[:, -1:]).sum() > values.numel():
+        values, tokens = logits.sort(dim=-1, descending=True, stable=True)
+        return values[:, :k], tokens[:, :k]
+    tokens, order = tokens.sort(dim=-1)
+    values, order = values.gather(-1, order).sort(dim=-1, descending=True, stable=True)
+    return values, tokens.gather(-1, order)
+
+
+def last_kept(ranked: Ranked, options: SamplingOptions) -> Tensor:
+    """Return the place of the last token that `top_p` and `min_p` leave, `(R, 1)`.
+
+    `top_p` (Holtzman et al. 2020, arXiv:1904.09751): tokens above which less than that share lies.
+    `min_p` (Nguyen et al. 2025, arXiv:2407.01082): as probable as that share of the first.
+    """
+    kept = (shares_above(ranked) < options.top_p) & (ranked.weights >= options.min_p)
+    return kept.sum(-1, keepdim=True) - 1
+
+
+def shares_above(ranked: Ranked) -> Tensor:
+    """Return the probability of all tokens that are more probable than each, `(R, K)`."""
+    return (ranked.cumulative - ranked.weights) / ranked.cumulative[:, -1:]
+
+
+def slack(
+    ranked: Ranked, chosen: Tensor, last: Tensor, draws: Tensor, options: SamplingOptions
+) -> Tensor:
+    """Return how far all logits may be off before a row's draw may take another token, `(R,)`.
+
+    To first order: an error of e in each logit moves a cumulative probability c by at most
+    2 e c (1 - c) / temperature, and two tokens change places where their logits are 2 e apart.
+    """
+    scores, cumulative = ranked.scores, ranked.cumulative
+    end, total = scores.shape[-1] - 1, cumulative.gather(-1, last)
+    weight, upper = ranked.weights.gather(-1, chosen), cumulative.gather(-1, chosen) / total
+    score = scores.gather(-1, chosen)
+    before = scores.gather(-1, (chosen - 1).clamp(min=0)) - score
+    after = score - scores.gather(-1, (chosen + 1).clamp(max=end))
+    moves = [
+        move_of_share(upper, draws[:, None]),
+        move_of_share(upper - weight / total, draws[:, None]),
+        torch.where(chosen > 0, before, torch.inf) / 2,
+        torch.where(chosen < end, after, torch.inf) / 2,
+    ]
+    edge = torch.cat([last, (last + 1).clamp(max=cumulative.shape[-1] - 1)], -1)
+    if options.top_p < 1:
+        moves.append(move_of_share(shares_above(ranked).gather(-1, edge), options.top_p))
+    if options.min_p > 0:
+        gaps = ranked.weights.gather(-1, edge).log() - math.log(options.min_p)
+        moves.append(gaps.abs() / 2)
+    return torch.cat(moves, -1).amin(-1) * (options.temperature or 1.0)
+
+
+def move_of_share(share: Tensor, target: Tensor | float) -> Tensor:
+    """Return the error in each logit that may move a cumulative probability onto a target."""
+    reach = 2 * share * (1 - share)
+    return torch.where(reach > 0, (share - target).abs() / reach, torch.inf)
