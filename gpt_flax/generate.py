@@ -35,6 +35,7 @@ from gpt_common.config import (
 from gpt_common.dialogue import answer, prompt_tokens, texts
 from gpt_common.sampling import uniforms
 from gpt_flax.device import DTYPES, master_dtype, select_device
+from gpt_flax.frozen import freeze
 from gpt_flax.model import GPT, Cache, empty_cache
 from gpt_flax.sampling import sample
 from gpt_flax.weights import Params, from_neutral
@@ -229,6 +230,7 @@ def main() -> None:
     config = cli.parse(GenerateConfig, "generate")
     select_device(config.device, config.dtype)
     params, model = load_model(read_weights(config.init), config.dtype)
+    params = freeze(params, model)
     answer(config, model.config, lambda batch: grow(params, model, batch, config.sampling))
 
 

@@ -32,6 +32,7 @@ from gpt_common.config import (
 from gpt_common.dialogue import answer, prompt_tokens, texts
 from gpt_common.sampling import uniforms
 from gpt_torch.device import master_dtype, select_device
+from gpt_torch.frozen import freeze
 from gpt_torch.model import GPT, Cache, LayerCache, empty_cache
 from gpt_torch.sampling import sample
 from gpt_torch.weights import from_neutral
@@ -197,6 +198,7 @@ def main() -> None:
     config = cli.parse(GenerateConfig, "generate")
     device = select_device(config.device, config.dtype)
     model = load_model(read_weights(config.init), master_dtype(config.dtype), device)
+    model = freeze(model, config.dtype)
     answer(config, model.config, lambda batch: grow(model, batch, config.sampling, config.dtype))
 
 

@@ -12,6 +12,7 @@ from transformers import GPT2LMHeadModel
 
 from convert.verify import flax_loss_and_layers, huggingface_model, record
 from gpt_common.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from gpt_common.completion import Completion
 from gpt_common.config import (
     DataOptions,
     Device,
@@ -21,16 +22,21 @@ from gpt_common.config import (
     OptimizerOptions,
     OutputOptions,
     RuntimeOptions,
+    SamplingOptions,
+    StoppingOptions,
     TrainConfig,
 )
 from gpt_common.metrics import read_log
 from gpt_common.weights import Array, Weights
 from gpt_flax import generate as flax_generate
 from gpt_flax.device import select_device as select_flax_device
+from gpt_flax.frozen import freeze as freeze_params
 from gpt_flax.weights import to_neutral as flax_to_neutral
 from gpt_torch.device import master_dtype
 from gpt_torch.device import select_device as select_torch_device
+from gpt_torch.frozen import freeze as freeze_model
 from gpt_torch.generate import autocast
+from gpt_torch.generate import generate as torch_generate
 from gpt_torch.generate import load_model as load_torch_model
 from gpt_torch.weights import to_neutral as torch_to_neutral
 from tests.parity.reference import Outcome, Training
@@ -135,6 +141,28 @@ def train_twin(
         end.training.exp_avg,
         end.training.exp_avg_sq,
     )
+
+
+def completions(
+    framework: str,
+    start: Checkpoint,
+    prompts: list[list[int]],
+    sampling: SamplingOptions,
+    stopping: StoppingOptions,
+    num_samples: int = 1,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+) -> list[Completion]:
+    """Continue prompts in a twin, through its library call and with frozen weights."""
+    how = sampling, stopping, num_samples
+    if framework == "torch":
+        place = select_torch_device(device, dtype)
+        model = freeze_model(load_torch_model(start, master_dtype(dtype), place), dtype)
+        return torch_generate(model, prompts, *how, dtype)
+    with kept_jax_config():
+        select_flax_device(device, dtype)
+        params, model = flax_generate.load_model(start, dtype)
+        return flax_generate.generate(freeze_params(params, model), model, prompts, *how)
 
 
 def hugging_face(config: GPTConfig, weights: Weights, dtype: Dtype = "float64") -> GPT2LMHeadModel:
