@@ -21,10 +21,7 @@ from tests.parity.twins import completions, hugging_face, outcome
 SETTINGS = {
     "as it comes": {},
     "greedy": {"temperature": 0.0},
-    "hot, from all tokens": {"temperature": 1.7, "top_k": 0},
-    "nucleus": {"top_k": 0, "top_p": 0.7},
-    "min_p": {"top_k": 0, "min_p": 0.05},
-    "penalty": {"repetition_penalty": 1.3},
+    "nucleus": {"temperature": 1.7, "top_k": 0, "top_p": 0.7},
     "all at once": {
         "temperature": 0.8,
         "top_k": 20,
@@ -39,7 +36,8 @@ LONG = StoppingOptions(max_length=23)
 
 @pytest.fixture
 def start(odd_config):
-    return Checkpoint(odd_config, random_weights(odd_config))
+    config = dataclasses.replace(odd_config, n_layer=2)
+    return Checkpoint(config, random_weights(config))
 
 
 def ragged_prompts(config: GPTConfig, count: int) -> list[list[int]]:
@@ -62,8 +60,10 @@ def differing(ours, theirs, dtype):
     return count
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize(
+    ("setting", "dtype"),
+    [*((setting, "float64") for setting in SETTINGS), ("as it comes", "float32")],
+)
 def test_both_twins_write_the_same(setting, dtype, start):
     """Ragged prompts, two samples each: in float64 to the last token."""
     prompts, sampling = ragged_prompts(start.config, 24), SamplingOptions(**SETTINGS[setting])
@@ -74,7 +74,7 @@ def test_both_twins_write_the_same(setting, dtype, start):
     assert differing(ours, theirs, dtype) <= (0 if dtype == "float64" else 2)
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("setting", ["as it comes", "all at once"])
 def test_with_a_cache_as_without(framework, setting, start):
     """Each token anew from the logits of the whole text before it."""
     sampling = SamplingOptions(**SETTINGS[setting])
@@ -98,14 +98,13 @@ def vars_of(start: Checkpoint):
     return start.config, start.weights
 
 
-@pytest.mark.parametrize("setting", ["as it comes", "all at once"])
-def test_what_is_beside_a_prompt_changes_nothing(framework, setting, start):
-    sampling = SamplingOptions(**SETTINGS[setting])
-    prompts = ragged_prompts(start.config, 6)
+def test_what_is_beside_a_prompt_changes_nothing(framework, start):
+    """Nor does how many samples there are: both of different lengths, in one batch and alone."""
+    sampling, prompts = SamplingOptions(**SETTINGS["all at once"]), ragged_prompts(start.config, 6)
     stopping = StoppingOptions(max_new_tokens=11)
     together = completions(framework, start, prompts, sampling, stopping, 3, "float64")
-    for n, prompt in enumerate(prompts):
-        alone = completions(framework, start, [prompt], sampling, stopping, 2, "float64")
+    for n in (0, 5):
+        alone = completions(framework, start, [prompts[n]], sampling, stopping, 2, "float64")
         assert [c.tokens for c in alone] == [c.tokens for c in together[3 * n : 3 * n + 2]]
 
 
@@ -117,11 +116,10 @@ def test_past_the_context_in_a_window(framework, start):
     for completion in completions(framework, start, prompts, sampling, stopping, dtype="float64"):
         text = completion.prompt + completion.tokens
         assert len(text) == 60
-        for place in range(24, 60):
-            x = np.array([text[place - 23 : place]])
-            logits = outcome(framework, *vars_of(start), x, x, "float64").logits[0, -1:]
-            draw = torch.tensor(draws[place : place + 1])
-            assert sample(torch.tensor(logits), draw, None, sampling)[0].item() == text[place]
+        x = np.array([text[place - 23 : place] for place in range(24, 60)])
+        logits = outcome(framework, *vars_of(start), x, x, "float64").logits[:, -1]
+        token, _, _ = sample(torch.tensor(logits), torch.tensor(draws[24:]), None, sampling)
+        assert token.tolist() == text[24:]
 
 
 def test_both_twins_write_the_same_in_a_window(start):
