@@ -72,7 +72,12 @@ class TextStream:
     def _beginning_of_stop(self) -> int:
         """Return the length of the longest end of the held text that a stop text begins with."""
         return max(
-            (n for stop in self._stop for n in range(1, len(stop)) if self._held.endswith(stop[:n])),
+            (
+                n
+                for stop in self._stop
+                for n in range(1, len(stop))
+                if self._held.endswith(stop[:n])
+            ),
             default=0,
         )
 

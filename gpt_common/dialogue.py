@@ -12,7 +12,7 @@ from typing import Any
 
 from gpt_common import tokenizer
 from gpt_common.completion import ROUNDING, Completion, start_completions
-from gpt_common.config import GenerateConfig, GPTConfig, PromptOptions, StoppingOptions
+from gpt_common.config import GenerateConfig, GPTConfig, PromptOptions
 from gpt_common.errors import InputError
 
 # Lets continuations grow until all have ended, and yields after each few tokens.
@@ -66,16 +66,19 @@ def respond(tokens: list[int], config: GenerateConfig, model: GPTConfig, grow: G
     """Continue one prompt and show what comes, as it comes."""
     count, options = config.prompt.count, (config.sampling, config.stopping)
     completions = start_completions([tokens], count, *options, model)
-    started = time.perf_counter()
-    times: list[float] = []  # of each chunk, since the start
-    grown = (times.append(time.perf_counter() - started) for _ in grow(completions))
     if config.json:
-        list(grown)
+        times = chunk_times(grow(completions))
         print(json.dumps(as_json(completions, times, config)))
         return
-    show(completions, grown)
+    show(completions, grow(completions))
     if config.explain:
         explain(completions, config)
+
+
+def chunk_times(grown: Iterable[None]) -> list[float]:
+    """Let continuations grow to their end; return when each few tokens were there, in seconds."""
+    started = time.perf_counter()
+    return [time.perf_counter() - started for _ in grown]
 
 
 def show(completions: list[Completion], grown: Iterable[None]) -> None:

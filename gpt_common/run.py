@@ -186,7 +186,8 @@ def start_run(
 ) -> Run:
     """Open a run's data, folder and log, and say on the console what it will do.
 
-    `read_weights` reads a model, without the state of a run, in whatever format. Raises `InputError` where model, data and folder do not fit together.
+    `read_weights` reads a model, without the state of a run, in whatever format. Raises
+    `InputError` where model, data and folder do not fit together.
     """
     start = start_checkpoint(config, read_weights)
     data, output = config.data, config.output
@@ -233,9 +234,7 @@ def open_loader(tokens: Tokens, data: DataOptions, part: str) -> BatchLoader:
         raise InputError(f"{data.data}: {part}: {error}{hint}") from None
 
 
-def start_checkpoint(
-    config: TrainConfig, read_weights: Callable[[str], Checkpoint]
-) -> Checkpoint:
+def start_checkpoint(config: TrainConfig, read_weights: Callable[[str], Checkpoint]) -> Checkpoint:
     """Return what a run starts from: a run to resume, a checkpoint's weights, or random ones."""
     if config.output.resume:
         checkpoint = read_checkpoint(config.output.resume)

@@ -1,7 +1,6 @@
 """Weights frozen for generation: in the type that computes."""
 
 import jax
-import jax.numpy as jnp
 
 from gpt_flax.model import GPT
 from gpt_flax.weights import Params

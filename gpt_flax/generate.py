@@ -184,9 +184,7 @@ def decode_steps(
     return jax.lax.fori_loop(0, steps, step, (state, chunk))
 
 
-def next_logits(
-    params: Params, model: GPT, state: DecodeState, last: Array
-) -> tuple[Array, Cache]:
+def next_logits(params: Params, model: GPT, state: DecodeState, last: Array) -> tuple[Array, Cache]:
     """Return the logits `(R, V)` of the token that follows place `last` of the state's tokens."""
     variables = {"params": params, "cache": state.cache}
     logits, changed = model.apply(

@@ -14,7 +14,6 @@ from gpt_common.config import LAYER_NORM_EPSILON, GPTConfig
 from gpt_common.errors import InputError
 from gpt_common.initialization import INITIAL_STD, residual_std
 
-
 Cache = dict[str, Any]  # "h_0": {"attn": {"keys": ..., "values": ...}}, each (B, nh, S, hs)
 
 
@@ -44,7 +43,7 @@ class CausalSelfAttention(nn.Module):
     def keep(self, name: str, new: Array, positions: Array) -> Array:
         """Put `new` `(B, T, nh, hs)` into the cache at `positions`; return `(B, nh, S, hs)`."""
         rows = jnp.arange(len(new))[:, None]
-        kept = self.get_variable("cache", name).at[rows, :, positions].set(new)
+        kept: Array = self.get_variable("cache", name).at[rows, :, positions].set(new)
         self.put_variable("cache", name, kept)
         return kept
 

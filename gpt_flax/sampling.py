@@ -78,7 +78,7 @@ def last_kept(ranked: Ranked, options: SamplingOptions) -> Array:
     `min_p` (Nguyen et al. 2025, arXiv:2407.01082): as probable as that share of the first.
     """
     kept = (shares_above(ranked) < options.top_p) & (ranked.weights >= options.min_p)
-    return kept.sum(-1, keepdims=True) - 1
+    return jnp.maximum(kept.sum(-1, keepdims=True) - 1, 0)  # 0 also where logits are NaN
 
 
 def shares_above(ranked: Ranked) -> Array:

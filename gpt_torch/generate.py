@@ -149,8 +149,7 @@ def next_logits(model: GPT, state: DecodeState, last: Tensor, dtype: Dtype) -> T
     """Return the logits `(R, V)` of the token that follows place `last` of the state's tokens."""
     device = state.tokens.device
     with autocast(device, dtype):
-        logits = model.decode(state.tokens, state.positions, last, used(state, device))
-    return logits
+        return model.decode(state.tokens, state.positions, last, used(state, device))
 
 
 def advance(

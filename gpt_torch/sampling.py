@@ -82,7 +82,7 @@ def last_kept(ranked: Ranked, options: SamplingOptions) -> Tensor:
     `min_p` (Nguyen et al. 2025, arXiv:2407.01082): as probable as that share of the first.
     """
     kept = (shares_above(ranked) < options.top_p) & (ranked.weights >= options.min_p)
-    return kept.sum(-1, keepdim=True) - 1
+    return (kept.sum(-1, keepdim=True) - 1).clamp(min=0)  # 0 also where logits are NaN
 
 
 def shares_above(ranked: Ranked) -> Tensor:

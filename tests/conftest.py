@@ -18,7 +18,9 @@ from gpt_common.weights import Weights, weight_shapes
 
 FRAMEWORKS = ("torch", "flax")
 
-hypothesis.settings.register_profile("untimed", deadline=None)  # no test asserts a time
+hypothesis.settings.register_profile(  # no test asserts a time
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("untimed")
 
 

@@ -76,8 +76,15 @@ def functions(path: Path) -> list[str]:
 
 # The frameworks' own words for the same thing, and the few functions that only one of them needs.
 SAME_NAME = {"__init__": "setup", "forward": "__call__"}
-ONLY_TORCH = {"autocast", "to_device"}
-ONLY_FLAX = {"causal_attention", "normal", "padded", "eval_step"}
+ONLY_TORCH = {
+    *("autocast", "to_device", "used", "stack", "LayerCache", "onednn_dtypes", "packs"),
+    *("FrozenGPT", "FrozenGPT.__init__", "FrozenGPT.head"),
+    *("FrozenLinear", "FrozenLinear.__init__", "FrozenLinear.forward"),
+}
+ONLY_FLAX = {
+    *("causal_attention", "normal", "padded", "eval_step", "gather", "round_up"),
+    *("CausalSelfAttention.keep", "prefill_step", "decode_steps"),
+}
 
 
 @pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "gpt_torch").glob("*.py")))

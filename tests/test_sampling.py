@@ -1,64 +1,198 @@
+"""The choice of a token in both twins, against plain Python and transformers' processors."""
+
+import math
+
+import jax
 import numpy as np
 import pytest
+import torch
+from transformers import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
-from gpt_common.config import GPTConfig, SamplingOptions
-from gpt_common.errors import InputError
-from gpt_common.sampling import prompt_tokens, sample, uniforms
+from gpt_common.config import SamplingOptions
+from gpt_common.sampling import uniforms
+from gpt_flax.sampling import sample as flax_sample
+from gpt_torch.sampling import sample as torch_sample
+
+ALL = {"top_k": 0}
+
+
+def drawn(framework, logits, draws, seen=None, **options):
+    """Return tokens, log-probabilities and slacks as numpy arrays."""
+    options = SamplingOptions(**options)
+    if framework == "torch":
+        seen = None if seen is None else torch.tensor(seen)
+        results = torch_sample(torch.tensor(logits), torch.tensor(draws), seen, options)
+    else:
+        with jax.enable_x64(True):
+            results = flax_sample(jax.numpy.array(logits), jax.numpy.array(draws), seen, options)
+    return [np.asarray(result) for result in results]
+
+
+def plain_choice(logits, draw):
+    """Return the token whose share of the cumulative probability has the draw in it."""
+    order = sorted(range(len(logits)), key=lambda token: (-logits[token], token))
+    weights = [math.exp(logits[token] - logits[order[0]]) for token in order]
+    reached = 0.0
+    for token, weight in zip(order, weights, strict=True):
+        reached += weight
+        if draw * sum(weights) < reached:
+            return token
+    return order[-1]
 
 
 def test_a_draw_depends_on_seed_sample_and_position_alone():
-    draws = uniforms(5, 4, 30)
-    assert (uniforms(5, 2, 12) == draws[:2, :12]).all()
-    assert not (uniforms(6, 4, 30) == draws).any()
+    draws = uniforms(5, range(4), 30)
+    assert (uniforms(5, [1, 0, 1], 12) == draws[[1, 0, 1], :12]).all()
+    assert not (uniforms(6, range(4), 30) == draws).any()
     assert len(np.unique(draws)) == draws.size
 
 
 def test_draws_are_uniform():
-    draws = uniforms(1, 50, 1000)
+    draws = uniforms(1, range(50), 1000)
     assert draws.min() >= 0
     assert draws.max() < 1
     counts, _ = np.histogram(draws, 10, (0, 1))
     assert abs(counts - 5000).max() < 5 * np.sqrt(5000)
 
 
-def test_an_empty_prompt_starts_a_text():
-    assert prompt_tokens(SamplingOptions(prompt=""), GPTConfig()) == [50256]
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (SamplingOptions(max_length=24), "at most block_size 23, got 24"),
-        (SamplingOptions(max_length=8), "above the prompt's 8 tokens, got 8"),
-        (SamplingOptions(max_length=20), "below vocab_size 997, got 15496"),
-    ],
-)
-def test_prompts_that_cannot_be_continued_are_refused(options, words, odd_config):
-    with pytest.raises(InputError, match=words):
-        prompt_tokens(options, odd_config)
-
-
-def test_samples_are_where_the_cumulative_probability_says():
+def test_samples_are_where_the_cumulative_probability_says(framework):
     probabilities = np.array([0.1, 0.4, 0.2, 0.2, 0.1])  # order: 1, 2, 3, 0, 4
     draws = np.array([0, 0.39, 0.41, 0.59, 0.61, 0.79, 0.81, 0.89, 0.91, 0.999])
     logits = np.tile(np.log(probabilities), (10, 1))
-    expected = [1, 1, 2, 2, 3, 3, 0, 0, 4, 4]
-    assert sample(logits, draws, 0, 1.0).tolist() == expected
+    tokens, logprobs, _ = drawn(framework, logits, draws, **ALL)
+    assert tokens.tolist() == [1, 1, 2, 2, 3, 3, 0, 0, 4, 4]
+    assert logprobs == pytest.approx(np.log(probabilities[tokens]))
 
 
-def test_top_k_keeps_the_most_probable():
-    logits = np.log(np.tile(np.array([0.1, 0.4, 0.2, 0.2, 0.1]), (100, 1)))
-    draws = np.linspace(0, 0.9999, 100)
-    tokens = sample(logits, draws, 2, 1.0)
-    assert tokens.tolist() == [1] * 67 + [2] * 33  # 0.4 to 0.2
-    assert set(sample(logits, draws, 100, 1.0)) == {0, 1, 2, 3, 4}
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({"top_k": 2}, [1, 2]),
+        ({"top_k": 4}, [1, 2, 3, 0]),
+        ({"top_k": 5}, [1, 2, 3, 0, 4]),
+        (ALL, [1, 2, 3, 0, 4]),
+        ({"top_k": 0, "top_p": 0.39}, [1]),
+        ({"top_k": 0, "top_p": 0.41}, [1, 2]),
+        ({"top_k": 2, "top_p": 0.65}, [1]),  # of what top_k left, 0.67 is the first's
+        ({"top_k": 0, "min_p": 0.49}, [1, 2, 3]),
+        ({"top_k": 0, "min_p": 0.51}, [1]),
+        ({"temperature": 0.0}, [1]),
+    ],
+)
+def test_what_is_kept_and_how_often_it_is_drawn(framework, options, kept):
+    probabilities = np.array([0.1, 0.4, 0.2, 0.2, 0.1])
+    draws = np.linspace(0, 0.99999, 1000)
+    logits = np.tile(np.log(probabilities), (1000, 1))
+    tokens, _, _ = drawn(framework, logits, draws, **options)
+    assert list(dict.fromkeys(tokens.tolist())) == kept
+    for token in kept:
+        share = probabilities[token] / probabilities[kept].sum()
+        assert (tokens == token).mean() == pytest.approx(share, abs=2e-3)
 
 
-def test_temperature():
-    logits = np.tile(np.array([0, 1, 0.5]), (1000, 1))
-    draws = np.linspace(0, 0.9999, 1000)
-    assert set(sample(logits, draws, 0, 0.0)) == {1}
-    cold, warm = (sample(logits, draws, 0, t) for t in (0.25, 4.0))
-    for tokens, temperature in ((cold, 0.25), (warm, 4.0)):
-        weights = np.exp(np.array([0, 1, 0.5]) / temperature)
-        assert (tokens == 1).mean() == pytest.approx(weights[1] / weights.sum(), abs=2e-3)
+def test_ties_stand_by_their_number_also_at_the_edge(framework):
+    """The last that top_k keeps is the first of four equal ones; alone it is the first of all."""
+    logits = np.array([[0, 2, 1, 1, 3, 1, 1]] * 2, np.float32)
+    draws = np.array([0.9999, 0.0])
+    assert drawn(framework, logits, draws, top_k=3)[0].tolist() == [2, 4]
+    equal = np.zeros((1, 7), np.float32)
+    assert drawn(framework, equal, draws[:1], top_k=3)[0].tolist() == [2]
+    assert drawn(framework, equal, draws[:1], temperature=0.0)[0].tolist() == [0]
+
+
+SETTINGS = [
+    {},
+    {"temperature": 0.7, "top_k": 0},
+    {"temperature": 1.9, "top_k": 0, "top_p": 0.8},
+    {"top_k": 7, "top_p": 0.6},
+    {"top_k": 0, "min_p": 0.03},
+    {"repetition_penalty": 1.5},
+    {"repetition_penalty": 0.8, "temperature": 0.5, "top_k": 30, "top_p": 0.95, "min_p": 0.01},
+]
+
+
+def transformers_scores(logits, seen, options):
+    """Return the logits as transformers' own processors leave them."""
+    processors = LogitsProcessorList()
+    if options.repetition_penalty != 1:
+        processors.append(RepetitionPenaltyLogitsProcessor(options.repetition_penalty))
+    processors.append(TemperatureLogitsWarper(options.temperature))
+    if options.top_k:
+        processors.append(TopKLogitsWarper(options.top_k))
+    if options.top_p < 1:
+        processors.append(TopPLogitsWarper(options.top_p))
+    if options.min_p > 0:
+        processors.append(MinPLogitsWarper(options.min_p))
+    rows = [
+        processors(torch.tensor(s.nonzero()[0])[None], torch.tensor(row)[None])[0]
+        for row, s in zip(logits, seen, strict=True)
+    ]
+    return torch.stack(rows).double().numpy()
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_the_distribution_is_transformers(framework, settings):
+    random = np.random.default_rng(0)
+    logits = 3 * random.standard_normal((40, 200)).astype(np.float64)
+    seen = random.random((40, 200)) < 0.2
+    draws = random.random(40)
+    options = SamplingOptions(**settings)
+    scores = transformers_scores(logits, seen, options)
+    expected = [plain_choice(row, draw) for row, draw in zip(scores, draws, strict=True)]
+    penalized = seen if options.repetition_penalty != 1 else None
+    tokens, logprobs, _ = drawn(framework, logits, draws, penalized, **settings)
+    assert tokens.tolist() == expected
+    own = torch.tensor(logits).log_softmax(-1).numpy()[np.arange(40), tokens]
+    assert logprobs == pytest.approx(own)
+
+
+@pytest.mark.parametrize("settings", [*SETTINGS[:5], {"temperature": 0.0}])
+def test_within_the_slack_no_error_of_the_logits_changes_a_token(framework, settings):
+    random = np.random.default_rng(1)
+    logits = 3 * random.standard_normal((1000, 100))
+    draws = random.random(1000)
+    tokens, _, slacks = drawn(framework, logits, draws, **settings)
+    size = slacks * np.abs(logits).max(-1)
+    small = size < 0.01  # the slack is of first order
+    assert small.sum() > 10
+    for _ in range(10):
+        error = size[:, None] * random.choice([-0.9, 0.9], logits.shape)
+        changed, _, _ = drawn(framework, logits + error, draws, **settings)
+        assert (changed == tokens)[small].all()
+
+
+@pytest.mark.parametrize("settings", [{"top_k": 0}, {"temperature": 0.6}, {"temperature": 0.0}])
+def test_beyond_the_slack_there_is_an_error_that_does(framework, settings):
+    """The worst: all tokens down to some place one way, the others the other way."""
+    random = np.random.default_rng(2)
+    logits = 3 * random.standard_normal((100, 60))
+    draws = random.random(100)
+    tokens, _, slacks = drawn(framework, logits, draws, **settings)
+    size = slacks * np.abs(logits).max(-1)
+    small = size < 0.01
+    ranks = (-logits).argsort(-1).argsort(-1)
+    changed = np.zeros(100, np.bool_)
+    for place in range(20):
+        for sign in (1, -1):
+            error = 1.1 * sign * size[:, None] * np.where(ranks <= place, 1, -1)
+            changed |= drawn(framework, logits + error, draws, **settings)[0] != tokens
+    assert small.sum() > 0
+    assert changed[small].mean() > 0.9
+
+
+def test_both_twins_give_the_same_numbers():
+    random = np.random.default_rng(3)
+    logits, draws = random.standard_normal((50, 500)).astype(np.float32), random.random(50)
+    ours, theirs = (
+        drawn(framework, logits, draws, **SETTINGS[2]) for framework in ("torch", "flax")
+    )
+    assert (ours[0] == theirs[0]).all()
+    assert ours[1] == pytest.approx(theirs[1], rel=1e-5)
+    assert ours[2] == pytest.approx(theirs[2], rel=1e-6)

@@ -101,8 +101,8 @@ MODEL = (
     Fault(
         "torch: attention is not residual",
         TORCH_MODEL,
-        "x = x + self.attn(self.ln_1(x))",
-        "x = self.attn(self.ln_1(x))",
+        "x = x + self.attn(self.ln_1(x), positions, cache)",
+        "x = self.attn(self.ln_1(x), positions, cache)",
     ),
     Fault(
         "flax: the norm comes after, as in the first GPT",
@@ -119,14 +119,14 @@ MODEL = (
     Fault(
         "torch: ln_f is skipped",
         TORCH_MODEL,
-        "x = self.ln_f(x)",
-        "x = x",
+        "logits = self.head(self.ln_f(x))",
+        "logits = self.head(x)",
     ),
     Fault(
         "flax: ln_f is skipped",
         FLAX_MODEL,
-        "x = self.ln_f(x)",
-        "x = x",
+        "logits = self.head(self.ln_f(x))",
+        "logits = self.head(x)",
     ),
     Fault(
         "torch: positions count from 1",
@@ -149,8 +149,8 @@ MODEL = (
     Fault(
         "flax: the head's use of the embedding gets no gradient",
         FLAX_MODEL,
-        "self.wte.embedding.astype(self.dtype).T",
-        "jax.lax.stop_gradient(self.wte.embedding).astype(self.dtype).T",
+        "if frozen else self.wte.embedding",
+        "if frozen else jax.lax.stop_gradient(self.wte.embedding)",
     ),
     Fault(
         "torch: padded rows have logits",
@@ -161,8 +161,8 @@ MODEL = (
     Fault(
         "flax: the loss is in bfloat16",
         FLAX_MODEL,
-        "logits = logits.astype(self.wte.embedding.dtype)",
-        "logits = logits",
+        "return logits.astype(self.wte.embedding.dtype)",
+        "return logits",
     ),
     Fault(
         "torch: the loss is a sum",
@@ -617,16 +617,58 @@ CHECKPOINT = (
 
 SAMPLING = (
     Fault(
-        "sampling: top-k keeps one more",
-        "gpt_common/sampling.py",
-        "[:, : top_k or None]",
-        "[:, : top_k + 1 if top_k else None]",
+        "torch: top-k keeps one more",
+        "gpt_torch/sampling.py",
+        "torch.exp(scores - scores[:, :1])[:, :k]",
+        "torch.exp(scores - scores[:, :1])[:, : k + 1]",
     ),
     Fault(
-        "sampling: temperature multiplies",
-        "gpt_common/sampling.py",
-        "logits.astype(np.float64) / temperature",
-        "logits.astype(np.float64) * temperature",
+        "flax: temperature multiplies",
+        "gpt_flax/sampling.py",
+        "values.astype(jnp.float64) / (options.temperature or 1.0)",
+        "values.astype(jnp.float64) * (options.temperature or 1.0)",
+    ),
+    Fault(
+        "torch: top-p leaves out the token that crosses it",
+        "gpt_torch/sampling.py",
+        "(shares_above(ranked) < options.top_p)",
+        "(shares_above(ranked) + ranked.weights / ranked.cumulative[:, -1:] <= options.top_p)",
+    ),
+    Fault(
+        "flax: min-p is a share of everything",
+        "gpt_flax/sampling.py",
+        "(ranked.weights >= options.min_p)",
+        "(ranked.weights / ranked.cumulative[:, -1:] >= options.min_p)",
+    ),
+    Fault(
+        "torch: the penalty favours negative logits",
+        "gpt_torch/sampling.py",
+        "torch.where(logits < 0, logits * penalty, logits / penalty)",
+        "logits / penalty",
+    ),
+    Fault(
+        "torch: ties stand as topk leaves them",
+        "gpt_torch/sampling.py",
+        "if (logits >= values[:, -1:]).sum() > values.numel():",
+        "if False:",
+    ),
+    Fault(
+        "flax: a draw is a hundredth too small",
+        "gpt_flax/sampling.py",
+        "<= draws[:, None] * total)",
+        "<= (draws[:, None] - 0.01) * total)",
+    ),
+    Fault(
+        "torch: the log-probability is of the penalized logits",
+        "gpt_torch/sampling.py",
+        "logprob = logits.gather(-1, token)",
+        "logprob = penalize(logits, seen, options).gather(-1, token)",
+    ),
+    Fault(
+        "flax: the slack forgets the neighbours",
+        "gpt_flax/sampling.py",
+        "jnp.where(chosen < end, after, jnp.inf) / 2,",
+        "jnp.full_like(after, jnp.inf),",
     ),
     Fault(
         "sampling: the seed is not used",
@@ -635,22 +677,70 @@ SAMPLING = (
         "np.random.SeedSequence([0, sample])",
     ),
     Fault(
-        "sampling: every row draws the same",
+        "sampling: every sample draws the same",
         "gpt_common/sampling.py",
         "np.random.SeedSequence([seed, sample])",
         "np.random.SeedSequence([seed, 0])",
     ),
     Fault(
-        "torch: the next token is that of the first position",
-        "gpt_torch/generate.py",
-        "return logits[:, -1]",
-        "return logits[:, 0]",
+        "torch: a cached token does not see itself",
+        "gpt_torch/model.py",
+        "device=q.device) <= positions[:, None, :, None]",
+        "device=q.device) < positions[:, None, :, None].clamp(min=1)",
     ),
     Fault(
-        "flax: the next token is that of the position itself",
+        "flax: a cached token sees what follows",
+        "gpt_flax/model.py",
+        "jnp.arange(keys.shape[2]) <= positions[:, None, :, None]",
+        "jnp.arange(keys.shape[2]) <= positions[:, None, :, None] + 1",
+    ),
+    Fault(
+        "torch: keys are kept as values",
+        "gpt_torch/model.py",
+        "cache.values[rows, :, positions] = v.transpose(1, 2)",
+        "cache.values[rows, :, positions] = k.transpose(1, 2)",
+    ),
+    Fault(
+        "flax: keys are kept one place late",
+        "gpt_flax/model.py",
+        ".at[rows, :, positions].set(new)",
+        ".at[rows, :, positions + 1].set(new)",
+    ),
+    Fault(
+        "torch: the next token is that of the first place",
+        "gpt_torch/model.py",
+        "x = x[torch.arange(len(x), device=x.device), last]",
+        "x = x[:, 0]",
+    ),
+    Fault(
+        "flax: a prompt is read without its last token",
         "gpt_flax/generate.py",
-        "return logits[:, position - 1]",
-        "return logits[:, position]",
+        "next_logits(params, model, state, lengths - 1)",
+        "next_logits(params, model, state, jnp.maximum(lengths - 2, 0))",
+    ),
+    Fault(
+        "torch: a step takes the draw of the token before",
+        "gpt_torch/generate.py",
+        "places = (state.positions + 1).clamp",
+        "places = state.positions.clamp",
+    ),
+    Fault(
+        "flax: a drawn token is not marked as seen",
+        "gpt_flax/generate.py",
+        "seen = seen.at[jnp.arange(len(seen)), drawn[0]].set(True)",
+        "pass",
+    ),
+    Fault(
+        "the window is one token short",
+        "gpt_common/completion.py",
+        "[-block_size:] for c in completions]",
+        "[-block_size + 1 :] for c in completions]",
+    ),
+    Fault(
+        "a text to stop before is shown",
+        "gpt_common/completion.py",
+        "sure = min(found) if found else",
+        "sure = len(self._held) if found else",
     ),
 )
 
