@@ -1,14 +1,15 @@
 """Weights frozen for generation: in the type that computes, laid out for products of few rows."""
 
 import platform
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpt_common.config import Dtype, GPTConfig
-from gpt_torch.model import GPT
+from gpt_torch.model import GPT, Cache
 
 PACKED_ROWS = 32  # the number of rows that oneDNN lays weights out for; good from 1 to 512
 
@@ -19,6 +20,13 @@ class FrozenGPT(GPT):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__(config)
         self.lm_head: nn.Module = nn.Identity()
+        self.compiled_step: Callable[..., Tensor] | None = None
+
+    def decode(self, tokens: Tensor, positions: Tensor, last: Tensor, cache: Cache) -> Tensor:
+        """As the trained model does; compiled, where `freeze` was asked for it, for one token."""
+        if self.compiled_step and tokens.shape[1] == 1:
+            return self.compiled_step(tokens, positions, last, cache)
+        return super().decode(tokens, positions, last, cache)
 
     def head(self, x: Tensor) -> Tensor:
         """Return the logits `(..., V)` of the last norm's output `(..., C)`."""
@@ -65,10 +73,11 @@ def onednn_dtypes() -> tuple[torch.dtype, ...]:
     return torch.float32, torch.bfloat16
 
 
-def freeze(model: GPT, dtype: Dtype) -> GPT:
+def freeze(model: GPT, dtype: Dtype, compiled: bool = False) -> GPT:
     """Return a model with the same weights for `generate`, which computes in `dtype`.
 
-    Embeddings and norms are shared; the other weights are copies. It cannot be trained.
+    Embeddings and norms are shared; the other weights are copies. It cannot be trained. `compiled`
+    has torch.compile compile the step from one token to the next, for each size of the cache.
     """
     compute = torch.bfloat16 if dtype == "bfloat16" else model.wte.weight.dtype
     with torch.device("meta"):
@@ -79,4 +88,7 @@ def freeze(model: GPT, dtype: Dtype) -> GPT:
         elif isinstance(layer, (nn.LayerNorm, nn.Embedding)):
             frozen.set_submodule(name, layer)
     frozen.lm_head = FrozenLinear(model.wte.weight, None, compute)
+    if compiled:
+        frozen.static_cache = True
+        frozen.compiled_step = torch.compile(partial(GPT.decode, frozen), dynamic=False)
     return frozen.requires_grad_(False)

@@ -149,7 +149,7 @@ def next_logits(model: GPT, state: DecodeState, last: Tensor, dtype: Dtype) -> T
     """Return the logits `(R, V)` of the token that follows place `last` of the state's tokens."""
     device = state.tokens.device
     with autocast(device, dtype):
-        return model.decode(state.tokens, state.positions, last, used(state, device))
+        return model.decode(state.tokens, state.positions, last, used(model, state))
 
 
 def advance(
@@ -168,9 +168,9 @@ def advance(
     return drawn
 
 
-def used(state: DecodeState, device: torch.device) -> Cache:
+def used(model: GPT, state: DecodeState) -> Cache:
     """Return the part of the cache that is in use. A GPU rather has one shape for all steps."""
-    if device.type != "cpu":
+    if model.static_cache or state.tokens.device.type != "cpu":
         return state.cache
     return [LayerCache(*(kept[:, :, : state.end] for kept in layer)) for layer in state.cache]
 
@@ -197,7 +197,7 @@ def main() -> None:
     config = cli.parse(GenerateConfig, "generate")
     device = select_device(config.device, config.dtype)
     model = load_model(read_weights(config.init), master_dtype(config.dtype), device)
-    model = freeze(model, config.dtype)
+    model = freeze(model, config.dtype, config.compile)
     answer(config, model.config, lambda batch: grow(model, batch, config.sampling, config.dtype))
 
 

@@ -83,6 +83,8 @@ class GPT(nn.Module):
     float32 weights and a float32 residual stream.
     """
 
+    static_cache = False  # whether `decode` wants a cache of one shape at every step
+
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config

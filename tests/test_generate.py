@@ -90,6 +90,11 @@ def test_json(generate, framework, folder):
         assert f"> {PROMPT}{sample['text']}\n" in plain
 
 
+@pytest.mark.slow
+def test_a_compiled_step_writes_the_same_text(generate, folder):
+    assert generate("torch", folder, "--compile") == generate("torch", folder)
+
+
 def test_the_number_of_samples_does_not_change_a_sample(generate, framework, folder):
     five, two = (generate(framework, folder, "--num_samples", n) for n in (5, 2))
     assert five.startswith(two)

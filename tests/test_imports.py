@@ -78,7 +78,7 @@ def functions(path: Path) -> list[str]:
 SAME_NAME = {"__init__": "setup", "forward": "__call__"}
 ONLY_TORCH = {
     *("autocast", "to_device", "used", "stack", "LayerCache", "onednn_dtypes", "packs"),
-    *("FrozenGPT", "FrozenGPT.__init__", "FrozenGPT.head"),
+    *("FrozenGPT", "FrozenGPT.__init__", "FrozenGPT.decode", "FrozenGPT.head"),
     *("FrozenLinear", "FrozenLinear.__init__", "FrozenLinear.forward"),
 }
 ONLY_FLAX = {
