@@ -1,6 +1,6 @@
 """Draw the losses of two runs on one plot, and how far apart they are.
 
-python -m benchmarks.plot runs/torch runs/flax --out docs/figures/losses.png
+python -m benchmarks.plot_losses runs/torch runs/flax --out docs/figures/losses.png
 """
 
 from dataclasses import dataclass
@@ -73,7 +73,7 @@ def plot_losses(runs: tuple[Path, Path], out: Path) -> None:
 
 def main() -> None:
     """Run the command line."""
-    config = cli.parse(PlotConfig, "plot")
+    config = cli.parse(PlotConfig, "plot_losses")
     plot_losses((config.first, config.second), config.out)
     print(f"wrote {config.out}")
 
