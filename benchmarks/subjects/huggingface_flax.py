@@ -148,10 +148,8 @@ class Session:
         speeds = {}
         for name, (M, K, N) in shapes.items():
             x, w = jnp.ones((M, K), self._dtype), jnp.ones((K, N), self._dtype)
-            for route, number in {
-                "x @ w": None,
-                "x @ w in float32": jnp.promote_types(self._dtype, jnp.float32),
-            }.items():
+            wide = jnp.promote_types(self._dtype, jnp.float32)
+            for route, number in {"x @ w": None, "x @ w in float32": wide}.items():
                 multiply = partial(jnp.matmul, preferred_element_type=number)
                 speeds[f"{name}, {route}"] = 2 * M * K * N / seconds_per_call(multiply, x, w)
         return speeds
