@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -84,10 +85,8 @@ def measure_loader(spec: Spec, rounds: int) -> Result:
     """Return the time that the loader takes for a batch, as the trainer asks for it."""
     loader = spec.loader()
     times = report.spread(seconds_each(lambda: loader.next_batches(1), 100 * rounds))
-    return {
-        "milliseconds": times,
-        "tokens_per_second": 1000 * spec.tokens_per_step / times["median"],
-    }
+    rate = 1000 * spec.tokens_per_step / times["median"]
+    return {"milliseconds": times, "tokens_per_second": rate}
 
 
 def run(config: DataBenchmarkConfig, console: Console) -> Result:
@@ -102,8 +101,7 @@ def run(config: DataBenchmarkConfig, console: Console) -> Result:
         programs = select_programs([config.framework])
         (step,) = train_step.measure(programs, spec, plan, console, peaks=False)
         result["loader"] = measure_loader(spec, config.rounds)
-    text = tokenizer_text()
-    result["tokenizer"] = measure_tokenizer(text, config.rounds)
+    result["tokenizer"] = measure_tokenizer(text_of_tiny_shakespeares_size(), config.rounds)
     result["programs"] = [step]
     if "error" not in step:
         milliseconds = step["milliseconds"]["median"]
@@ -112,15 +110,10 @@ def run(config: DataBenchmarkConfig, console: Console) -> Result:
     return result
 
 
-def tokenizer_text() -> str:
-    """Return bundled text of tiny Shakespeare's size."""
-    return bundled_text()[:TINY_SHAKESPEARE_CHARACTERS]
-
-
-def bundled_text() -> str:
-    """Return the bundled text."""
-    path = Path(tokenizer.__file__).parent / "assets" / "shakespeare.txt"
-    return path.read_text(encoding="utf-8")
+def text_of_tiny_shakespeares_size() -> str:
+    """Return the first part of the bundled text."""
+    text = (resources.files("gpt_common") / "assets" / "shakespeare.txt").read_text("utf-8")
+    return text[:TINY_SHAKESPEARE_CHARACTERS]
 
 
 def table(result: Result) -> Table:

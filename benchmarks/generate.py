@@ -120,7 +120,7 @@ def measure_together(
         memory = trial.ask("memory")  # before the large array, which takes some of its own
         speeds = trial.ask("bandwidth", size=READ_BYTES)
         if trial.error:
-            results.append({"name": trial.program.name, "error": trial.error})
+            results.append(trial.failure())
             continue
         figures = {"name": trial.program.name, **start, "peak_memory": memory, "reads": speeds}
         results.append(figures | {"cases": [add_share(c, config, speeds) for c in found]})

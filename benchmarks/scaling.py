@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -61,7 +61,7 @@ class ScalingConfig:
     """Tokens in a sequence, where it does not grow."""
     compile: bool = False
     """Compile PyTorch's models with torch.compile; JAX always compiles."""
-    plan: Plan = Plan(steps=2, rounds=2, warmup=1)
+    plan: Plan = field(default_factory=lambda: Plan(steps=2, rounds=2, warmup=1))
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE.json")] = None
     """Write the result, for benchmarks.plot."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,7 +73,7 @@ class TrainStepConfig:
     """Compile PyTorch's models with torch.compile; JAX always compiles."""
     fast_ops: bool = True
     """The twins' fast operations; --no_fast_ops turns them off."""
-    plan: Plan = Plan()
+    plan: Plan = field(default_factory=Plan)
     flax_peer_python: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
     """Interpreter with transformers<5, flax<0.11, jax<0.7: adds Hugging Face's Flax GPT-2."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE.json")] = None
@@ -130,7 +130,7 @@ def measure_together(running: Sequence[Trial], spec: Spec, plan: Plan, peaks: bo
         memory = trial.ask("memory")  # before the matmuls, which take some of their own
         speeds = trial.ask("matmuls", shapes=matmul_shapes(spec)) if peaks else {}
         if trial.error:
-            results.append({"name": trial.program.name, "error": trial.error})
+            results.append(trial.failure())
         else:
             figures = {"last_loss": loss, "peak_memory": memory, "matmuls": speeds}
             results.append(summarise(trial.program, spec, start, times) | figures)

@@ -34,6 +34,14 @@ class Trial:
         if self._worker:
             self._worker.close()
 
+    def failure(self) -> Result:
+        """Return what there is to report in place of figures."""
+        return {
+            "name": self.program.name,
+            "error": self.error,
+            "out_of_memory": self.out_of_memory,
+        }
+
     def ask(self, call: str, **arguments: Any) -> Any:
         """Return the worker's answer, or None where it fails or has failed before."""
         if self.error:

@@ -16,7 +16,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from benchmarks.spec import Spec
+from benchmarks.spec import Dtype, Spec
+from gpt_common.config import Device
 from gpt_common.errors import InputError
 
 Answer = dict[str, Any]
@@ -27,6 +28,11 @@ class Session:
 
     def __init__(self, subject: ModuleType) -> None:
         self._subject = subject
+
+    def device(self, name: Device, dtype: Dtype) -> str:
+        """Return the type of the device that is found. Raises `InputError` where there is none."""
+        self._subject.tools.select_device(name, dtype)
+        return self._subject.tools.device_name()
 
     def train(self, spec: dict[str, Any]) -> Answer:
         """Build model and optimizer and do the first step, which is what compiles."""
@@ -108,7 +114,7 @@ def serve(calls: dict[str, Callable[..., Any]]) -> None:
 def main() -> None:
     """Serve the subject that the command line names."""
     session = Session(importlib.import_module(f"benchmarks.subjects.{sys.argv[1]}"))
-    names = ("train", "steps", "load", "generate", "memory", "matmuls", "bandwidth")
+    names = ("device", "train", "steps", "load", "generate", "memory", "matmuls", "bandwidth")
     serve({name: getattr(session, name) for name in names})
 
 
