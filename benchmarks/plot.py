@@ -115,7 +115,8 @@ def draw_train_step(results: Sequence[Result]) -> Figure:
     for axes, result in zip(all_axes, results, strict=True):
         done = succeeded(result["programs"])
         words = [
-            f"{p['tokens_per_second']:,.0f} tokens/s\n{p['milliseconds']['median']:,.0f} ms   {times(p)}"
+            f"{p['tokens_per_second']:,.0f} tokens/s   {times(p)}\n"
+            f"{p['milliseconds']['median']:,.0f} ms a step"
             for p in done
         ]
         bars(axes, [p["name"] for p in done], done, words)
