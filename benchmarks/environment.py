@@ -67,6 +67,12 @@ def nvidia_gpu() -> dict[str, str]:
     return {"gpu": name, "gpu_memory": memory, "driver": driver}
 
 
+def gpu_bytes() -> float:
+    """Return the memory of the first NVIDIA GPU; infinity where there is none or it is not said."""
+    words = nvidia_gpu().get("gpu_memory", "").split()  # as in "81559 MiB"
+    return float(words[0]) * 2**20 if words and words[0].isdigit() else float("inf")
+
+
 def datasheet_peak(gpu: str, dtype: str) -> float | None:
     """Return a GPU's matmul peak from its datasheet, in FLOP/s, or None where it is not known."""
     for name, peaks in DATASHEETS.items():

@@ -191,9 +191,9 @@ def draw_scaling(results: Sequence[Result]) -> Figure:
 def draw_gpu(results: Sequence[Result]) -> Figure:
     """Draw the ladders, a panel a framework, and the largest batches."""
     (result,) = results
-    rungs = {name: [] for name in ("torch", "flax", PEER)}
+    rungs: dict[str, list[Result]] = {name: [] for name in ("torch", "flax", PEER)}
     for rung in succeeded(result["ladder"]):
-        rungs[rung["framework"]].append(rung)
+        rungs[rung["name"]].append(rung)
     shown = {name: found for name, found in rungs.items() if found}
     figure, all_axes = panels(len(shown), 5.2, 3.6)
     fastest = max(rung["tokens_per_second"] for found in shown.values() for rung in found)
