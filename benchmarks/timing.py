@@ -7,7 +7,7 @@ from typing import Any
 
 
 def seconds_per_call(
-    call: Callable[[], Any], wait: Callable[[Any], Any], at_least: float = 0.1, rounds: int = 5
+    call: Callable[[], Any], wait: Callable[[Any], Any], at_least: float = 0.05, rounds: int = 5
 ) -> float:
     """Return the median over rounds of `at_least` seconds, of as many calls as that takes.
 
