@@ -205,6 +205,7 @@ def draw_gpu(results: Sequence[Result]) -> Figure:
         bars(axes, [name] * len(found), found, words)
         axes.set_yticks(range(len(found)), [rung["label"] for rung in found])
         axes.set_xlim(0, 1.04 * fastest)
+        axes.set_ylim(max(map(len, shown.values())) - 0.5, -0.5)  # bars of one thickness
         axes.set_title(name, fontsize=10)
     sizes = sorted({f"B={rung['batch_size']}" for found in shown.values() for rung in found})
     figure.suptitle(

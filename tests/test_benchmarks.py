@@ -68,7 +68,8 @@ def test_train_step_measures_every_program(trained):
         assert len(program["seconds"]) == 2
         times = program["milliseconds"]
         assert 0 < times["min"] <= times["median"] <= times["max"]
-        assert program["last_loss"] < program["first_loss"] < 11
+        for loss in ("first_loss", "last_loss"):
+            assert program[loss] == pytest.approx(np.log(50257), abs=0.1)
         assert program["peak_memory"] > 1e8
         assert program["matmul_peak"] == max(program["matmuls"].values())
         assert program["name"] in text
@@ -210,12 +211,16 @@ def worker(code: str) -> Worker:
 
 
 def test_a_worker_that_ends_or_is_late_says_why():
-    with worker("raise SystemExit('I have had enough')") as child:
-        with pytest.raises(WorkerError, match="the process ended: I have had enough"):
-            child.ask("train")
-    with worker("import time; time.sleep(60)") as child:
-        with pytest.raises(WorkerError, match="no answer within 0 s"):
-            child.ask("train", timeout=0.2)
+    with (
+        worker("raise SystemExit('I have had enough')") as child,
+        pytest.raises(WorkerError, match="the process ended: I have had enough"),
+    ):
+        child.ask("train")
+    with (
+        worker("import time; time.sleep(60)") as child,
+        pytest.raises(WorkerError, match="no answer within 0 s"),
+    ):
+        child.ask("train", timeout=0.2)
 
 
 @pytest.mark.parametrize(
