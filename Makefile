@@ -3,11 +3,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help train train-flax test parity faults lint format clean
+.PHONY: help train train-flax test parity faults benchmark benchmark-gpu lint format clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
 
 train: .venv/installed ## train GPT-2 124M on Shakespeare in PyTorch
 	$(BIN)/python -m gpt_torch.train $(ARGS)
@@ -23,6 +23,17 @@ parity: .venv/installed-dev ## both twins against a float64 reference, GPT-2 124
 
 faults: .venv/installed-dev ## plant known faults, one at a time; the tests must catch each
 	$(BIN)/python -m tests.faults $(ARGS)
+
+benchmark: .venv/installed-dev ## training and generation beside Hugging Face's, with figures
+	$(BIN)/python -m benchmarks.train_step --out benchmarks/results/train_step.json $(ARGS)
+	$(BIN)/python -m benchmarks.generate --out benchmarks/results/generate.json
+	$(BIN)/python -m benchmarks.plot benchmarks/results/train_step.json \
+		--out benchmarks/results/train_step.png
+	$(BIN)/python -m benchmarks.plot benchmarks/results/generate.json \
+		--out benchmarks/results/generate.png
+
+benchmark-gpu: .venv/installed-dev ## parity and the lecture's ladder on an NVIDIA GPU, ten minutes
+	benchmarks/gpu.sh $(ARGS)
 
 lint: .venv/installed-dev ## ruff and mypy
 	$(BIN)/ruff check .

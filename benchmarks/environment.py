@@ -2,22 +2,50 @@
 
 import os
 import platform
+import subprocess
 from datetime import date
-from importlib.metadata import version
+from importlib import metadata
 from pathlib import Path
 
 PACKAGES = ("torch", "jax", "flax", "optax", "numpy", "transformers")
 
+# Dense tensor-core TFLOP/s from NVIDIA's datasheets, without sparsity and in the order of DTYPES;
+# the names are parts of what nvidia-smi prints, the narrower before the wider.
+DTYPES = ("bfloat16", "tf32", "float32", "float64")
+DATASHEETS = {
+    "B200": (2250, 1125, 75, 37),
+    "H200": (989, 495, 67, 67),
+    "GH200": (989, 495, 67, 67),
+    "H100 NVL": (835, 417, 60, 60),
+    "H100 PCIe": (756, 378, 51, 51),
+    "H100": (989, 495, 67, 67),
+    "A100": (312, 156, 19.5, 19.5),
+    "L40S": (362, 183, 91.6, 1.4),
+    "L4": (121, 60, 30.3, 0.5),
+    "A10": (125, 62.5, 31.2, 1.0),
+    "RTX 4090": (165, 82.6, 82.6, 1.3),
+    "RTX 3090": (71, 35.6, 35.6, 0.6),
+}
+
 
 def describe() -> dict[str, str]:
-    """Return the processor, the system, the versions and the date."""
+    """Return the processor, the GPU where there is one, the system, the versions and the date."""
     return {
         "processor": f"{processor()}, {os.cpu_count()} cores",
+        **nvidia_gpu(),
         "system": platform.system(),
         "python": platform.python_version(),
-        **{package: version(package) for package in PACKAGES},
+        **{name: found for name in PACKAGES if (found := version(name))},
         "date": date.today().isoformat(),
     }
+
+
+def version(package: str) -> str | None:
+    """Return the version of a package, or None where it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def processor() -> str:
@@ -26,3 +54,28 @@ def processor() -> str:
     lines = path.read_text().splitlines() if path.is_file() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def nvidia_gpu() -> dict[str, str]:
+    """Return the first NVIDIA GPU's name, memory and driver; nothing where there is none."""
+    query = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
+        name, memory, driver = answer.stdout.splitlines()[0].split(", ")
+    except (OSError, subprocess.SubprocessError, IndexError, ValueError):
+        return {}
+    return {"gpu": name, "gpu_memory": memory, "driver": driver}
+
+
+def gpu_bytes() -> float:
+    """Return the memory of the first NVIDIA GPU; infinity where there is none or it is not said."""
+    words = nvidia_gpu().get("gpu_memory", "").split()  # as in "81559 MiB"
+    return float(words[0]) * 2**20 if words and words[0].isdigit() else float("inf")
+
+
+def datasheet_peak(gpu: str, dtype: str) -> float | None:
+    """Return a GPU's matmul peak from its datasheet, in FLOP/s, or None where it is not known."""
+    for name, peaks in DATASHEETS.items():
+        if name in gpu:
+            return 1e12 * peaks[DTYPES.index(dtype)]
+    return None

@@ -1,80 +1,235 @@
-"""Draw the losses of two runs on one plot, and how far apart they are.
+"""Draw what the benchmarks left.
 
-python -m benchmarks.plot runs/torch runs/flax --out docs/figures/losses.png
+python -m benchmarks.plot benchmarks/results/train_*.json --out docs/figures/train_step.png
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import matplotlib
 
 matplotlib.use("agg")  # no display needed
 import matplotlib.pyplot as plt
-import numpy as np
 import tyro
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
+from benchmarks import report
+from benchmarks.programs import BY_NAME, PEER
+from benchmarks.report import Result
 from gpt_common import cli
 from gpt_common.errors import InputError
-from gpt_common.metrics import LOG_NAME, read_log
 
-COLORS = ("#ee4c2c", "#3467c1")
+LIMIT = {"color": "0.25", "linestyle": (0, (2, 1.5)), "linewidth": 1.2}
 
 
 @dataclass(frozen=True)
 class PlotConfig:
-    """Draw the losses of two runs on one plot, and how far apart they are."""
+    """Draw results of one benchmark: train_step, generate, scaling or gpu."""
 
-    first: tyro.conf.Positional[Path]
-    """Folder of a run."""
-    second: tyro.conf.Positional[Path]
-    """Folder of another run, of the same steps."""
-    out: Path
+    results: tyro.conf.Positional[tuple[Path, ...]]
+    """Files that the benchmark wrote; each gives a panel."""
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE.png")]
     """The picture to write."""
 
 
-def read_losses(run: Path) -> dict[int, float]:
-    """Return the loss at each step of a run. Raises `InputError` where there is none."""
-    path = run / LOG_NAME
-    if not path.is_file():
-        raise InputError(f"{path}: no such file: expected the folder of a run")
-    return {entry["step"]: entry["loss"] for entry in read_log(path) if "loss" in entry}
-
-
-def plot_losses(runs: tuple[Path, Path], out: Path) -> None:
-    """Write the picture: both curves above, their relative difference below."""
-    curves = [read_losses(run) for run in runs]
-    steps = sorted(set(curves[0]) & set(curves[1]))
-    if not steps:
-        raise InputError(f"{runs[0]} and {runs[1]}: expected steps that both have, got none")
-    first, second = (np.array([curve[step] for step in steps]) for curve in curves)
-    apart = np.abs(first - second) / first
-
-    figure, (above, below) = plt.subplots(
-        2, 1, sharex=True, figsize=(8, 5.5), height_ratios=(3, 2), layout="constrained"
-    )
-    above.plot(steps, first, color=COLORS[0], linewidth=4, alpha=0.45, label=runs[0].name)
-    above.plot(steps, second, color=COLORS[1], linewidth=1, label=runs[1].name)
-    above.set_ylabel("training loss (nats per token)")
-    above.legend(frameon=False)
-    below.semilogy(steps, np.maximum(apart, 1e-9), color="0.3", linewidth=1)
-    below.set_ylabel("relative difference")
-    below.set_xlabel("step")
-    below.set_title(
-        f"largest {apart.max():.1e}, median {np.median(apart):.1e}; equal bits are drawn at 1e-9",
-        fontsize=9,
-    )
-    for axes in (above, below):
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
+def draw(results: Sequence[Result], out: Path) -> None:
+    """Write the picture. Raises `InputError` where these results have none."""
+    names = sorted({result["benchmark"] for result in results})
+    if len(names) != 1 or names[0] not in DRAWINGS:
+        raise InputError(
+            f"expected results of one benchmark of {', '.join(DRAWINGS)}, got {', '.join(names)}"
+        )
+    figure = DRAWINGS[names[0]](results)
+    found = sorted({report.title(result) for result in results})
+    figure.supxlabel("\n".join(found), fontsize=7.5, color="0.4")
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=150)
     plt.close(figure)
 
 
+def succeeded(programs: Sequence[Result]) -> list[Result]:
+    """Return the programs that have figures. Raises `InputError` where none has."""
+    done = [program for program in programs if "error" not in program]
+    if not done:
+        raise InputError("nothing to draw: every program failed")
+    return done
+
+
+def clean(axes: Axes, grid: str) -> None:
+    """Leave of the frame what carries information."""
+    axes.grid(alpha=0.25, axis=grid)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """Return a figure with panels beside each other."""
+    figure, axes = plt.subplots(
+        1, count, figsize=(width * count, height), layout="constrained", squeeze=False
+    )
+    return figure, list(axes[0])
+
+
+def times(figures: Result) -> str:
+    """Return how many times as fast as the peer, where the peer was there."""
+    ratio = figures.get("times", {}).get(PEER)
+    return f"{ratio:.2f} x" if ratio else ""
+
+
+def bars(axes: Axes, labels: Sequence[str], found: Sequence[Result], words: Sequence[str]) -> None:
+    """Draw tokens per second as horizontal bars from the top, with words to their right."""
+    rows = range(len(found))
+    speeds = [figures["tokens_per_second"] for figures in found]
+    axes.barh(rows, speeds, 0.66, color=[color(name) for name in labels])
+    axes.set_yticks(rows, labels, fontsize=9)
+    axes.invert_yaxis()
+    beside = axes.secondary_yaxis("right")
+    beside.set_yticks(rows, words, fontsize=9)
+    beside.spines["right"].set_visible(False)
+    for axis in (axes, beside):
+        axis.tick_params("y", length=0)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.tick_params("x", labelsize=8)
+    axes.set_xlabel("tokens per second", fontsize=9)
+    clean(axes, "x")
+
+
+def limit(axes: Axes, row: int, value: float) -> None:
+    """Mark the limit of a bar."""
+    axes.vlines(value, row - 0.42, row + 0.42, **LIMIT)
+
+
+def color(name: str) -> str:
+    """Return a program's colour."""
+    return BY_NAME[name].color
+
+
+def draw_train_step(results: Sequence[Result]) -> Figure:
+    """Draw a panel a result: throughput, step time, ratio to the peer, and the matmuls' limit."""
+    figure, all_axes = panels(len(results), 6.4, 3.4)
+    for axes, result in zip(all_axes, results, strict=True):
+        done = succeeded(result["programs"])
+        words = [
+            f"{p['tokens_per_second']:,.0f} tokens/s   {times(p)}\n"
+            f"{p['milliseconds']['median']:,.0f} ms a step"
+            for p in done
+        ]
+        bars(axes, [p["name"] for p in done], done, words)
+        limits = [p["matmul_peak"] / result["flops"]["per_token"] for p in done]
+        for row, value in enumerate(limits):
+            limit(axes, row, value)
+        options = result["options"]
+        axes.set_title(
+            f"{options['preset']}, {options['dtype']}, B={options['batch_size']}, "
+            f"T={options['seq_len']}{', torch compiled' if options['compile'] else ''}",
+            fontsize=10,
+        )
+    figure.suptitle(
+        f"Training: the ratio is to {PEER}; a dashed mark is the speed at the matmul peak measured "
+        "in the same run",
+        fontsize=8.5,
+    )
+    return figure
+
+
+def draw_generate(results: Sequence[Result]) -> Figure:
+    """Draw a panel a result and batch: throughput, and the limit that reading the weights sets."""
+    parts = [(r, i) for r in results for i in range(len(succeeded(r["programs"])[0]["cases"]))]
+    figure, all_axes = panels(len(parts), 5.4, 3.2)
+    for axes, (result, i) in zip(all_axes, parts, strict=True):
+        done = succeeded(result["programs"])
+        cases = [program["cases"][i] for program in done]
+        words = [f"{case['tokens_per_second']:,.0f} tokens/s\n{times(case)}" for case in cases]
+        bars(axes, [program["name"] for program in done], cases, words)
+        for row, case in enumerate(cases):
+            limit(axes, row, case["limit_tokens_per_second"])
+        axes.set_title(
+            f"{result['options']['preset']}, {result['options']['dtype']}, "
+            f"B={cases[0]['batch_size']}, {cases[0]['prompt_length']} + "
+            f"{cases[0]['new_tokens']} tokens",
+            fontsize=10,
+        )
+    figure.suptitle(
+        f"Generation: the ratio is to {PEER}; a dashed mark is the speed at which every weight is "
+        "read once a token, by the read measured in the same run",
+        fontsize=8.5,
+    )
+    return figure
+
+
+def draw_scaling(results: Sequence[Result]) -> Figure:
+    """Draw a panel an axis: milliseconds a step as it grows."""
+    series = [(axis, points) for r in results for axis, points in r["series"].items() if points]
+    figure, all_axes = panels(len(series), 3.5, 3.4)
+    words = {"depth": "blocks", "width": "n_embd", "context": "T", "batch": "B"}
+    for axes, (axis, points) in zip(all_axes, series, strict=True):
+        for name in dict.fromkeys(p["name"] for point in points for p in point["programs"]):
+            curve = [
+                (point["value"], p["milliseconds"]["median"])
+                for point in points
+                for p in point["programs"]
+                if p["name"] == name and "error" not in p
+            ]
+            axes.plot(*zip(*curve, strict=True), marker="o", color=color(name), label=name)
+        values = [point["value"] for point in points]
+        axes.set_xticks(values, [f"{value}" for value in values])
+        axes.set_title(axis, fontsize=10)
+        axes.set_xlabel(words[axis], fontsize=9)
+        axes.yaxis.set_major_formatter("{x:,.0f}")
+        axes.set_ylim(bottom=0)
+        clean(axes, "both")
+    all_axes[0].set_ylabel("ms a step", fontsize=9)
+    all_axes[0].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def draw_gpu(results: Sequence[Result]) -> Figure:
+    """Draw the ladders, a panel a framework, and the largest batches."""
+    (result,) = results
+    rungs: dict[str, list[Result]] = {name: [] for name in ("torch", "flax", PEER)}
+    for rung in succeeded(result["ladder"]):
+        rungs[rung["name"]].append(rung)
+    shown = {name: found for name, found in rungs.items() if found}
+    figure, all_axes = panels(len(shown), 5.2, 3.6)
+    fastest = max(rung["tokens_per_second"] for found in shown.values() for rung in found)
+    for axes, (name, found) in zip(all_axes, shown.items(), strict=True):
+        words = [
+            f"{rung['milliseconds']['median']:,.0f} ms\n{rung['tokens_per_second']:,.0f} tokens/s"
+            for rung in found
+        ]
+        bars(axes, [name] * len(found), found, words)
+        axes.set_yticks(range(len(found)), [rung["label"] for rung in found])
+        axes.set_xlim(0, 1.04 * fastest)
+        axes.set_ylim(max(map(len, shown.values())) - 0.5, -0.5)  # bars of one thickness
+        axes.set_title(name, fontsize=10)
+    sizes = sorted({f"B={rung['batch_size']}" for found in shown.values() for rung in found})
+    figure.suptitle(
+        f"The lecture's ladder: {result['options']['preset']}, T={result['seq_len']}, "
+        f"{' and '.join(sizes)}; ms a step and tokens per second",
+        fontsize=9.5,
+    )
+    return figure
+
+
+DRAWINGS: dict[str, Callable[[Sequence[Result]], Figure]] = {
+    "train_step": draw_train_step,
+    "generate": draw_generate,
+    "scaling": draw_scaling,
+    "gpu": draw_gpu,
+}
+
+
 def main() -> None:
     """Run the command line."""
     config = cli.parse(PlotConfig, "plot")
-    plot_losses((config.first, config.second), config.out)
+    if not config.results:
+        raise InputError("expected the files of results (--help lists the flags)")
+    draw([report.read(path) for path in config.results], config.out)
     print(f"wrote {config.out}")
 
 

@@ -1,0 +1,140 @@
+"""Time the tokenizer and the loader, and set them beside a training step.
+
+python -m benchmarks.data --out benchmarks/results/data.json
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import report, train_step
+from benchmarks.programs import select_programs
+from benchmarks.report import Result
+from benchmarks.spec import Dtype, Spec, check_length
+from benchmarks.train_step import Plan
+from benchmarks.trial import corpus, stderr_console
+from gpt_common import cli, tokenizer
+from gpt_common.config import PRESETS, Device, Preset
+from gpt_common.errors import require_positive
+
+TINY_SHAKESPEARE_CHARACTERS = 1_115_394
+
+
+@dataclass(frozen=True)
+class DataBenchmarkConfig:
+    """Time the tokenizer, on as much text as tiny Shakespeare has, and the batch loader.
+
+    The last line of the output is one JSON object.
+    """
+
+    framework: Literal["torch", "flax"] = "torch"
+    """Whose training step they are set beside."""
+    device: Device = "auto"
+    """auto takes cuda, else mps (PyTorch only), else cpu."""
+    dtype: Dtype = "float32"
+    """What matrix products compute in."""
+    preset: Preset = "gpt2"
+    """The model that is trained."""
+    batch_size: int = 4
+    """Sequences in a batch (B)."""
+    seq_len: int = 256
+    """Tokens in a sequence (T)."""
+    rounds: int = 5
+    """Times that each is measured."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE.json")] = None
+    """Write the result."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "seq_len", "rounds"):
+            require_positive(name, getattr(self, name))
+
+
+def seconds_each(call: Callable[[], object], rounds: int) -> list[float]:
+    """Return the seconds of each of `rounds` calls."""
+    seconds = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - started)
+    return seconds
+
+
+def measure_tokenizer(text: str, rounds: int) -> Result:
+    """Return the time to encode a text: the first, in which the encoding is built, and the rest."""
+    first = seconds_each(lambda: tokenizer.encode_corpus(text), 1)[0]
+    times = report.spread(seconds_each(lambda: tokenizer.encode_corpus(text), rounds))
+    return {
+        "characters": len(text),
+        "tokens": len(tokenizer.encode_corpus(text)),
+        "first_seconds": first,
+        "milliseconds": times,
+        "characters_per_second": 1000 * len(text) / times["median"],
+    }
+
+
+def measure_loader(spec: Spec, rounds: int) -> Result:
+    """Return the time that the loader takes for a batch, as the trainer asks for it."""
+    loader = spec.loader()
+    times = report.spread(seconds_each(lambda: loader.next_batches(1), 100 * rounds))
+    rate = 1000 * spec.tokens_per_step / times["median"]
+    return {"milliseconds": times, "tokens_per_second": rate}
+
+
+def run(config: DataBenchmarkConfig, console: Console) -> Result:
+    """Measure as the options say. Raises `InputError` where they do not fit the model."""
+    model = PRESETS[config.preset]
+    check_length(config.preset, model, config.seq_len)
+    result = report.new_result("data", config)
+    shared = ("device", "dtype", "batch_size", "seq_len")
+    with corpus() as tokens:
+        spec = Spec(model, tokens, **{name: getattr(config, name) for name in shared})
+        plan = Plan(steps=2, rounds=1, warmup=1)
+        programs = select_programs([config.framework])
+        (step,) = train_step.measure(programs, spec, plan, console, peaks=False)
+        result["loader"] = measure_loader(spec, config.rounds)
+    result["tokenizer"] = measure_tokenizer(text_of_tiny_shakespeares_size(), config.rounds)
+    result["programs"] = [step]
+    if "error" not in step:
+        milliseconds = step["milliseconds"]["median"]
+        for part in ("loader", "tokenizer"):
+            result[part]["share_of_step"] = result[part]["milliseconds"]["median"] / milliseconds
+    return result
+
+
+def text_of_tiny_shakespeares_size() -> str:
+    """Return the first part of the bundled text."""
+    text = (resources.files("gpt_common") / "assets" / "shakespeare.txt").read_text("utf-8")
+    return text[:TINY_SHAKESPEARE_CHARACTERS]
+
+
+def table(result: Result) -> Table:
+    """Return the result as a table."""
+    shown = Table("part", title=report.title(result), box=None)
+    for head in ("median ms", "least", "most", "of a training step"):
+        shown.add_column(head, justify="right")
+    parts = {"loader, a batch": "loader", "tokenizer, the whole text once": "tokenizer"}
+    for words, part in parts.items():
+        times, share = result[part]["milliseconds"], result[part].get("share_of_step")
+        cells = [f"{times[name]:,.3f}" for name in ("median", "min", "max")]
+        shown.add_row(words, *cells, "" if share is None else f"{100 * share:.3f} %")
+    return shown
+
+
+def main() -> None:
+    """Run the command line."""
+    config = cli.parse(DataBenchmarkConfig, "data")
+    result = run(config, stderr_console())
+    report.finish(result, [table(result)], config.out)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,82 @@
+"""Draw the losses of two runs on one plot, and how far apart they are.
+
+python -m benchmarks.plot_losses runs/torch runs/flax --out docs/figures/losses.png
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("agg")  # no display needed
+import matplotlib.pyplot as plt
+import numpy as np
+import tyro
+
+from gpt_common import cli
+from gpt_common.errors import InputError
+from gpt_common.metrics import LOG_NAME, read_log
+
+COLORS = ("#ee4c2c", "#3467c1")
+
+
+@dataclass(frozen=True)
+class PlotConfig:
+    """Draw the losses of two runs on one plot, and how far apart they are."""
+
+    first: tyro.conf.Positional[Path]
+    """Folder of a run."""
+    second: tyro.conf.Positional[Path]
+    """Folder of another run, of the same steps."""
+    out: Path
+    """The picture to write."""
+
+
+def read_losses(run: Path) -> dict[int, float]:
+    """Return the loss at each step of a run. Raises `InputError` where there is none."""
+    path = run / LOG_NAME
+    if not path.is_file():
+        raise InputError(f"{path}: no such file: expected the folder of a run")
+    return {entry["step"]: entry["loss"] for entry in read_log(path) if "loss" in entry}
+
+
+def plot_losses(runs: tuple[Path, Path], out: Path) -> None:
+    """Write the picture: both curves above, their relative difference below."""
+    curves = [read_losses(run) for run in runs]
+    steps = sorted(set(curves[0]) & set(curves[1]))
+    if not steps:
+        raise InputError(f"{runs[0]} and {runs[1]}: expected steps that both have, got none")
+    first, second = (np.array([curve[step] for step in steps]) for curve in curves)
+    apart = np.abs(first - second) / first
+
+    figure, (above, below) = plt.subplots(
+        2, 1, sharex=True, figsize=(8, 5.5), height_ratios=(3, 2), layout="constrained"
+    )
+    above.plot(steps, first, color=COLORS[0], linewidth=4, alpha=0.45, label=runs[0].name)
+    above.plot(steps, second, color=COLORS[1], linewidth=1, label=runs[1].name)
+    above.set_ylabel("training loss (nats per token)")
+    above.legend(frameon=False)
+    below.semilogy(steps, np.maximum(apart, 1e-9), color="0.3", linewidth=1)
+    below.set_ylabel("relative difference")
+    below.set_xlabel("step")
+    below.set_title(
+        f"largest {apart.max():.1e}, median {np.median(apart):.1e}; equal bits are drawn at 1e-9",
+        fontsize=9,
+    )
+    for axes in (above, below):
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=150)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Run the command line."""
+    config = cli.parse(PlotConfig, "plot_losses")
+    plot_losses((config.first, config.second), config.out)
+    print(f"wrote {config.out}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

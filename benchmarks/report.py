@@ -1,0 +1,98 @@
+"""What a benchmark leaves: a table, a line of JSON, and a file where one is named."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.environment import describe
+from gpt_common.errors import InputError
+from gpt_common.storage import atomic_file
+
+Result = dict[str, Any]
+
+
+def new_result(benchmark: str, options: Any) -> Result:
+    """Return the head of a result: what was asked, by which command, and on what."""
+    return {
+        "benchmark": benchmark,
+        "command": command_line(benchmark),
+        "options": json.loads(json.dumps(dataclasses.asdict(options), default=str)),
+        "environment": describe(),
+    }
+
+
+def command_line(benchmark: str) -> str:
+    """Return the command that is running, as one would type it."""
+    return shlex.join(["python", "-m", f"benchmarks.{benchmark}", *sys.argv[1:]])
+
+
+def spread(seconds: Sequence[float]) -> dict[str, float]:
+    """Return median, least and most, in milliseconds."""
+    return {
+        "median": 1000 * statistics.median(seconds),
+        "min": 1000 * min(seconds),
+        "max": 1000 * max(seconds),
+    }
+
+
+def finish(result: Result, tables: Sequence[Table], out: Path | None) -> None:
+    """Print the tables and then the result as one line of JSON; write it where `out` says.
+
+    Raises `InputError` where every program failed.
+    """
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = 160  # a file or a pipe has no width
+    for table in tables:
+        console.print(table)
+    if out:
+        write(result, out)
+    print(json.dumps(result))
+    programs = result.get("programs", [])
+    if programs and all("error" in program for program in programs):
+        raise InputError(f"every program failed, the first with: {programs[0]['error']}")
+
+
+def write(result: Result, out: Path) -> None:
+    """Write a result as a file, whole or not at all."""
+    with atomic_file(out) as part:
+        part.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def read(path: Path) -> Result:
+    """Return a result that `write` wrote. Raises `InputError` where it is not one."""
+    try:
+        result = json.loads(path.read_text())
+        if "benchmark" in result:
+            return result
+    except (ValueError, TypeError):
+        pass
+    raise InputError(f"{path}: expected the result of a benchmark")
+
+
+def title(result: Result) -> str:
+    """Return what was measured on, for the head of a table or the foot of a figure."""
+    found = result["environment"]
+    hardware = found.get("gpu") or found["processor"]
+    versions = ", ".join(f"{name} {found[name]}" for name in ("torch", "jax") if name in found)
+    return f"{hardware} | {versions} | {found['date']}"
+
+
+def percent(share: float | None) -> str:
+    """Return a share as text."""
+    return "" if share is None else f"{100 * share:.0f} %"
+
+
+def gigabytes(size: float) -> str:
+    """Return bytes as text."""
+    return f"{size / 1e9:.2f} GB"

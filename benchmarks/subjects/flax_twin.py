@@ -1,0 +1,50 @@
+"""gpt_flax, called as its own commands call it."""
+
+from collections.abc import Callable
+
+import numpy as np
+from jax import Array
+
+from benchmarks.spec import SEED, Spec, runtime_options
+from benchmarks.subjects import jax_tools as tools
+from gpt_common.checkpoint import Checkpoint
+from gpt_common.config import SamplingOptions, TrainConfig
+from gpt_common.initialization import initialize_weights
+from gpt_flax.device import DTYPES
+from gpt_flax.generate import generate, load_model
+from gpt_flax.model import GPT
+from gpt_flax.optimizer import create_optimizer
+from gpt_flax.train import create_state, train_step
+
+
+def training(spec: Spec) -> Callable[[], Array]:
+    """Return a function that starts a training step on the next batch and returns its loss."""
+    config = TrainConfig(runtime=runtime_options(spec))
+    options, loader = config.optimizer, spec.loader()
+    tools.select_device(spec.device, spec.dtype)
+    model, optimizer = GPT(spec.model, DTYPES[spec.dtype]), create_optimizer(options)
+    start = Checkpoint(spec.model, initialize_weights(spec.model, SEED))
+    fixed = {"model": model, "optimizer": optimizer, "grad_clip": options.grad_clip}
+    state = create_state(start, config, optimizer)
+
+    def step() -> Array:
+        nonlocal state
+        x, y = loader.next_batches(1)
+        state, metrics = train_step(state, x, y, options.learning_rate, **fixed)
+        return metrics["loss"]
+
+    return step
+
+
+def generation(spec: Spec) -> Callable[[list[int], int, int], np.ndarray]:
+    """Return a function that continues rows of a prompt and returns their tokens."""
+    tools.select_device(spec.device, spec.dtype)
+    start = Checkpoint(spec.model, initialize_weights(spec.model, SEED))
+    params, model = load_model(start, spec.dtype)
+
+    def continue_prompt(prompt: list[int], batch_size: int, new_tokens: int) -> np.ndarray:
+        length = len(prompt) + new_tokens
+        options = SamplingOptions(num_samples=batch_size, max_length=length)
+        return generate(params, model, prompt, options)
+
+    return continue_prompt

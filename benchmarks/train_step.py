@@ -1,0 +1,265 @@
+"""Time training steps of both twins and of Hugging Face's GPT-2, side by side.
+
+python -m benchmarks.train_step --dtype bfloat16 --out benchmarks/results/train_bfloat16.json
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import environment, report
+from benchmarks.programs import PEER, Framework, Program, select_programs
+from benchmarks.report import Result
+from benchmarks.spec import Dtype, Spec, check_length
+from benchmarks.trial import Trial, corpus, stderr_console, trials
+from gpt_common import cli
+from gpt_common.config import PRESETS, Device, GPTConfig, Preset
+from gpt_common.errors import require_positive
+from gpt_common.metrics import flops_per_token
+
+FORMULA = "a token: 6 N + 12 L C T, N the weights without the positions' (gpt_common.metrics)"
+MOST_ROWS = 8192  # of a matmul whose speed is the peak: more are no faster and take memory
+TIMEOUT = 900.0  # seconds
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How often it is measured."""
+
+    steps: int = 5
+    """Steps of a program in one round."""
+    rounds: int = 4
+    """Rounds; in each, every program has its turn."""
+    warmup: int = 2
+    """Steps after the first, which compiles, that are not counted."""
+    sequential: bool = False
+    """Start a program when the one before has ended: where they do not fit in memory together."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "rounds"):
+            require_positive(name, getattr(self, name))
+
+
+@dataclass(frozen=True)
+class TrainStepConfig:
+    """Time training steps of both twins and of Hugging Face's GPT-2, side by side.
+
+    Each program has a process of its own, and their rounds alternate. The last line of the output
+    is one JSON object.
+    """
+
+    framework: tuple[Framework, ...] = ("all",)
+    """One or more; huggingface-best has fused AdamW and a malloc that keeps its memory."""
+    device: Device = "auto"
+    """auto takes cuda, else mps (PyTorch only), else cpu."""
+    dtype: Dtype = "float32"
+    """What matrix products compute in."""
+    preset: Preset = "gpt2"
+    """A named shape."""
+    batch_size: int = 4
+    """Sequences in a batch (B)."""
+    seq_len: int = 256
+    """Tokens in a sequence (T)."""
+    compile: bool = False
+    """Compile PyTorch's models with torch.compile; JAX always compiles."""
+    fast_ops: bool = True
+    """The twins' fast operations; --no_fast_ops turns them off."""
+    plan: Plan = field(default_factory=Plan)
+    flax_peer_python: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
+    """Interpreter with transformers<5, flax<0.11, jax<0.7: adds Hugging Face's Flax GPT-2."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE.json")] = None
+    """Write the result, for benchmarks.plot."""
+
+    def __post_init__(self) -> None:
+        require_positive("batch_size", self.batch_size)
+        require_positive("seq_len", self.seq_len)
+
+    def spec(self, tokens: str, model: GPTConfig | None = None) -> Spec:
+        """Return what each program is to run."""
+        return Spec(
+            model=model or PRESETS[self.preset],
+            tokens=tokens,
+            device=self.device,
+            dtype=self.dtype,
+            batch_size=self.batch_size,
+            seq_len=self.seq_len,
+            compile=self.compile,
+            fast_ops=self.fast_ops,
+        )
+
+
+def measure(
+    programs: Sequence[Program],
+    spec: Spec,
+    plan: Plan,
+    console: Console,
+    timeout: float = TIMEOUT,
+    peaks: bool = True,
+) -> list[Result]:
+    """Return a result for each program, and what each is times the peer."""
+    together = [[program] for program in programs] if plan.sequential else [list(programs)]
+    results = []
+    for group in together:
+        with trials(group, console, timeout) as running:
+            results += measure_together(running, spec, plan, peaks)
+    compare(results)
+    return results
+
+
+def measure_together(running: Sequence[Trial], spec: Spec, plan: Plan, peaks: bool) -> list[Result]:
+    """Warm up the programs, then let them take turns."""
+    starts = [warm_up(trial, spec, plan) for trial in running]
+    seconds: list[list[float]] = [[] for _ in running]
+    losses: list[float] = [0.0 for _ in running]
+    for _ in range(plan.rounds):
+        for i, trial in enumerate(running):
+            if answer := trial.ask("steps", count=plan.steps):
+                seconds[i] += answer["seconds"]
+                losses[i] = answer["loss"]
+    results = []
+    for trial, start, times, loss in zip(running, starts, seconds, losses, strict=True):
+        memory = trial.ask("memory")  # before the matmuls, which take some of their own
+        speeds = trial.ask("matmuls", shapes=matmul_shapes(spec)) if peaks else {}
+        if trial.error:
+            results.append(trial.failure())
+        else:
+            figures = {"last_loss": loss, "peak_memory": memory, "matmuls": speeds}
+            results.append(summarise(trial.program, spec, start, times) | figures)
+    for result in results:
+        add_shares(result, spec)
+    return results
+
+
+def warm_up(trial: Trial, spec: Spec, plan: Plan) -> Result:
+    """Start a program, with the steps that do not count; note when its first loss is there."""
+    asked = spec.as_dict() | {"settings": spec.settings | trial.program.settings}
+    started = time.perf_counter()
+    start = trial.ask("train", spec=asked)
+    seconds = {"first_loss_seconds": time.perf_counter() - started}
+    if plan.warmup and start:
+        trial.ask("steps", count=plan.warmup)
+    return (start or {}) | seconds
+
+
+def matmul_shapes(spec: Spec) -> dict[str, tuple[int, int, int]]:
+    """Return the model's own products as `(M, K, N)`: a large layer, and the head."""
+    M, C = min(spec.tokens_per_step, MOST_ROWS), spec.model.n_embd
+    return {"c_fc": (M, C, 4 * C), "head": (M, C, spec.model.padded_vocab_size)}
+
+
+def summarise(program: Program, spec: Spec, start: Result, seconds: list[float]) -> Result:
+    """Return a program's figures, but for the peaks."""
+    median = statistics.median(seconds)
+    flops = flops_per_token(spec.model, spec.seq_len) * spec.tokens_per_step
+    return {
+        "name": program.name,
+        "device": start["device"],
+        "milliseconds": report.spread(seconds),
+        "seconds": seconds,
+        "tokens_per_second": spec.tokens_per_step / median,
+        "flops_per_second": flops / median,
+        "setup_seconds": start["setup_seconds"],
+        "first_loss_seconds": start["first_loss_seconds"],
+        "first_step_seconds": start["first_step_seconds"],
+        "compile_seconds": max(0.0, start["first_step_seconds"] - median),
+        "first_loss": start["loss"],
+        **({"versions": start["versions"]} if "versions" in start else {}),
+    }
+
+
+def add_shares(result: Result, spec: Spec) -> None:
+    """Add the shares of the measured peak, and of the datasheet's where there is one."""
+    if "error" in result:
+        return
+    speed, gpu = result["flops_per_second"], environment.nvidia_gpu().get("gpu", "")
+    if result["matmuls"]:
+        result["matmul_peak"] = max(result["matmuls"].values())
+        result["share_of_matmul_peak"] = speed / result["matmul_peak"]
+    if result["device"] == "cuda":
+        peak = environment.datasheet_peak(gpu, spec.dtype)
+        result["share_of_datasheet_peak"] = peak and speed / peak
+
+
+def compare(results: Sequence[Result]) -> None:
+    """Add to each result how many times as fast it is as each of Hugging Face's."""
+    done = {r["name"]: r["tokens_per_second"] for r in results if "error" not in r}
+    peers = {name: speed for name, speed in done.items() if name.startswith(PEER)}
+    for result in results:
+        if "error" not in result:
+            speed = result["tokens_per_second"]
+            result["times"] = {name: speed / other for name, other in peers.items()}
+
+
+def table(title: str, results: Sequence[Result]) -> Table:
+    """Return the results as a table."""
+    peers = list(next((r["times"] for r in results if "times" in r), {}))
+    shown = Table(title=title, title_justify="left", box=None)
+    heads = ("ms a step", "least", "most", "tokens/s", "TFLOP/s", "of peak", "of sheet")
+    heads += ("memory", "first step", "loss", *("x " + name.replace(PEER, "HF") for name in peers))
+    shown.add_column("program", no_wrap=True)
+    for head in heads:
+        shown.add_column(head, justify="right", no_wrap=True)
+    for result in results:
+        if "error" not in result:
+            shown.add_row(*row(result, peers))
+    return shown
+
+
+def row(result: Result, peers: Sequence[str]) -> list[str]:
+    """Return a result as the cells of a row."""
+    times, shares = result["milliseconds"], ("share_of_matmul_peak", "share_of_datasheet_peak")
+    return [
+        result["name"],
+        *(f"{times[name]:,.1f}" for name in ("median", "min", "max")),
+        f"{result['tokens_per_second']:,.0f}",
+        f"{result['flops_per_second'] / 1e12:.3g}",
+        *(report.percent(result.get(share)) for share in shares),
+        report.gigabytes(result["peak_memory"]),
+        f"{result['first_step_seconds']:.1f} s",
+        f"{result['last_loss']:.2f}",
+        *(f"{result['times'][name]:.2f}" for name in peers),
+    ]
+
+
+def run(config: TrainStepConfig, console: Console) -> Result:
+    """Measure as the options say. Raises `InputError` where they do not fit the model."""
+    check_length(config.preset, PRESETS[config.preset], config.seq_len)
+    programs = select_programs(config.framework, config.flax_peer_python)
+    result = report.new_result("train_step", config)
+    with corpus() as tokens:
+        spec = config.spec(tokens)
+        result["flops"] = {
+            "formula": FORMULA,
+            "per_token": flops_per_token(spec.model, spec.seq_len),
+        }
+        result["programs"] = measure(programs, spec, config.plan, console)
+    return result
+
+
+def headline(result: Result) -> str:
+    """Return what was measured, in a line."""
+    options: dict[str, Any] = result["options"]
+    return (
+        f"{options['preset']}, B={options['batch_size']}, T={options['seq_len']}, "
+        f"{options['dtype']}{', compiled' if options['compile'] else ''}\n{report.title(result)}"
+    )
+
+
+def main() -> None:
+    """Run the command line."""
+    config = cli.parse(TrainStepConfig, "train_step")
+    result = run(config, stderr_console())
+    report.finish(result, [table(headline(result), result["programs"])], config.out)
+
+
+if __name__ == "__main__":
+    cli.run(main)

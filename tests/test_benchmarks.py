@@ -1,0 +1,368 @@
+"""The benchmarks on a tiny model: their arguments, what they leave, and the GPU's whole script."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+
+from benchmarks import environment, gpu, report, scaling, train_step
+from benchmarks.process import Worker, WorkerError
+from benchmarks.programs import BY_NAME, select_programs
+from benchmarks.spec import Spec
+from benchmarks.timing import seconds_per_call
+from benchmarks.trial import stderr_console
+from gpt_common.checkpoint import Checkpoint
+from gpt_common.config import PRESETS, GPTConfig, OptimizerOptions, TrainConfig
+from gpt_common.errors import InputError
+from gpt_common.metrics import flops_per_token
+from gpt_flax.model import GPT
+from gpt_flax.optimizer import create_optimizer
+from gpt_flax.train import create_state
+from gpt_flax.train import train_step as flax_train_step
+from tests.conftest import assert_one_line_error, command, random_weights
+
+ROOT = Path(__file__).parent.parent
+TINY = ("--preset", "tiny", "--device", "cpu")
+QUICK = ("--rounds", 1, "--steps", 2, "--warmup", 0)
+
+
+def last_line(result: subprocess.CompletedProcess) -> dict:
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A measurement of all programs, and the file that it wrote."""
+    out = tmp_path_factory.mktemp("results") / "train.json"
+    found = command("benchmarks.train_step", *TINY, *QUICK, "--seq_len", 16, "--out", out)
+    return last_line(found), found.stdout, out
+
+
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory):
+    out = tmp_path_factory.mktemp("results") / "generate.json"
+    flags = ("--prompt_length", 4, "--new_tokens", 3, "--rounds", 1, "--batch_size", 1, 2)
+    found = command("benchmarks.generate", *TINY, *flags, "--out", out)
+    return last_line(found), found.stdout, out
+
+
+def test_train_step_measures_every_program(trained):
+    result, text, out = trained
+    assert json.loads(out.read_text()) == result
+    assert [p["name"] for p in result["programs"]] == [
+        "torch", "flax", "huggingface", "huggingface-best"
+    ]  # fmt: skip
+    assert result["command"].startswith("python -m benchmarks.train_step --preset tiny")
+    assert {"processor", "torch", "jax", "date"} <= result["environment"].keys()
+    for program in result["programs"]:
+        assert len(program["seconds"]) == 2
+        times = program["milliseconds"]
+        assert 0 < times["min"] <= times["median"] <= times["max"]
+        for loss in ("first_loss", "last_loss"):
+            assert program[loss] == pytest.approx(np.log(50257), abs=0.1)
+        assert program["peak_memory"] > 1e8
+        assert program["matmul_peak"] == max(program["matmuls"].values())
+        assert program["name"] in text
+    peer = result["programs"][2]
+    assert peer["times"]["huggingface"] == 1
+
+
+def test_figures_of_a_step_follow_from_its_seconds(trained):
+    result, _, _ = trained
+    flops = 4 * 16 * flops_per_token(PRESETS["tiny"], 16)
+    for program in result["programs"]:
+        seconds = np.median(program["seconds"])
+        assert program["tokens_per_second"] == pytest.approx(4 * 16 / seconds)
+        assert program["flops_per_second"] == pytest.approx(flops / seconds)
+        share = flops / seconds / program["matmul_peak"]
+        assert program["share_of_matmul_peak"] == pytest.approx(share)
+
+
+def test_the_twins_train_on_the_same_batches(trained):
+    torch, flax = trained[0]["programs"][:2]
+    for loss in ("first_loss", "last_loss"):
+        assert torch[loss] == pytest.approx(flax[loss], rel=1e-5)
+
+
+def test_generate_measures_every_case(generated):
+    result, text, out = generated
+    assert json.loads(out.read_text()) == result
+    assert result["step_bytes"] == 4 * (404_328 - 64 * 8)
+    for program in result["programs"]:
+        assert program["name"] in text
+        assert [case["batch_size"] for case in program["cases"]] == [1, 2]
+        for case in program["cases"]:
+            assert case["length"] == 4 + 3
+            seconds = case["milliseconds"]["median"] / 1000
+            rate = case["batch_size"] * 3 / seconds
+            assert case["tokens_per_second"] == pytest.approx(rate)
+            limit = case["batch_size"] * max(program["reads"].values()) / result["step_bytes"]
+            assert case["limit_tokens_per_second"] == pytest.approx(limit)
+
+
+def test_scaling_changes_one_size_at_a_time():
+    config = scaling.ScalingConfig(preset="tiny", depth=(3,), width=(16,), context=(128,))
+    config = dataclasses.replace(config, batch=(2,), seq_len=8)
+    specs = {axis: spec for axis, _, spec in scaling.points(config, "tokens.npy")}
+    tiny = PRESETS["tiny"]
+    assert specs["depth"].model == dataclasses.replace(tiny, n_layer=3)
+    assert specs["width"].model == dataclasses.replace(tiny, n_embd=16, n_head=4)
+    assert specs["context"].model == dataclasses.replace(tiny, block_size=128)
+    assert [spec.seq_len for spec in specs.values()] == [8, 8, 128, 8]
+    assert [spec.batch_size for spec in specs.values()] == [4, 4, 4, 2]
+
+
+def test_scaling_measures_and_is_drawn(tmp_path, call):
+    out = tmp_path / "scaling.json"
+    axes = ("--vary", "depth", "--depth", 1, 2, "--seq_len", 8, "--framework", "torch")
+    result = last_line(call("benchmarks.scaling", *TINY, *QUICK, *axes, "--out", out))
+    depths = [point["model"]["n_layer"] for point in result["series"]["depth"]]
+    assert depths == [1, 2]
+    assert_draws(call, out)
+
+
+def test_data_and_conversion_are_measured(call):
+    result = last_line(call("benchmarks.data", *TINY, "--seq_len", 16, "--rounds", 1))
+    assert result["tokenizer"]["characters"] == 1_115_394
+    step = result["programs"][0]["milliseconds"]["median"]
+    share = result["loader"]["milliseconds"]["median"] / step
+    assert result["loader"]["share_of_step"] == pytest.approx(share)
+    flags = ("--preset", "tiny", "--format", "nanogpt", "llmc")
+    result = last_line(call("benchmarks.convert", *flags))
+    assert [found["name"] for found in result["programs"]] == ["nanogpt", "llmc"]
+    assert all(found["back"]["peak_memory"] > 1e7 for found in result["programs"])
+
+
+def assert_draws(call, *results):
+    picture = results[0].with_suffix(".png")
+    drawn = call("benchmarks.plot", *results, "--out", picture)
+    assert drawn.returncode == 0, drawn.stderr
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_results_are_drawn(trained, generated, call, tmp_path):
+    assert_draws(call, trained[2], trained[2])
+    assert_draws(call, generated[2])
+    both = call("benchmarks.plot", trained[2], generated[2], "--out", tmp_path / "no.png")
+    assert_one_line_error(both, "expected results of one benchmark", "generate, train_step")
+    (tmp_path / "other.json").write_text("[1]")
+    other = call("benchmarks.plot", tmp_path / "other.json", "--out", tmp_path / "no.png")
+    assert_one_line_error(other, "other.json: expected the result of a benchmark")
+    assert not (tmp_path / "no.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "args", "words"),
+    [
+        ("train_step", ("--preset", "tiny", "--seq_len", 65), ("at most the 64 tokens", "65")),
+        ("train_step", ("--framework", "theano"), ("theano",)),
+        ("train_step", ("--rounds", 0), ("rounds must be positive",)),
+        ("train_step", ("--flax_peer_python", "/nowhere"), ("expected an interpreter",)),
+        ("generate", ("--preset", "tiny", "--new_tokens", 60), ("at most the 64 tokens", "68")),
+        ("generate", ("--batch_size", 0), ("batch_size must be positive",)),
+        ("scaling", ("--preset", "tiny", "--vary", "width", "--width", 6), ("multiples of 4",)),
+        ("convert", ("--format", "openai"), ("expected one of", "got openai")),
+        ("data", ("--preset", "tiny"), ("at most the 64 tokens",)),
+        ("gpu", ("--minutes", 0), ("minutes must be positive",)),
+        ("plot", ("--out", "a.png"), ("expected the files of results",)),
+    ],
+)
+def test_wrong_input_is_one_line(module, args, words, call):
+    assert_one_line_error(call(f"benchmarks.{module}", *args), *words)
+
+
+@pytest.mark.parametrize("module", ["train_step", "generate", "scaling", "data", "convert", "gpu"])
+def test_help_opens_with_what_is_measured(module, call):
+    result = call(f"benchmarks.{module}", "--help")
+    assert result.returncode == 0
+    assert "--out" in result.stdout
+
+
+def test_a_program_that_fails_is_reported_and_the_others_go_on(tmp_path):
+    np.save(tmp_path / "tokens.npy", np.arange(100, dtype=np.uint16))
+    spec = Spec(PRESETS["tiny"], str(tmp_path / "tokens.npy"), "cpu", seq_len=8, batch_size=2)
+    broken = dataclasses.replace(BY_NAME["flax"], subject="no_such_subject")
+    plan = train_step.Plan(steps=1, rounds=1, warmup=0)
+    failed, done = train_step.measure([broken, BY_NAME["torch"]], spec, plan, stderr_console())
+    assert "no_such_subject" in failed["error"]
+    assert done["milliseconds"]["median"] > 0
+    assert train_step.table("", [failed, done]).row_count == 1
+
+
+def test_only_failures_are_an_error(capsys):
+    result = {"benchmark": "train_step", "programs": [{"name": "torch", "error": "gone"}]}
+    with pytest.raises(InputError, match="every program failed, the first with: gone"):
+        report.finish(result, [], None)
+    assert json.loads(capsys.readouterr().out) == result
+
+
+def worker(code: str) -> Worker:
+    return Worker([sys.executable, "-c", code], os.environ)
+
+
+def test_a_worker_that_ends_or_is_late_says_why():
+    with (
+        worker("raise SystemExit('I have had enough')") as child,
+        pytest.raises(WorkerError, match="the process ended: I have had enough"),
+    ):
+        child.ask("train")
+    with (
+        worker("import time; time.sleep(60)") as child,
+        pytest.raises(WorkerError, match="no answer within 0 s"),
+    ):
+        child.ask("train", timeout=0.2)
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", True),
+        ("XlaRuntimeError: RESOURCE_EXHAUSTED: Out of memory", True),
+        ("ValueError: shapes", False),
+    ],
+)
+def test_want_of_memory_is_told_from_other_failures(message, expected):
+    assert WorkerError(message).out_of_memory == expected
+
+
+def test_prints_do_not_disturb_a_worker():
+    code = (
+        "from benchmarks.worker import serve\n"
+        "import os\n"
+        "serve({'shout': lambda words: os.system('echo ' + words)})"
+    )
+    with worker(code) as child:
+        assert child.ask("shout", words="hello") == 0
+
+
+def test_seconds_per_call_counts_the_calls():
+    calls, waits = [], []
+    seconds = seconds_per_call(lambda: calls.append(1), waits.append, at_least=1e-4, rounds=3)
+    assert seconds > 0
+    assert len(waits) == 1 + 1 + 3
+    assert len(calls) > len(waits)
+
+
+def test_a_program_has_an_environment_of_its_own(monkeypatch):
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "true")
+    assert BY_NAME["flax"].environ["XLA_PYTHON_CLIENT_PREALLOCATE"] == "true"
+    assert "mmap_max=0" in BY_NAME["huggingface-best"].environ["GLIBC_TUNABLES"]
+    assert [p.name for p in select_programs(["flax"])] == ["flax"]
+    peer = select_programs(["torch"], sys.executable)[-1]
+    assert peer.name == "huggingface-flax"
+    assert peer.command[1].endswith("huggingface_flax.py")
+
+
+def test_the_standalone_peer_imports_nothing_of_this_project():
+    text = (ROOT / "benchmarks" / "subjects" / "huggingface_flax.py").read_text()
+    for package in ("gpt_common", "gpt_torch", "gpt_flax", "from benchmarks", "import benchmarks"):
+        assert package not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "tera"),
+    [
+        ("NVIDIA H100 80GB HBM3", "bfloat16", 989),
+        ("NVIDIA H100 PCIe", "bfloat16", 756),
+        ("NVIDIA A100-SXM4-80GB", "tf32", 156),
+        ("NVIDIA L40S", "float32", 91.6),
+    ],
+)
+def test_a_gpu_is_found_by_its_narrowest_name(name, dtype, tera):
+    assert environment.datasheet_peak(name, dtype) == 1e12 * tera
+    assert environment.datasheet_peak("Voodoo 2", dtype) is None
+
+
+def test_the_gpu_is_what_nvidia_smi_says(monkeypatch, tmp_path):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 81559 MiB, 580.65.06'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert environment.describe()["gpu"] == "NVIDIA H100 80GB HBM3"
+    assert environment.gpu_bytes() == 81559 * 2**20
+    tool.write_text("#!/bin/sh\nexit 9\n")
+    assert "gpu" not in environment.describe()
+    assert environment.gpu_bytes() == float("inf")
+
+
+def test_batches_that_memory_promises_to_hold():
+    seen = {"peak_memory": 30e9, "batch_size": 16}
+    assert gpu.promising(seen, 80e9, False)[0] == 32
+    assert gpu.promising(seen, 160e9, False)[0] == 64
+    assert gpu.promising(seen, 1e9, False) == [1]
+    assert gpu.promising({"error": "gone"}, 80e9, False)[0] == gpu.LADDER_BATCH
+
+
+def test_the_ladder_falls_back_on_smaller_batches_and_goes_on_after_failures(monkeypatch):
+    def measure(self, rung, batch_size):
+        if rung.dtype == "tf32":
+            return {"error": "broken"}
+        if batch_size > 4:
+            return {"error": "out of memory", "out_of_memory": True}
+        return {"tokens_per_second": 1.0}
+
+    monkeypatch.setattr(gpu.Bench, "_measure", measure)
+    monkeypatch.setattr(gpu.Bench, "missing", lambda self, framework: "")
+    bench = gpu.Bench(gpu.GpuConfig(), stderr_console(), "tokens.npy")
+    results = gpu.climb(bench, gpu.ladders())
+    for rung, result in zip(gpu.ladders(), results, strict=True):
+        assert result["label"] == rung.label
+        assert result.get("error") == ("broken" if rung.dtype == "tf32" else None)
+        assert result["batch_size"] == 4 or rung.dtype == "tf32"
+    late = dataclasses.replace(bench.config, minutes=1e-9)
+    assert all(
+        result["error"] == "no time was left"
+        for result in gpu.climb(gpu.Bench(late, stderr_console(), ""), gpu.ladders())
+    )
+
+
+def test_without_a_gpu_the_gpus_benchmark_says_so(call, tmp_path):
+    if environment.nvidia_gpu():
+        pytest.skip("there is a GPU")
+    result = call("benchmarks.gpu", "--preset", "tiny", "--out", tmp_path)
+    assert result.returncode == 2
+    words = "device cuda: expected one of cpu (--device cpu --preset tiny rehearses)"
+    assert result.stderr.splitlines()[-1] == f"error: {words}"
+
+
+@pytest.mark.slow
+def test_the_gpus_whole_script_on_a_cpu(tmp_path):
+    script = ROOT / "benchmarks" / "gpu.sh"
+    environ = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    flags = (*TINY, "--out", tmp_path)
+    found = subprocess.run(
+        [script, *map(str, flags)], capture_output=True, text=True, env=environ, timeout=900
+    )
+    result = last_line(found)
+    assert "skipped" in found.stdout
+    assert len(result["ladder"]) == len(gpu.ladders())
+    failed = {rung["error"] for rung in result["ladder"] if "error" in rung}
+    assert failed == {"a CPU has no TF32"}
+    assert all(rung["tokens_per_second"] > 0 for rung in result["best"])
+    names = {"gpu.json", "gpu.png", "gpu_generate.json", "gpu_generate.png"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
+def test_the_flax_training_step_lowers_for_cuda():
+    """A GPU is not needed to see that everything in the step has a form for one."""
+    shape = GPTConfig(n_layer=2, n_head=2, n_embd=16, block_size=16, vocab_size=97)
+    optimizer = create_optimizer(OptimizerOptions())
+    start = Checkpoint(shape, random_weights(shape))
+    state = create_state(start, TrainConfig(), optimizer)
+    for dtype in (jnp.float32, jnp.bfloat16):
+        fixed = {"model": GPT(shape, dtype), "optimizer": optimizer, "grad_clip": 1.0}
+        step = jax.jit(partial(flax_train_step, **fixed))
+        tokens = jax.ShapeDtypeStruct((1, 2, 16), jnp.int32)
+        lowered = export.export(step, platforms=["cuda"])(state, tokens, tokens, 1e-3)
+        assert lowered.platforms == ("cuda",)
+        assert "dot_general" in lowered.mlir_module()
