@@ -47,6 +47,7 @@ MAY_CHANGE = {
     "device",
     "dtype",
     "compile",
+    "no_fast_ops",
     *(field.name for field in dataclasses.fields(OutputOptions)),
 }
 

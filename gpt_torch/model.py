@@ -1,15 +1,28 @@
 """GPT-2 as torch modules: pre-LayerNorm blocks, learned positions, tied head."""
 
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpt_common.config import LAYER_NORM_EPSILON, GPTConfig
 from gpt_common.errors import InputError
 from gpt_common.initialization import INITIAL_STD, residual_std
+from gpt_torch.ops import (
+    PLAIN,
+    Linear,
+    Ops,
+    causal_attention,
+    cross_entropy,
+    linear_cross_entropy,
+)
 
 
 class CausalSelfAttention(nn.Module):
     """Multi-head attention in which a position sees itself and what stands before it."""
+
+    ops = PLAIN
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -22,7 +35,7 @@ class CausalSelfAttention(nn.Module):
         B, T, C = x.shape
         qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
         q, k, v = qkv.transpose(1, 3).unbind(2)  # (B, nh, T, hs): torch puts the heads first
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        y = causal_attention(q, k, v, self.ops)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, C))
 
 
@@ -63,6 +76,8 @@ class GPT(nn.Module):
     float32 weights and a float32 residual stream.
     """
 
+    ops = PLAIN
+
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
@@ -74,6 +89,17 @@ class GPT(nn.Module):
         nn.init.zeros_(self.wte.weight[config.vocab_size :])  # the padded rows
         nn.init.normal_(self.wpe.weight, std=INITIAL_STD)
 
+    def use(self, ops: Ops) -> None:
+        """Compute with these operations from now on."""
+        for module in self.modules():
+            if isinstance(module, Linear | CausalSelfAttention | GPT):
+                module.ops = ops
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile `forward`, as every module's `compile` does, and `loss`."""
+        super().compile(*args, **kwargs)
+        self.loss = torch.compile(self.loss, *args, **kwargs)  # type: ignore[method-assign]
+
     def forward(
         self, tokens: Tensor, targets: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
@@ -81,33 +107,33 @@ class GPT(nn.Module):
 
         `tokens` and `targets` are `(B, T)` integers. Raises `InputError` for T above `block_size`.
         """
-        T = tokens.shape[1]
-        if T > self.config.block_size:
-            raise InputError(f"expected at most {self.config.block_size} tokens, got {T}")
-        x = self.wte(tokens) + self.wpe.weight[:T]  # (B, T, C)
-        for block in self.h:
-            x = block(x)
-        x = self.ln_f(x)
+        x = self.hidden(tokens)
         logits = F.linear(x, self.wte.weight)[..., : self.config.vocab_size]  # (B, T, V)
         logits = logits.to(self.wte.weight.dtype)  # a bfloat16 softmax would be too coarse
         if targets is None:
             return logits, None
         return logits, cross_entropy(logits, targets)
 
+    def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss alone: what training needs, without the logits of a whole batch."""
+        x = self.hidden(tokens)
+        vocab_size = self.config.vocab_size
+        return linear_cross_entropy(x, self.wte.weight, targets, vocab_size, self.ops)
 
-def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean of -log p(target), in nats, over the positions of `(B, T, V)` logits.
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """Return what the head sees, `(B, T, C)`."""
+        T = tokens.shape[1]
+        if T > self.config.block_size:
+            raise InputError(f"expected at most {self.config.block_size} tokens, got {T}")
+        x = self.wte(tokens) + self.wpe.weight[:T]  # (B, T, C)
+        for block in self.h:
+            x = block(x)
+        return self.ln_f(x)
 
-    torch's own, in float32 on a CPU, loses the many small terms beside a large one: where a model
-    is sure of its targets and the loss is 0.04, 1e-4 of it (torch 2.13).
-    """
-    target_logits = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-    return (logits.logsumexp(-1) - target_logits).mean()
 
-
-def linear(in_features: int, out_features: int, std: float) -> nn.Linear:
+def linear(in_features: int, out_features: int, std: float) -> Linear:
     """Return a linear layer with a normal kernel `(out, in)` and a bias of zeros."""
-    layer = nn.Linear(in_features, out_features)
+    layer = Linear(in_features, out_features)
     nn.init.normal_(layer.weight, std=std)
     nn.init.zeros_(layer.bias)
     return layer
