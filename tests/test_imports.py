@@ -76,8 +76,18 @@ def functions(path: Path) -> list[str]:
 
 # The frameworks' own words for the same thing, and the few functions that only one of them needs.
 SAME_NAME = {"__init__": "setup", "forward": "__call__"}
-ONLY_TORCH = {"autocast", "to_device"}
-ONLY_FLAX = {"causal_attention", "normal", "padded", "eval_step"}
+ONLY_TORCH = {
+    *("autocast", "to_device", "GPT.use", "GPT.compile"),
+    *("Linear", "Linear.forward", "OneDNNLinear", "OneDNNLinear.forward", "OneDNNLinear.backward"),
+    *("onednn_product", "matmul_attention", "compute_dtype", "row_losses_"),
+    *("ChunkedLoss", "ChunkedLoss.forward", "ChunkedLoss.backward"),
+}
+ONLY_FLAX = {
+    *("normal", "padded", "eval_step", "keep_compiled"),
+    *("product", "_product_forward", "_product_backward", "transposed", "flat_linear"),
+    *("block_attention", "last_rows_attention", "row_losses"),
+    *("chunked_loss", "chunked_loss_and_gradients", "_chunked_loss_backward"),
+}
 
 
 @pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "gpt_torch").glob("*.py")))
