@@ -54,7 +54,8 @@ def keep_memory() -> None:
     """Tell glibc's malloc to keep what is freed; call it before the first tensor and thread.
 
     Left to itself it maps every large tensor anew and gives it back, so that every step pays for
-    its pages again: GPT-2 124M, B=4, T=256, in float32 on two cores of an AMD EPYC (Zen 3): KEEP.
+    its pages again. On two cores of an AMD EPYC (Zen 3), torch, float32: the softmax of 256 rows of
+    logits 8 ms in place of 35, a step of GPT-2 124M, B=4, T=256, 6.6 s in place of 8.8.
     One arena for all threads: else each of jax's keeps a heap of its own, and memory creeps up.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
