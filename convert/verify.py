@@ -228,7 +228,7 @@ def trace_huggingface(name: str, checkpoint: Checkpoint, batch: Batch, dtype: Dt
 
     from gpt_torch.device import master_dtype
     from gpt_torch.generate import autocast
-    from gpt_torch.model import cross_entropy
+    from gpt_torch.ops import cross_entropy
 
     model = huggingface_model(checkpoint, dtype)
     layers = record(model.transformer)

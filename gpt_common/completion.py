@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt_common import tokenizer
-from gpt_common.config import Dtype, GPTConfig, SamplingOptions, StoppingOptions
+from gpt_common.config import DtypeOption, GPTConfig, SamplingOptions, StoppingOptions
 from gpt_common.errors import InputError, NonFiniteError
 
 Finish = Literal["length", "end", "stop"]
@@ -21,7 +21,12 @@ Finish = Literal["length", "end", "stop"]
 CHUNK = 4
 
 # The error of a logit over the largest: ten times that seen between the twins in GPT-2 124M.
-ROUNDING: dict[Dtype, float] = {"float64": 1e-13, "float32": 1e-5, "tf32": 1e-2, "bfloat16": 5e-2}
+ROUNDING: dict[DtypeOption, float] = {
+    "float64": 1e-13,
+    "float32": 1e-5,
+    "tf32": 1e-2,
+    "bfloat16": 5e-2,
+}
 
 
 class Drawn(NamedTuple):
@@ -135,7 +140,7 @@ class Completion:
         if self.finish:
             self.stream.end()
 
-    def close_draws(self, dtype: Dtype) -> list[int]:
+    def close_draws(self, dtype: DtypeOption) -> list[int]:
         """Return the indices of `tokens` that rounding in `dtype` may have decided."""
         return [i for i, slack in enumerate(self.slacks) if slack <= ROUNDING[dtype]]
 

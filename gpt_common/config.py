@@ -22,6 +22,7 @@ from gpt_common.errors import (
 Activation = Literal["gelu_new", "gelu"]
 Device = Literal["auto", "cuda", "mps", "cpu"]
 Dtype = Literal["float32", "tf32", "bfloat16", "float64"]
+DtypeOption = Literal["auto"] | Dtype
 Preset = Literal["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "shakespeare", "tiny"]
 
 LAYER_NORM_EPSILON = 1e-5
@@ -177,10 +178,13 @@ class RuntimeOptions:
 
     device: Device = "auto"
     """auto takes cuda, else mps (PyTorch only), else cpu."""
-    dtype: Dtype = "float32"
-    """tf32 (cuda) and bfloat16 are for products of matrices over float32; float64 is for all."""
+    dtype: DtypeOption = "auto"
+    """auto takes bfloat16 where the hardware has it and it measures faster, else float32. tf32
+    (cuda) and bfloat16 are for products of matrices over float32; float64 is for all."""
     compile: bool = False
     """Compile the PyTorch model with torch.compile; Flax is always compiled."""
+    fast_ops: bool = True
+    """Take the operations that are faster on this hardware; --no_fast_ops the plain ones."""
     seed: int = 1337
     """Seed of the initial weights and of the samples."""
 
@@ -234,6 +238,10 @@ class TrainConfig:
     def as_dict(self) -> dict[str, dict[str, Any]]:
         """Return the options by group and name, in a form that JSON can hold."""
         return dataclasses.asdict(self)
+
+    def with_dtype(self, dtype: Dtype) -> TrainConfig:
+        """Return the options with what `--dtype auto` came to, which a resumed run then keeps."""
+        return dataclasses.replace(self, runtime=dataclasses.replace(self.runtime, dtype=dtype))
 
     @classmethod
     def from_dict(cls, groups: dict[str, dict[str, Any]]) -> TrainConfig:
@@ -358,7 +366,11 @@ class GenerateConfig:
     """Show the draws that rounding could have turned to another token."""
     device: Device = "auto"
     """auto takes cuda, else mps (PyTorch only), else cpu."""
-    dtype: Dtype = "float32"
-    """Numbers to compute with."""
+    dtype: DtypeOption = "auto"
+    """As in training: auto takes bfloat16 where the hardware has it and it measures faster."""
     compile: bool = False
     """Compile the PyTorch model's step with torch.compile; Flax is always compiled."""
+
+    def with_dtype(self, dtype: Dtype) -> GenerateConfig:
+        """Return the options with what `--dtype auto` came to."""
+        return dataclasses.replace(self, dtype=dtype)

@@ -49,6 +49,7 @@ MAY_CHANGE = {
     "device",
     "dtype",
     "compile",
+    "fast_ops",
     *(field.name for field in dataclasses.fields(OutputOptions)),
 }
 

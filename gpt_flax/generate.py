@@ -33,8 +33,15 @@ from gpt_common.config import (
     StoppingOptions,
 )
 from gpt_common.dialogue import answer, prompt_tokens, texts
+from gpt_common.hardware import keep_memory
 from gpt_common.sampling import uniforms
-from gpt_flax.device import DTYPES, master_dtype, select_device
+from gpt_flax.device import (
+    DTYPES,
+    keep_compiled,
+    master_dtype,
+    resolve_dtype,
+    select_device,
+)
 from gpt_flax.frozen import freeze
 from gpt_flax.model import GPT, Cache, empty_cache
 from gpt_flax.sampling import sample
@@ -226,10 +233,14 @@ def generate_texts(
 def main() -> None:
     """Run the command line."""
     config = cli.parse(GenerateConfig, "generate")
-    select_device(config.device, config.dtype)
-    params, model = load_model(read_weights(config.init), config.dtype)
+    keep_memory()
+    keep_compiled()
+    dtype = resolve_dtype(config.dtype, config.device)
+    config = config.with_dtype(dtype)
+    select_device(config.device, dtype)
+    params, model = load_model(read_weights(config.init), dtype)
     params = freeze(params, model)
-    answer(config, model.config, lambda batch: grow(params, model, batch, config.sampling))
+    answer(config, model.config, lambda rows: grow(params, model, rows, config.sampling))
 
 
 if __name__ == "__main__":

@@ -8,11 +8,18 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 from jax.typing import DTypeLike
-from optax import softmax_cross_entropy_with_integer_labels
 
 from gpt_common.config import LAYER_NORM_EPSILON, GPTConfig
 from gpt_common.errors import InputError
 from gpt_common.initialization import INITIAL_STD, residual_std
+from gpt_flax.ops import (
+    PLAIN,
+    Ops,
+    causal_attention,
+    cross_entropy,
+    flat_linear,
+    linear_cross_entropy,
+)
 
 Cache = dict[str, Any]  # "h_0": {"attn": {"keys": ..., "values": ...}}, each (B, nh, S, hs)
 
@@ -22,11 +29,12 @@ class CausalSelfAttention(nn.Module):
 
     config: GPTConfig
     dtype: DTypeLike
+    ops: Ops
 
     def setup(self) -> None:
         config = self.config
-        self.c_attn = linear(3 * config.n_embd, INITIAL_STD, self.dtype)
-        self.c_proj = linear(config.n_embd, residual_std(config), self.dtype)
+        self.c_attn = linear(3 * config.n_embd, INITIAL_STD, self.dtype, self.ops)
+        self.c_proj = linear(config.n_embd, residual_std(config), self.dtype, self.ops)
 
     def __call__(self, x: Array, positions: Array | None = None) -> Array:
         """Map `(B, T, C)` to `(B, T, C)`; with a cache, x stands at `positions` `(B, T)`."""
@@ -34,7 +42,7 @@ class CausalSelfAttention(nn.Module):
         qkv = self.c_attn(x).reshape(B, T, 3, self.config.n_head, C // self.config.n_head)
         q, k, v = jnp.unstack(qkv, axis=2)  # (B, T, nh, hs): jax puts the heads after the time
         if positions is None:
-            y = causal_attention(q, k, v)
+            y = causal_attention(q, k, v, self.ops)
         else:
             keys, values = self.keep("keys", k, positions), self.keep("values", v, positions)
             y = cached_attention(q, keys, values, positions)
@@ -53,11 +61,12 @@ class MLP(nn.Module):
 
     config: GPTConfig
     dtype: DTypeLike
+    ops: Ops
 
     def setup(self) -> None:
         config = self.config
-        self.c_fc = linear(4 * config.n_embd, INITIAL_STD, self.dtype)
-        self.c_proj = linear(config.n_embd, residual_std(config), self.dtype)
+        self.c_fc = linear(4 * config.n_embd, INITIAL_STD, self.dtype, self.ops)
+        self.c_proj = linear(config.n_embd, residual_std(config), self.dtype, self.ops)
 
     def __call__(self, x: Array) -> Array:
         """Map `(B, T, C)` to `(B, T, C)`."""
@@ -70,12 +79,13 @@ class Block(nn.Module):
 
     config: GPTConfig
     dtype: DTypeLike
+    ops: Ops
 
     def setup(self) -> None:
         self.ln_1 = layer_norm()
-        self.attn = CausalSelfAttention(self.config, self.dtype)
+        self.attn = CausalSelfAttention(self.config, self.dtype, self.ops)
         self.ln_2 = layer_norm()
-        self.mlp = MLP(self.config, self.dtype)
+        self.mlp = MLP(self.config, self.dtype, self.ops)
 
     def __call__(self, x: Array, positions: Array | None = None) -> Array:
         """Map `(B, T, C)` to `(B, T, C)`; with a cache, x stands at `positions` `(B, T)`."""
@@ -92,12 +102,13 @@ class GPT(nn.Module):
 
     config: GPTConfig
     dtype: DTypeLike = jnp.float32
+    ops: Ops = PLAIN
 
     def setup(self) -> None:
         config = self.config
         self.wte = nn.Embed(config.padded_vocab_size, config.n_embd, embedding_init=padded(config))
         self.wpe = nn.Embed(config.block_size, config.n_embd, embedding_init=normal(INITIAL_STD))
-        self.h = [Block(config, self.dtype) for _ in range(config.n_layer)]
+        self.h = [Block(config, self.dtype, self.ops) for _ in range(config.n_layer)]
         self.ln_f = layer_norm()
 
     def __call__(self, tokens: Array, targets: Array | None = None) -> tuple[Array, Array | None]:
@@ -105,16 +116,26 @@ class GPT(nn.Module):
 
         `tokens` and `targets` are `(B, T)` integers. Raises `InputError` for T above `block_size`.
         """
+        logits = self.head(self.hidden(tokens))  # (B, T, V)
+        if targets is None:
+            return logits, None
+        return logits, cross_entropy(logits, targets)
+
+    def loss(self, tokens: Array, targets: Array) -> Array:
+        """Return the loss alone: what training needs, without the logits of a whole batch."""
+        x, vocab_size = self.hidden(tokens), self.config.vocab_size
+        weight = self.wte.embedding
+        return linear_cross_entropy(x, weight, targets, vocab_size, self.dtype, self.ops)
+
+    def hidden(self, tokens: Array) -> Array:
+        """Return what the head sees, `(B, T, C)`."""
         T = tokens.shape[1]
         if T > self.config.block_size:
             raise InputError(f"expected at most {self.config.block_size} tokens, got {T}")
         x = self.wte(tokens) + self.wpe.embedding[:T]  # (B, T, C)
         for block in self.h:
             x = block(x)
-        logits = self.head(self.ln_f(x))  # (B, T, V)
-        if targets is None:
-            return logits, None
-        return logits, cross_entropy(logits, targets)
+        return self.ln_f(x)
 
     def decode(self, tokens: Array, positions: Array, last: Array) -> Array:
         """Return the logits `(B, V)` that follow place `last` `(B,)` of each row.
@@ -136,25 +157,6 @@ class GPT(nn.Module):
         return logits.astype(self.wte.embedding.dtype)  # a bfloat16 softmax would be too coarse
 
 
-def cross_entropy(logits: Array, targets: Array) -> Array:
-    """Return the mean of -log p(target), in nats, over the positions of `(B, T, V)` logits."""
-    return softmax_cross_entropy_with_integer_labels(logits, targets).mean()
-
-
-def causal_attention(q: Array, k: Array, v: Array) -> Array:
-    """Return softmax(q k^T / sqrt(hs)) v over what is not after each position: `(B, T, nh, hs)`.
-
-    Vaswani et al. 2017, arXiv:1706.03762, eq. 1. The softmax is in float32 at least, as in
-    `jax.nn.dot_product_attention`; but that one computes it in float32 where all else is float64.
-    """
-    T, hs = q.shape[1], q.shape[3]
-    dtype = jnp.promote_types(q.dtype, jnp.float32)
-    scores = jnp.einsum("bthd,bshd->bhts", q, k, preferred_element_type=dtype) / math.sqrt(hs)
-    scores = jnp.where(jnp.tri(T, dtype=bool), scores, -jnp.inf)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("bhts,bshd->bthd", weights, v)
-
-
 def cached_attention(q: Array, keys: Array, values: Array, positions: Array) -> Array:
     """Attend from `q` `(B, T, nh, hs)` to all up to its `positions` `(B, T)`: `(B, T, nh, hs)`."""
     dtype = jnp.promote_types(q.dtype, jnp.float32)
@@ -174,9 +176,10 @@ def empty_cache(config: GPTConfig, rows: int, length: int, dtype: DTypeLike) -> 
     }
 
 
-def linear(features: int, std: float, dtype: DTypeLike) -> nn.Dense:
+def linear(features: int, std: float, dtype: DTypeLike, ops: Ops) -> nn.Dense:
     """Return a linear layer with a normal kernel `(in, out)` and a bias of zeros."""
-    return nn.Dense(features, dtype=dtype, kernel_init=normal(std))
+    product = flat_linear if ops.flat_linear else None
+    return nn.Dense(features, dtype=dtype, kernel_init=normal(std), dot_general=product)
 
 
 def layer_norm() -> nn.LayerNorm:

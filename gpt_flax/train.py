@@ -15,11 +15,13 @@ from gpt_common import cli
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import TrainConfig
 from gpt_common.data import BatchLoader
+from gpt_common.hardware import keep_memory, processor
 from gpt_common.run import Run, parse_train_config, start_run
 from gpt_common.schedule import learning_rate
-from gpt_flax.device import DTYPES, master_dtype, select_device
+from gpt_flax.device import DTYPES, keep_compiled, master_dtype, resolve_dtype, select_device
 from gpt_flax.generate import generate_texts
 from gpt_flax.model import GPT
+from gpt_flax.ops import PLAIN, choose_ops
 from gpt_flax.optimizer import (
     clip_by_global_norm,
     create_optimizer,
@@ -49,8 +51,7 @@ def create_state(
 
 def loss_fn(params: Params, model: GPT, x: Array, y: Array) -> Array:
     """Return the mean cross-entropy, in nats, of `(B, T)` tokens `x` and their targets `y`."""
-    _, loss = model.apply({"params": params}, x, y)
-    return loss  # type: ignore[return-value]
+    return model.apply({"params": params}, x, y, method="loss")  # type: ignore[return-value]
 
 
 @partial(jax.jit, static_argnames=("model", "optimizer", "grad_clip"), donate_argnames="state")
@@ -104,10 +105,12 @@ def save(run: Run, state: TrainState, step: int) -> Path:
 
 def train(config: TrainConfig, stopped: Callable[[], bool] = lambda: False) -> Path:
     """Train as `config` says, or until `stopped()`; return the folder of the last checkpoint."""
-    dtype, options, output = config.runtime.dtype, config.optimizer, config.output
+    dtype = resolve_dtype(config.runtime.dtype, config.runtime.device)
+    config, options, output = config.with_dtype(dtype), config.optimizer, config.output
     device = select_device(config.runtime.device, dtype)
+    ops = choose_ops(device.platform, dtype, processor()) if config.runtime.fast_ops else PLAIN
     run = start_run(config, "flax", device.platform, read_weights)
-    model = GPT(run.start.config, DTYPES[dtype])
+    model = GPT(run.start.config, DTYPES[dtype], ops)
     optimizer = create_optimizer(options)
     update = partial(train_step, model=model, optimizer=optimizer, grad_clip=options.grad_clip)
     state = create_state(run.start, config, optimizer)
@@ -136,6 +139,9 @@ def train(config: TrainConfig, stopped: Callable[[], bool] = lambda: False) -> P
 def main() -> None:
     """Run the command line."""
     config = parse_train_config()
+    if config.runtime.fast_ops:
+        keep_memory()
+    keep_compiled()
     with cli.StopSignal() as stop:
         train(config, stopped=stop.received)
 

@@ -1,9 +1,12 @@
 """Which device computes, and in which numbers."""
 
+import time
+
 import torch
 
-from gpt_common.config import Device, Dtype
+from gpt_common.config import Device, Dtype, DtypeOption
 from gpt_common.errors import InputError
+from gpt_common.hardware import auto_dtype, processor
 
 
 def select_device(name: Device, dtype: Dtype) -> torch.device:
@@ -33,6 +36,32 @@ def available_devices() -> list[str]:
     return [*(name for name in there if there[name]), "cpu"]
 
 
-def master_dtype(dtype: Dtype) -> torch.dtype:
+def resolve_dtype(dtype: DtypeOption, name: Device) -> Dtype:
+    """Return `dtype`; for `auto` what suits the device called `name`, by trying it."""
+    if dtype != "auto":
+        return dtype
+    device = select_device(name, "float32")
+    return auto_dtype(has_bfloat16(device), lambda dtype: product_seconds(device, dtype))
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies matrices of bfloat16 in hardware, as far as is known."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and processor().bfloat16
+
+
+def product_seconds(device: torch.device, dtype: Dtype) -> float:
+    """Return the seconds that a product of two 1024 x 1024 matrices takes, the best of five."""
+    a = torch.ones(1024, 1024, device=device, dtype=getattr(torch, dtype))
+    times = []
+    for _ in range(6):  # the first warms up
+        start = time.perf_counter()
+        (a @ a)[0, 0].item()
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
+
+
+def master_dtype(dtype: DtypeOption) -> torch.dtype:
     """Return the type of weights and moments: float32 but for float64."""
     return torch.float64 if dtype == "float64" else torch.float32

@@ -30,8 +30,9 @@ from gpt_common.config import (
     StoppingOptions,
 )
 from gpt_common.dialogue import answer, prompt_tokens, texts
+from gpt_common.hardware import keep_memory
 from gpt_common.sampling import uniforms
-from gpt_torch.device import master_dtype, select_device
+from gpt_torch.device import master_dtype, resolve_dtype, select_device
 from gpt_torch.frozen import freeze
 from gpt_torch.model import GPT, Cache, LayerCache, empty_cache
 from gpt_torch.sampling import sample
@@ -195,10 +196,13 @@ def generate_texts(
 def main() -> None:
     """Run the command line."""
     config = cli.parse(GenerateConfig, "generate")
-    device = select_device(config.device, config.dtype)
-    model = load_model(read_weights(config.init), master_dtype(config.dtype), device)
-    model = freeze(model, config.dtype, config.compile)
-    answer(config, model.config, lambda batch: grow(model, batch, config.sampling, config.dtype))
+    keep_memory()
+    dtype = resolve_dtype(config.dtype, config.device)
+    config = config.with_dtype(dtype)
+    device = select_device(config.device, dtype)
+    model = load_model(read_weights(config.init), master_dtype(dtype), device)
+    model = freeze(model, dtype, config.compile)
+    answer(config, model.config, lambda rows: grow(model, rows, config.sampling, dtype))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """GPT-2 as torch modules: pre-LayerNorm blocks, learned positions, tied head."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +9,14 @@ from torch import Tensor, nn
 from gpt_common.config import LAYER_NORM_EPSILON, GPTConfig
 from gpt_common.errors import InputError
 from gpt_common.initialization import INITIAL_STD, residual_std
+from gpt_torch.ops import (
+    PLAIN,
+    Linear,
+    Ops,
+    causal_attention,
+    cross_entropy,
+    linear_cross_entropy,
+)
 
 
 class LayerCache(NamedTuple):
@@ -24,6 +32,8 @@ Cache = list[LayerCache]
 class CausalSelfAttention(nn.Module):
     """Multi-head attention in which a position sees itself and what stands before it."""
 
+    ops = PLAIN
+
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.n_head = config.n_head
@@ -38,7 +48,7 @@ class CausalSelfAttention(nn.Module):
         qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
         q, k, v = qkv.transpose(1, 3).unbind(2)  # (B, nh, T, hs): torch puts the heads first
         if positions is None or cache is None:
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            y = causal_attention(q, k, v, self.ops)
         else:
             y = cached_attention(q, k, v, positions, cache)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, C))
@@ -83,6 +93,7 @@ class GPT(nn.Module):
     float32 weights and a float32 residual stream.
     """
 
+    ops = PLAIN
     static_cache = False  # whether `decode` wants a cache of one shape at every step
 
     def __init__(self, config: GPTConfig) -> None:
@@ -96,6 +107,17 @@ class GPT(nn.Module):
         nn.init.zeros_(self.wte.weight[config.vocab_size :])  # the padded rows
         nn.init.normal_(self.wpe.weight, std=INITIAL_STD)
 
+    def use(self, ops: Ops) -> None:
+        """Compute with these operations from now on."""
+        for module in self.modules():
+            if isinstance(module, Linear | CausalSelfAttention | GPT):
+                module.ops = ops
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile `forward`, as every module's `compile` does, and `loss`."""
+        super().compile(*args, **kwargs)
+        self.loss = torch.compile(self.loss, *args, **kwargs)  # type: ignore[method-assign]
+
     def forward(
         self, tokens: Tensor, targets: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
@@ -103,16 +125,26 @@ class GPT(nn.Module):
 
         `tokens` and `targets` are `(B, T)` integers. Raises `InputError` for T above `block_size`.
         """
+        logits = self.head(self.hidden(tokens))  # (B, T, V)
+        if targets is None:
+            return logits, None
+        return logits, cross_entropy(logits, targets)
+
+    def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss alone: what training needs, without the logits of a whole batch."""
+        x = self.hidden(tokens)
+        vocab_size = self.config.vocab_size
+        return linear_cross_entropy(x, self.wte.weight, targets, vocab_size, self.ops)
+
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """Return what the head sees, `(B, T, C)`."""
         T = tokens.shape[1]
         if T > self.config.block_size:
             raise InputError(f"expected at most {self.config.block_size} tokens, got {T}")
         x = self.wte(tokens) + self.wpe.weight[:T]  # (B, T, C)
         for block in self.h:
             x = block(x)
-        logits = self.head(self.ln_f(x))  # (B, T, V)
-        if targets is None:
-            return logits, None
-        return logits, cross_entropy(logits, targets)
+        return self.ln_f(x)
 
     def decode(self, tokens: Tensor, positions: Tensor, last: Tensor, cache: Cache) -> Tensor:
         """Return the logits `(B, V)` that follow place `last` `(B,)` of each row.
@@ -130,16 +162,6 @@ class GPT(nn.Module):
         """Return the logits `(..., V)` of the last norm's output `(..., C)`."""
         logits = F.linear(x, self.wte.weight)[..., : self.config.vocab_size]
         return logits.to(self.wte.weight.dtype)  # a bfloat16 softmax would be too coarse
-
-
-def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean of -log p(target), in nats, over the positions of `(B, T, V)` logits.
-
-    torch's own, in float32 on a CPU, loses the many small terms beside a large one: where a model
-    is sure of its targets and the loss is 0.04, 1e-4 of it (torch 2.13).
-    """
-    target_logits = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-    return (logits.logsumexp(-1) - target_logits).mean()
 
 
 def cached_attention(
@@ -164,9 +186,9 @@ def empty_cache(
     ]
 
 
-def linear(in_features: int, out_features: int, std: float) -> nn.Linear:
+def linear(in_features: int, out_features: int, std: float) -> Linear:
     """Return a linear layer with a normal kernel `(out, in)` and a bias of zeros."""
-    layer = nn.Linear(in_features, out_features)
+    layer = Linear(in_features, out_features)
     nn.init.normal_(layer.weight, std=std)
     nn.init.zeros_(layer.bias)
     return layer

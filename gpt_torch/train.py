@@ -14,11 +14,13 @@ from gpt_common import cli
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import Dtype, TrainConfig
 from gpt_common.data import BatchLoader
+from gpt_common.hardware import keep_memory, processor
 from gpt_common.run import Run, parse_train_config, start_run
 from gpt_common.schedule import learning_rate
-from gpt_torch.device import master_dtype, select_device
+from gpt_torch.device import master_dtype, resolve_dtype, select_device
 from gpt_torch.generate import autocast, generate_texts, load_model
 from gpt_torch.model import GPT
+from gpt_torch.ops import PLAIN, Ops, choose_ops
 from gpt_torch.optimizer import (
     clip_by_global_norm,
     create_optimizer,
@@ -36,9 +38,12 @@ class TrainState:
     optimizer: AdamW
 
 
-def create_state(start: Checkpoint, config: TrainConfig, device: torch.device) -> TrainState:
+def create_state(
+    start: Checkpoint, config: TrainConfig, device: torch.device, ops: Ops = PLAIN
+) -> TrainState:
     """Return the state that a run starts from, or goes on from, on the device."""
     model = load_model(start, master_dtype(config.runtime.dtype), device)
+    model.use(ops)
     if config.runtime.compile:
         model.compile()
     optimizer = create_optimizer(model, config.optimizer)
@@ -50,8 +55,7 @@ def create_state(start: Checkpoint, config: TrainConfig, device: torch.device) -
 def loss_fn(model: GPT, x: Tensor, y: Tensor, dtype: Dtype) -> Tensor:
     """Return the mean cross-entropy, in nats, of `(B, T)` tokens `x` and their targets `y`."""
     with autocast(x.device, dtype):
-        _, loss = model(x, y)
-    return loss
+        return model.loss(x, y)
 
 
 def train_step(
@@ -102,10 +106,12 @@ def save(run: Run, state: TrainState, step: int) -> Path:
 
 def train(config: TrainConfig, stopped: Callable[[], bool] = lambda: False) -> Path:
     """Train as `config` says, or until `stopped()`; return the folder of the last checkpoint."""
-    dtype, options, output = config.runtime.dtype, config.optimizer, config.output
+    dtype = resolve_dtype(config.runtime.dtype, config.runtime.device)
+    config, options, output = config.with_dtype(dtype), config.optimizer, config.output
     device = select_device(config.runtime.device, dtype)
+    ops = choose_ops(device.type, dtype, processor()) if config.runtime.fast_ops else PLAIN
     run = start_run(config, "torch", device.type, read_weights)
-    state = create_state(run.start, config, device)
+    state = create_state(run.start, config, device, ops)
     with run.log as log:
         for step in range(run.first_step, options.steps):
             x, y = (to_device(a, device) for a in run.next_batches())
@@ -131,6 +137,8 @@ def train(config: TrainConfig, stopped: Callable[[], bool] = lambda: False) -> P
 def main() -> None:
     """Run the command line."""
     config = parse_train_config()
+    if config.runtime.fast_ops:
+        keep_memory()
     with cli.StopSignal() as stop:
         train(config, stopped=stop.received)
 

@@ -77,13 +77,20 @@ def functions(path: Path) -> list[str]:
 # The frameworks' own words for the same thing, and the few functions that only one of them needs.
 SAME_NAME = {"__init__": "setup", "forward": "__call__"}
 ONLY_TORCH = {
-    *("autocast", "to_device", "used", "stack", "LayerCache", "onednn_dtypes", "packs"),
+    *("autocast", "to_device", "GPT.use", "GPT.compile"),
+    *("Linear", "Linear.forward", "OneDNNLinear", "OneDNNLinear.forward", "OneDNNLinear.backward"),
+    *("onednn_product", "matmul_attention", "compute_dtype", "row_losses_"),
+    *("ChunkedLoss", "ChunkedLoss.forward", "ChunkedLoss.backward"),
+    *("used", "stack", "LayerCache", "onednn_dtypes", "packs"),
     *("FrozenGPT", "FrozenGPT.__init__", "FrozenGPT.decode", "FrozenGPT.head"),
     *("FrozenLinear", "FrozenLinear.__init__", "FrozenLinear.forward"),
 }
 ONLY_FLAX = {
-    *("causal_attention", "normal", "padded", "eval_step", "gather", "round_up"),
-    *("CausalSelfAttention.keep", "prefill_step", "decode_steps"),
+    *("normal", "padded", "eval_step", "keep_compiled"),
+    *("product", "_product_forward", "_product_backward", "transposed", "flat_linear"),
+    *("block_attention", "last_rows_attention", "row_losses"),
+    *("chunked_loss", "chunked_loss_and_gradients", "_chunked_loss_backward"),
+    *("CausalSelfAttention.keep", "prefill_step", "decode_steps", "gather", "round_up"),
 }
 
 

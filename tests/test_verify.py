@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-import gpt_flax.model
+import gpt_flax.ops
 from convert.verify import (
     TOLERANCES,
     VerifyConfig,
@@ -180,9 +180,9 @@ def faulty_epsilon(patch):
 
 
 def faulty_loss(patch):
-    original = gpt_flax.model.softmax_cross_entropy_with_integer_labels
+    original = gpt_flax.ops.softmax_cross_entropy_with_integer_labels
     faulty = lambda logits, targets: original(logits, targets) * (1 + 1e-5)  # noqa: E731
-    patch.setattr("gpt_flax.model.softmax_cross_entropy_with_integer_labels", faulty)
+    patch.setattr("gpt_flax.ops.softmax_cross_entropy_with_integer_labels", faulty)
 
 
 def faulty_weights(twin, fault, prefix):

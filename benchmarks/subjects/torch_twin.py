@@ -8,20 +8,26 @@ from torch import Tensor
 from benchmarks.spec import SEED, Spec, runtime_options
 from benchmarks.subjects import torch_tools as tools
 from gpt_common.checkpoint import Checkpoint
-from gpt_common.config import SamplingOptions, TrainConfig
+from gpt_common.config import SamplingOptions, StoppingOptions, TrainConfig
+from gpt_common.hardware import keep_memory, processor
 from gpt_common.initialization import initialize_weights
 from gpt_torch.device import master_dtype
+from gpt_torch.frozen import freeze
 from gpt_torch.generate import generate, load_model
+from gpt_torch.ops import PLAIN, choose_ops
 from gpt_torch.train import create_state, to_device, train_step
 
 
 def training(spec: Spec) -> Callable[[], Tensor]:
     """Return a function that starts a training step on the next batch and returns its loss."""
     config = TrainConfig(runtime=runtime_options(spec))
+    if spec.fast_ops:
+        keep_memory()
     options, loader = config.optimizer, spec.loader()
     device = tools.select_device(spec.device, spec.dtype)
+    ops = choose_ops(device.type, spec.dtype, processor()) if spec.fast_ops else PLAIN
     start = Checkpoint(spec.model, initialize_weights(spec.model, SEED))
-    state = create_state(start, config, device)
+    state = create_state(start, config, device, ops)
 
     def step() -> Tensor:
         x, y = (to_device(a, device) for a in loader.next_batches(1))
@@ -33,13 +39,17 @@ def training(spec: Spec) -> Callable[[], Tensor]:
 
 def generation(spec: Spec) -> Callable[[list[int], int, int], np.ndarray]:
     """Return a function that continues rows of a prompt and returns their tokens."""
+    if spec.fast_ops:
+        keep_memory()
     device = tools.select_device(spec.device, spec.dtype)
     start = Checkpoint(spec.model, initialize_weights(spec.model, SEED))
     model = load_model(start, master_dtype(spec.dtype), device)
+    if spec.fast_ops:
+        model = freeze(model, spec.dtype, spec.compile)
 
     def continue_prompt(prompt: list[int], batch_size: int, new_tokens: int) -> np.ndarray:
-        length = len(prompt) + new_tokens
-        options = SamplingOptions(num_samples=batch_size, max_length=length)
-        return generate(model, prompt, options, spec.dtype, device)
+        stopping = StoppingOptions(max_new_tokens=new_tokens, ignore_end=True)
+        rows = generate(model, [prompt], SamplingOptions(), stopping, batch_size, spec.dtype)
+        return np.array([row.prompt + row.tokens for row in rows])
 
     return continue_prompt

@@ -15,6 +15,8 @@ class Fault:
 
 TORCH_MODEL = "gpt_torch/model.py"
 FLAX_MODEL = "gpt_flax/model.py"
+TORCH_OPS = "gpt_torch/ops.py"
+FLAX_OPS = "gpt_flax/ops.py"
 TORCH_WEIGHTS = "gpt_torch/weights.py"
 FLAX_WEIGHTS = "gpt_flax/weights.py"
 TORCH_OPTIMIZER = "gpt_torch/optimizer.py"
@@ -58,27 +60,27 @@ MODEL = (
     ),
     Fault(
         "torch: the mask is gone",
-        TORCH_MODEL,
+        TORCH_OPS,
         "is_causal=True",
         "is_causal=False",
     ),
     Fault(
         "flax: the mask is shifted by one, a token sees the next",
-        FLAX_MODEL,
-        "jnp.tri(T, dtype=bool)",
-        "jnp.tri(T, k=1, dtype=bool)",
+        FLAX_OPS,
+        "jnp.where(jnp.tri(T, dtype=bool)",
+        "jnp.where(jnp.tri(T, k=1, dtype=bool)",
     ),
     Fault(
         "flax: hidden scores are 0, not minus infinity",
-        FLAX_MODEL,
-        "scores, -jnp.inf)",
-        "scores, 0.0)",
+        FLAX_OPS,
+        "jnp.tri(T, dtype=bool), scores, -jnp.inf)",
+        "jnp.tri(T, dtype=bool), scores, 0.0)",
     ),
     Fault(
         "flax: the scale is that of the width",
-        FLAX_MODEL,
-        "/ math.sqrt(hs)",
-        "/ math.sqrt(hs * q.shape[2])",
+        FLAX_OPS,
+        "preferred_element_type=dtype) / math.sqrt(hs)",
+        "preferred_element_type=dtype) / math.sqrt(hs * q.shape[2])",
     ),
     Fault(
         "torch: queries and keys change places",
@@ -119,14 +121,14 @@ MODEL = (
     Fault(
         "torch: ln_f is skipped",
         TORCH_MODEL,
-        "logits = self.head(self.ln_f(x))",
-        "logits = self.head(x)",
+        "return self.ln_f(x)",
+        "return x",
     ),
     Fault(
         "flax: ln_f is skipped",
         FLAX_MODEL,
-        "logits = self.head(self.ln_f(x))",
-        "logits = self.head(x)",
+        "return self.ln_f(x)",
+        "return x",
     ),
     Fault(
         "torch: positions count from 1",
@@ -166,19 +168,19 @@ MODEL = (
     ),
     Fault(
         "torch: the loss is a sum",
-        TORCH_MODEL,
+        TORCH_OPS,
         "target_logits).mean()",
         "target_logits).sum()",
     ),
     Fault(
         "torch: the loss adds up one by one",
-        TORCH_MODEL,
+        TORCH_OPS,
         "return (logits.logsumexp(-1) - target_logits).mean()",
         "return F.cross_entropy(logits.flatten(0, -2), targets.flatten())",
     ),
     Fault(
         "flax: the loss is in bits",
-        FLAX_MODEL,
+        FLAX_OPS,
         "(logits, targets).mean()",
         "(logits, targets).mean() / math.log(2)",
     ),
@@ -193,6 +195,69 @@ MODEL = (
         FLAX_MODEL,
         "if T > self.config.block_size",
         "if T > 10**9",
+    ),
+)
+
+OPS = (
+    Fault(
+        "torch: oneDNN's gradient of x is that of a weight without signs",
+        TORCH_OPS,
+        "return onednn_product(gradient, weight.t()), d_weight, rows.sum(0)",
+        "return gradient @ weight.abs(), d_weight, rows.sum(0)",
+    ),
+    Fault(
+        "torch: oneDNN's bias gets the mean of its gradients",
+        TORCH_OPS,
+        "d_weight, rows.sum(0)",
+        "d_weight, rows.mean(0)",
+    ),
+    Fault(
+        "torch: attention by products is not masked",
+        TORCH_OPS,
+        ".masked_fill(hidden, -math.inf)",
+        "",
+    ),
+    Fault(
+        "torch: padded rows take part in the loss by rows",
+        TORCH_OPS,
+        "logits[:, vocab_size:] = -math.inf",
+        "pass",
+    ),
+    Fault(
+        "torch: the loss by rows forgets what follows it",
+        TORCH_OPS,
+        "return gradients[0] * dx, gradients[0] * d_weight,",
+        "return dx, d_weight,",
+    ),
+    Fault(
+        "flax: the second factor of a product gets its gradient with the other sign",
+        FLAX_OPS,
+        "product(gradient, transposed(b)), product(transposed(a), gradient)",
+        "product(gradient, transposed(b)), product(transposed(a), -gradient)",
+    ),
+    Fault(
+        "flax: every block of queries sees one key more",
+        FLAX_OPS,
+        "jnp.tri(R, S, S - R, dtype=bool)",
+        "jnp.tri(R, S, S - R + 1, dtype=bool)",
+    ),
+    Fault(
+        "flax: padded rows take part in the loss by rows",
+        FLAX_OPS,
+        "jnp.arange(len(w)) < vocab_size",
+        "jnp.arange(len(w)) <= vocab_size",
+    ),
+    Fault(
+        "flax: the loss by rows averages over a chunk",
+        FLAX_OPS,
+        "d_logits / count",
+        "d_logits / len(d_logits)",
+    ),
+    Fault(
+        "bfloat16 is chosen where it is emulated",
+        "gpt_common/hardware.py",
+        "has_bfloat16 and seconds",
+        "seconds",
     ),
 )
 
@@ -746,6 +811,7 @@ SAMPLING = (
 
 FAULTS = (
     *MODEL,
+    *OPS,
     *WEIGHTS,
     *OPTIMIZER,
     *TRAINING,

@@ -38,17 +38,21 @@ from tests.parity.twins import outcome
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
 @pytest.mark.parametrize("activation", ["gelu_new", "gelu"])
 @pytest.mark.parametrize(("B", "T"), [(3, 17), (2, 23), (1, 1)])
-def test_layers_loss_and_every_gradient(framework, dtype, activation, B, T, odd_config, agree):
+@pytest.mark.parametrize("fast", [False, True])
+def test_layers_loss_and_every_gradient(
+    framework, dtype, activation, B, T, fast, odd_config, agree
+):
     """T = 23 is block_size itself."""
     config = dataclasses.replace(odd_config, activation=activation)
     weights = random_weights(config)
     x, y = random_batch(config, B, T)
-    found = outcome(framework, config, weights, x, y, dtype)
+    found = outcome(framework, config, weights, x, y, dtype, fast=fast)
     assert found.logits.shape == (B, T, config.vocab_size)
     blocks = {f"h.{n}.{part}" for n in range(3) for part in ("attn", "mlp")}
     assert found.layers.keys() == blocks | {"embedding", "ln_f", "logits"}
     expected = ReferenceGPT(config, weights)(x, y)
-    agree(f"small {dtype} {framework}", outcome_differences(found, expected), LIMITS[dtype])
+    what = f"small {dtype} {framework}{' fast' if fast else ''}"
+    agree(what, outcome_differences(found, expected), LIMITS[dtype])
 
 
 SLOW = pytest.mark.slow
@@ -67,7 +71,8 @@ SLOW = pytest.mark.slow
         pytest.param(1, 1024, "float32", marks=SLOW),
     ],
 )
-def test_real_text_at_real_sizes(framework, B, T, dtype, agree):
+@pytest.mark.parametrize("fast", [False, True])
+def test_real_text_at_real_sizes(framework, B, T, dtype, fast, agree):
     """The vocabulary of GPT-2, contexts up to its own, in a model that is narrow for speed.
 
     The shortest are for float64. With fewer than eight rows both frameworks add up the product of
@@ -77,8 +82,9 @@ def test_real_text_at_real_sizes(framework, B, T, dtype, agree):
     weights = random_weights(config)
     x, y = batch(load_tokens("shakespeare")[:], 3, B, T)
     expected = ReferenceGPT(config, weights)(x, y)
-    found = outcome(framework, config, weights, x, y, dtype)
-    agree(f"real text {dtype} {framework}", outcome_differences(found, expected), LIMITS[dtype])
+    found = outcome(framework, config, weights, x, y, dtype, fast=fast)
+    what = f"real text {dtype} {framework}{' fast' if fast else ''}"
+    agree(what, outcome_differences(found, expected), LIMITS[dtype])
 
 
 def test_the_loss_of_a_model_that_is_sure_of_its_targets(framework):
@@ -89,7 +95,7 @@ def test_the_loss_of_a_model_that_is_sure_of_its_targets(framework):
     expected, _ = reference.cross_entropy(logits.astype(np.float64), targets)
     assert 0.01 < expected < 0.1
     wrap = torch.from_numpy if framework == "torch" else jax.numpy.asarray
-    cross_entropy = importlib.import_module(f"gpt_{framework}.model").cross_entropy
+    cross_entropy = importlib.import_module(f"gpt_{framework}.ops").cross_entropy
     assert cross_entropy(wrap(logits), wrap(targets)).item() == pytest.approx(expected, rel=4e-6)
 
 
@@ -185,8 +191,9 @@ def test_a_sequence_above_block_size_is_refused(framework, odd_config):
         outcome(framework, odd_config, random_weights(odd_config), x, y)
 
 
+@pytest.mark.parametrize("fast", [False, True])
 @pytest.mark.parametrize("vocab_size", [960, 997])
-def test_padded_rows_are_private(framework, vocab_size, odd_config, agree):
+def test_padded_rows_are_private(framework, vocab_size, fast, odd_config, agree):
     """They are zero, get no gradient, have no logit and are not handed out."""
     config = dataclasses.replace(odd_config, vocab_size=vocab_size)
     weights = random_weights(config)
@@ -194,7 +201,7 @@ def test_padded_rows_are_private(framework, vocab_size, odd_config, agree):
     assert len(table) == config.padded_vocab_size
     assert not table[vocab_size:].any()
     x, y = random_batch(config, 2, 9)
-    found = outcome(framework, config, weights, x, y)
+    found = outcome(framework, config, weights, x, y, fast=fast)
     assert found.logits.shape[-1] == vocab_size
     assert found.gradients["transformer.wte.weight"].shape == (vocab_size, 40)
     expected = ReferenceGPT(config, weights)(x, y)
@@ -207,14 +214,16 @@ def padded_embedding(framework, config, weights):
     return np.asarray(flax_from_neutral(weights, config, np.float32)["wte"]["embedding"])
 
 
+@pytest.mark.parametrize("fast", [False, True])
 @pytest.mark.slow  # torch.compile, and jax operation by operation, take half a minute each
 @pytest.mark.parametrize(("preset", "B", "T"), [("tiny", 4, 32), ("shakespeare", 8, 128)])
-def test_compiled_is_eager(framework, preset, B, T, agree):
+def test_compiled_is_eager(framework, preset, B, T, fast, agree):
     """XLA in jaxlib 0.10.2 is known to miscompile some CPU reductions without a word."""
     weights = random_weights(PRESETS[preset], scale=0.05)
     x, y = random_batch(PRESETS[preset], B, T)
     compiled, eager = (
-        outcome(framework, PRESETS[preset], weights, x, y, compiled=how) for how in (True, False)
+        outcome(framework, PRESETS[preset], weights, x, y, compiled=how, fast=fast)
+        for how in (True, False)
     )
     differences = outcome_differences(compiled, eager)
     agree(f"compiled against eager {framework}", differences, LIMITS["float32"])

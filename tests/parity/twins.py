@@ -29,15 +29,19 @@ from gpt_common.config import (
 from gpt_common.metrics import read_log
 from gpt_common.weights import Array, Weights
 from gpt_flax import generate as flax_generate
+from gpt_flax import ops as flax_ops
 from gpt_flax.device import select_device as select_flax_device
 from gpt_flax.frozen import freeze as freeze_params
+from gpt_flax.train import loss_fn as flax_loss_fn
 from gpt_flax.weights import to_neutral as flax_to_neutral
+from gpt_torch import ops as torch_ops
 from gpt_torch.device import master_dtype
 from gpt_torch.device import select_device as select_torch_device
 from gpt_torch.frozen import freeze as freeze_model
 from gpt_torch.generate import autocast
 from gpt_torch.generate import generate as torch_generate
 from gpt_torch.generate import load_model as load_torch_model
+from gpt_torch.train import loss_fn as torch_loss_fn
 from gpt_torch.weights import to_neutral as torch_to_neutral
 from tests.parity.reference import Outcome, Training
 
@@ -45,16 +49,27 @@ FRAMEWORKS = ("torch", "flax")
 
 
 def torch_outcome(
-    checkpoint: Checkpoint, x: Array, y: Array, dtype: Dtype, device: Device, compiled: bool = False
+    checkpoint: Checkpoint,
+    x: Array,
+    y: Array,
+    dtype: Dtype,
+    device: Device,
+    compiled: bool = False,
+    fast: bool = False,
 ) -> Outcome:
+    """The loss and the gradients are those of `GPT.loss`, the trainer's, where it is `fast`."""
     place = select_torch_device(device, dtype)
     model = load_torch_model(checkpoint, master_dtype(dtype), place)
     layers = {} if compiled else record(model)
     if compiled:
         model.compile()
     tokens, targets = (torch.from_numpy(a).to(place, torch.int64) for a in (x, y))
+    if fast:
+        model.use(torch_ops.Ops(dtype == "float32", matmul_attention=True, chunked_loss=True))
     with autocast(place, dtype):
         logits, loss = model(tokens, targets)
+    if fast:
+        loss = torch_loss_fn(model, tokens, targets, dtype)
     loss.backward()
     layers["logits"] = logits.detach().cpu().double().numpy()
     gradients = {name: p.grad for name, p in model.named_parameters()}
@@ -66,14 +81,28 @@ flax_value_and_grad = jax.jit(
 )
 
 
+flax_loss_and_gradients = jax.jit(jax.value_and_grad(flax_loss_fn), static_argnums=1)
+
+
 def flax_outcome(
-    checkpoint: Checkpoint, x: Array, y: Array, dtype: Dtype, device: Device, compiled: bool = True
+    checkpoint: Checkpoint,
+    x: Array,
+    y: Array,
+    dtype: Dtype,
+    device: Device,
+    compiled: bool = True,
+    fast: bool = False,
 ) -> Outcome:
+    """The loss and the gradients are those of `GPT.loss`, the trainer's, where it is `fast`."""
     with kept_jax_config(), contextlib.nullcontext() if compiled else jax.disable_jit():
         select_flax_device(device, dtype)
         params, model = flax_generate.load_model(checkpoint, dtype)
+        if fast:
+            model = model.clone(ops=flax_ops.Ops(True, True, chunked_loss=True))
         tokens, targets = x.astype(np.int32), y.astype(np.int32)
         (loss, layers), gradients = flax_value_and_grad(params, model, tokens, targets)
+        if fast:
+            loss, gradients = flax_loss_and_gradients(params, model, tokens, targets)
         layers = {name: np.asarray(layer, np.float64) for name, layer in layers.items()}
         return Outcome(layers, loss.item(), flax_to_neutral(gradients, checkpoint.config))
 
@@ -117,6 +146,7 @@ def train_twin(
     folder: Path,
     dtype: Dtype = "float32",
     device: Device = "cpu",
+    fast: bool = True,
 ) -> Training:
     """Train a twin through its own command's code, from a checkpoint and a file of tokens."""
     folder.mkdir(exist_ok=True)
@@ -126,7 +156,7 @@ def train_twin(
         model=ModelOptions(init=str(folder / "start")),
         data=DataOptions(str(folder / "tokens.npy"), 0.0, batch_size=B, seq_len=T),
         optimizer=options,
-        runtime=RuntimeOptions(device=device, dtype=dtype),
+        runtime=RuntimeOptions(device=device, dtype=dtype, fast_ops=fast),
         output=OutputOptions(out_dir=str(folder / f"run-{framework}")),
     )
     with kept_jax_config():

@@ -1,0 +1,213 @@
+"""Operations that are faster than the plain ones, each beside the plain one it must agree with.
+
+Figures are of GPT-2 124M, B=4, T=256, two cores: (a) AMD Zen 5; (b) AMD EPYC Zen 3; jax 0.10.2.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.experimental.layout import Layout, with_layout_constraint
+from jax.typing import DTypeLike
+from optax import softmax_cross_entropy_with_integer_labels
+
+from gpt_common.config import Dtype
+from gpt_common.hardware import Processor
+
+CHUNK_ROWS = 256  # of logits at a time: 51 MB in float32 where the vocabulary is GPT-2's
+BLOCK_ROWS = 128  # of queries at a time, at least
+
+
+@dataclass(frozen=True)
+class Ops:
+    """Which fast operations a model uses; none of them, unless asked."""
+
+    flat_linear: bool = False
+    block_attention: bool = False
+    cudnn_attention: bool = False
+    chunked_loss: bool = False
+
+
+PLAIN = Ops()
+
+
+def choose_ops(device_type: str, dtype: Dtype, processor: Processor) -> Ops:
+    """Return the operations that pay on a device, in a dtype, where the CPU is `processor`.
+
+    On a GPU XLA's own are the fast ones, but for cuDNN's attention, which is for bfloat16. float64
+    is for proofs: it takes the plain ones.
+    """
+    if dtype == "float64":
+        return PLAIN
+    if device_type == "cpu":
+        native = dtype != "bfloat16" or processor.bfloat16
+        return Ops(flat_linear=native, block_attention=native, chunked_loss=True)
+    return Ops(cudnn_attention=device_type == "gpu" and dtype == "bfloat16")
+
+
+@jax.custom_vjp
+def product(a: Array, b: Array) -> Array:
+    """Return a b, of `(..., M, K)` and `(..., K, N)`, in float32 at least.
+
+    (a) in bfloat16 820-860 GFLOP/s on row-major operands with a float32 result. A bfloat16 result,
+    or a transposed operand, falls to 300-420: so its gradients lay out what they transpose.
+    """
+    return jnp.matmul(a, b, preferred_element_type=jnp.promote_types(a.dtype, jnp.float32))
+
+
+def _product_forward(a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
+    return product(a, b), (a, b)
+
+
+def _product_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    a, b = saved
+    gradient = gradient.astype(a.dtype)
+    da, db = product(gradient, transposed(b)), product(transposed(a), gradient)
+    return da.astype(a.dtype), db.astype(b.dtype)
+
+
+product.defvjp(_product_forward, _product_backward)
+
+
+@jax.custom_vjp
+def transposed(a: Array) -> Array:
+    """Return the transpose of the last two axes, in bfloat16 laid out anew, row after row.
+
+    In float32 XLA's products take a transposed operand as it is, as fast.
+    """
+    turned = jnp.swapaxes(a, -1, -2)
+    if a.dtype != jnp.bfloat16:
+        return turned
+    rows = Layout(major_to_minor=tuple(range(a.ndim)))
+    return with_layout_constraint(jax.lax.optimization_barrier(turned), rows)
+
+
+transposed.defvjp(lambda a: (transposed(a), None), lambda _, gradient: (transposed(gradient),))
+
+
+def flat_linear(x: Array, kernel: Array, *_: Any, **__: Any) -> Array:
+    """Return x kernel, `(..., out)`: a `dot_general` for `nn.Dense`.
+
+    As one matrix of rows: XLA contracts the two axes B and T of the kernel's gradient slowly. (b)
+    in float32 300 ms a layer, forward and backward, where it had 375.
+    """
+    rows = product(x.reshape(-1, x.shape[-1]), kernel)
+    return rows.reshape(*x.shape[:-1], -1).astype(x.dtype)
+
+
+def causal_attention(q: Array, k: Array, v: Array, ops: Ops) -> Array:
+    """Return softmax(q k^T / sqrt(hs)) v over what is not after each position: `(B, T, nh, hs)`.
+
+    Vaswani et al. 2017, arXiv:1706.03762, eq. 1. The softmax is in float32 at least, as in
+    `jax.nn.dot_product_attention`; but that one computes it in float32 where all else is float64.
+    """
+    T, hs = q.shape[1], q.shape[3]
+    if ops.cudnn_attention and T % 2 == 0 and hs % 8 == 0 and hs <= 128:  # what cuDNN can do
+        return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn")
+    if ops.block_attention:
+        return block_attention(q, k, v)
+    dtype = jnp.promote_types(q.dtype, jnp.float32)
+    scores = jnp.einsum("bthd,bshd->bhts", q, k, preferred_element_type=dtype) / math.sqrt(hs)
+    scores = jnp.where(jnp.tri(T, dtype=bool), scores, -jnp.inf)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    return jnp.einsum("bhts,bshd->bthd", weights, v)
+
+
+def block_attention(q: Array, k: Array, v: Array) -> Array:
+    """Return the same, a block of queries at a time, which skips the keys that all of it hides.
+
+    (b) in float32 35 ms a layer, forward and backward, where the plain one has 57.
+    """
+    q, k, v = (jnp.swapaxes(a, 1, 2) for a in (q, k, v))  # (B, nh, T, hs)
+    T = q.shape[2]
+    size = max(BLOCK_ROWS, -(-T // 4))
+    ends = [min(start + size, T) for start in range(0, T, size)]
+    starts = [0, *ends[:-1]]
+    blocks = [
+        last_rows_attention(q[:, :, start:end], k[:, :, :end], v[:, :, :end])
+        for start, end in zip(starts, ends, strict=True)
+    ]
+    return jnp.swapaxes(jnp.concatenate(blocks, axis=2), 1, 2)
+
+
+def last_rows_attention(q: Array, k: Array, v: Array) -> Array:
+    """Return attention of the queries of the last R positions to all S: `(B, nh, R, hs)`."""
+    R, S, hs = q.shape[2], k.shape[2], q.shape[3]
+    scores = product(q, transposed(k)) / math.sqrt(hs)  # (B, nh, R, S)
+    scores = jnp.where(jnp.tri(R, S, S - R, dtype=bool), scores, -jnp.inf)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    return product(weights, v).astype(v.dtype)
+
+
+def cross_entropy(logits: Array, targets: Array) -> Array:
+    """Return the mean of -log p(target), in nats, over the positions of `(B, T, V)` logits."""
+    return softmax_cross_entropy_with_integer_labels(logits, targets).mean()
+
+
+def linear_cross_entropy(
+    x: Array, weight: Array, targets: Array, vocab_size: int, dtype: DTypeLike, ops: Ops
+) -> Array:
+    """Return `cross_entropy` of the logits x weight^T, of which `vocab_size` count.
+
+    `x` is `(B, T, C)`, `weight` `(padded V, C)`, `targets` `(B, T)`; the product is in `dtype`.
+    """
+    if ops.chunked_loss:
+        return chunked_loss(x.reshape(-1, x.shape[-1]), weight, targets.ravel(), vocab_size, dtype)
+    logits = (x.astype(dtype) @ weight.astype(dtype).T)[..., :vocab_size]  # (B, T, V)
+    return cross_entropy(logits.astype(weight.dtype), targets)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def chunked_loss(
+    x: Array, weight: Array, targets: Array, vocab_size: int, dtype: DTypeLike
+) -> Array:
+    """Return the mean loss of `(N, C)` rows, some at a time.
+
+    The gradients are made while the logits are there, so that neither the logits of a batch nor
+    their gradients, 206 MB each, exist whole. It takes as long as the plain one.
+    """
+    loss, _ = chunked_loss_and_gradients(x, weight, targets, vocab_size, dtype)
+    return loss
+
+
+def chunked_loss_and_gradients(
+    x: Array, weight: Array, targets: Array, vocab_size: int, dtype: DTypeLike
+) -> tuple[Array, tuple[Array, Array]]:
+    """Return the loss, and its gradients for x and weight."""
+    count, loss, dx = len(x), jnp.zeros((), x.dtype), []
+    x, w = x.astype(dtype), weight.astype(dtype)
+    w_turned, d_weight = transposed(w), jnp.zeros_like(weight)
+    for start in range(0, count, CHUNK_ROWS):
+        rows = slice(start, start + CHUNK_ROWS)
+        logits = product(x[rows], w_turned)  # (R, V)
+        logits = jnp.where(jnp.arange(len(w)) < vocab_size, logits, -jnp.inf)
+        losses, d_logits = row_losses(logits, targets[rows])
+        d_logits = (d_logits / count).astype(dtype)
+        loss += losses.sum()
+        dx.append(product(d_logits, w).astype(weight.dtype))
+        d_weight += product(transposed(d_logits), x[rows])
+    return loss / count, (jnp.concatenate(dx), d_weight)
+
+
+def _chunked_loss_backward(
+    vocab_size: int, dtype: DTypeLike, gradients: tuple[Array, Array], gradient: Array
+) -> tuple[Array, Array, None]:
+    dx, d_weight = gradients
+    return gradient * dx, gradient * d_weight, None
+
+
+chunked_loss.defvjp(chunked_loss_and_gradients, _chunked_loss_backward)
+
+
+def row_losses(logits: Array, targets: Array) -> tuple[Array, Array]:
+    """Return -log p(target) of each row of `(R, V)` logits, and the gradients of each."""
+    target_logits = jnp.take_along_axis(logits, targets[:, None], axis=-1)
+    top = logits.max(axis=-1, keepdims=True)
+    terms = jnp.exp(logits - top)
+    total = terms.sum(axis=-1, keepdims=True)
+    losses = top - target_logits + jnp.log(total)
+    return losses[:, 0], terms / total - jax.nn.one_hot(targets, logits.shape[1])

@@ -1,0 +1,194 @@
+"""Operations that are faster than the plain ones, each beside the plain one it must agree with.
+
+Figures are of GPT-2 124M, B=4, T=256, two cores: (a) AMD Zen 5; (b) AMD EPYC Zen 3; torch 2.13.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gpt_common.config import Dtype
+from gpt_common.hardware import Processor
+
+CHUNK_ROWS = 256  # of logits at a time: 51 MB in float32 where the vocabulary is GPT-2's
+
+
+@dataclass(frozen=True)
+class Ops:
+    """Which fast operations a model uses; none of them, unless asked."""
+
+    onednn_linear: bool = False
+    matmul_attention: bool = False
+    chunked_loss: bool = False
+
+
+PLAIN = Ops()
+
+
+def choose_ops(device_type: str, dtype: Dtype, processor: Processor) -> Ops:
+    """Return the operations that pay on a device, in a dtype, where the CPU is `processor`.
+
+    On a GPU torch's own are the fast ones, and float64 is for proofs: both take the plain ones.
+    """
+    if device_type != "cpu" or dtype == "float64":
+        return PLAIN
+    return Ops(
+        # MKL keeps to AVX2 on AMD, oneDNN takes AVX-512; where there is none they are even.
+        onednn_linear=dtype == "float32" and processor.amd and processor.avx512,
+        matmul_attention=dtype == "bfloat16" and processor.bfloat16,
+        chunked_loss=True,
+    )
+
+
+class Linear(nn.Linear):
+    """`nn.Linear`, by oneDNN where `ops` says so."""
+
+    ops = PLAIN
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(..., in)` to `(..., out)`."""
+        if self.ops.onednn_linear:
+            return OneDNNLinear.apply(x, self.weight, self.bias)
+        return super().forward(x)
+
+
+class OneDNNLinear(torch.autograd.Function):
+    """`F.linear` by oneDNN, forward and backward.
+
+    (a) 350-450 GFLOP/s, where MKL, which F.linear takes, has 190; (b) both 140.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return x weight^T + bias."""
+        ctx.save_for_backward(x, weight)
+        return onednn_product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the gradients of x, weight and bias."""
+        (gradient,) = gradients
+        x, weight = ctx.saved_tensors
+        rows = gradient.flatten(0, -2)
+        d_weight = onednn_product(rows.t(), x.flatten(0, -2).t())
+        return onednn_product(gradient, weight.t()), d_weight, rows.sum(0)
+
+
+def onednn_product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return a b^T + bias, as `F.linear` does, by oneDNN."""
+    return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], None)
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, ops: Ops) -> Tensor:
+    """Return softmax(q k^T / sqrt(hs)) v over what is not after each position: `(B, nh, T, hs)`.
+
+    Vaswani et al. 2017, arXiv:1706.03762, eq. 1.
+    """
+    if ops.matmul_attention and q.shape[-2] <= MATMUL_ATTENTION_LENGTH:
+        return matmul_attention(q, k, v)
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+MATMUL_ATTENTION_LENGTH = 512  # beyond it the scores, which this keeps, weigh more than the model
+
+
+def matmul_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Return the same by two batched products, with a softmax in float32 at least between them.
+
+    (a) in bfloat16 3.3 + 3.9 ms a layer, forward and backward; torch's own 8.8 + 21. In float32
+    torch's own is as fast, and keeps no scores.
+    """
+    T, hs = q.shape[-2:]
+    scores = (q @ k.transpose(-1, -2)).to(torch.promote_types(q.dtype, torch.float32))
+    hidden = torch.ones(T, T, dtype=torch.bool, device=q.device).triu(1)
+    weights = (scores / math.sqrt(hs)).masked_fill(hidden, -math.inf).softmax(-1)
+    return weights.to(v.dtype) @ v
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean of -log p(target), in nats, over the positions of `(B, T, V)` logits.
+
+    torch's own, in float32 on a CPU, loses the many small terms beside a large one: where a model
+    is sure of its targets and the loss is 0.04, 1e-4 of it (torch 2.13).
+    """
+    target_logits = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    return (logits.logsumexp(-1) - target_logits).mean()
+
+
+def linear_cross_entropy(
+    x: Tensor, weight: Tensor, targets: Tensor, vocab_size: int, ops: Ops
+) -> Tensor:
+    """Return `cross_entropy` of the logits x weight^T, of which `vocab_size` count.
+
+    `x` is `(B, T, C)`, `weight` `(padded V, C)`, `targets` `(B, T)`.
+    """
+    if not ops.chunked_loss:
+        logits = F.linear(x, weight)[..., :vocab_size]  # (B, T, V)
+        return cross_entropy(logits.to(weight.dtype), targets)
+    rows = x.flatten(0, -2), weight, targets.flatten()
+    return ChunkedLoss.apply(*rows, vocab_size, ops, torch.is_grad_enabled())
+
+
+class ChunkedLoss(torch.autograd.Function):
+    """Head and loss for some rows at a time, with the gradients made while their logits are there.
+
+    The logits of a batch, and their gradients, 206 MB each in float32, never exist whole.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        vocab_size: int,
+        ops: Ops,
+        differentiate: bool,
+    ) -> Tensor:
+        """Return the mean loss of `(N, C)` rows, and keep its gradients for `backward`."""
+        product = onednn_product if ops.onednn_linear else F.linear
+        dtype, losses = compute_dtype(x), []
+        w, dx = weight.to(dtype), torch.empty_like(x)
+        d_weight = torch.zeros_like(weight) if differentiate else None
+        for start in range(0, len(x), CHUNK_ROWS):
+            rows = slice(start, start + CHUNK_ROWS)
+            x_rows = x[rows].to(dtype)
+            logits = product(x_rows, w).to(weight.dtype)  # (R, V)
+            logits[:, vocab_size:] = -math.inf
+            losses.append(row_losses_(logits, targets[rows], len(x)))
+            if d_weight is not None:
+                d_logits = logits.to(dtype)
+                dx[rows] = product(d_logits, w.t()).to(x.dtype)
+                d_weight += product(d_logits.t(), x_rows.t())
+        ctx.save_for_backward(dx, d_weight)
+        return torch.cat(losses).mean()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of x and weight."""
+        dx, d_weight = ctx.saved_tensors
+        return gradients[0] * dx, gradients[0] * d_weight, None, None, None, None
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """Return the type in which products of matrices compute: autocast's, or that of `x`."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def row_losses_(logits: Tensor, targets: Tensor, count: int) -> Tensor:
+    """Return -log p(target) of each row of `(R, V)` logits.
+
+    In their place it leaves the gradients of the mean of `count` such losses.
+    """
+    targets = targets.unsqueeze(-1)
+    target_logits = logits.gather(-1, targets)
+    top = logits.amax(-1, keepdim=True)
+    total = logits.sub_(top).exp_().sum(-1, keepdim=True)
+    logits.div_(total * count)
+    logits.scatter_add_(-1, targets, torch.full_like(total, -1 / count))
+    return (top - target_logits + total.log()).squeeze(-1)

@@ -1,0 +1,289 @@
+"""Each fast operation against its plain one, value and gradients, and how they are chosen."""
+
+import importlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gpt_common import hardware
+from gpt_common.checkpoint import read_options
+from gpt_common.hardware import Processor, auto_dtype, parse_cpuinfo
+from gpt_flax import ops as flax_ops
+from gpt_torch import ops as torch_ops
+from tests.parity import reference
+from tests.parity.agreement import relative
+from tests.test_train import TINY, entries
+
+ZEN_5 = Processor(amd=True, avx512=True, bfloat16=True)
+ZEN_3 = Processor(amd=True)
+XEON = Processor(avx512=True, bfloat16=True)
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng([seed, *shape]).standard_normal(shape)
+
+
+def torch_gradients(function, *arrays, dtype=torch.float64):
+    """Return a function's value, and the gradients of the sum of its squares."""
+    inputs = [torch.tensor(a, dtype=dtype, requires_grad=True) for a in arrays]
+    value = function(*inputs)
+    gradients = torch.autograd.grad(value.double().square().sum(), inputs)
+    return [a.detach().double().numpy() for a in (value, *gradients)]
+
+
+def flax_gradients(function, *arrays, dtype=jnp.float64):
+    """Return a function's value, and the gradients of the sum of its squares."""
+    with jax.enable_x64(True):
+        inputs = [jnp.asarray(a, dtype) for a in arrays]
+
+        def squares(*inputs):
+            value = function(*inputs)
+            return (value.astype(jnp.float64) ** 2).sum(), value
+
+        both = jax.jit(jax.grad(squares, tuple(range(len(inputs))), has_aux=True))
+        gradients, value = both(*inputs)
+        return [np.asarray(a, np.float64) for a in (value, *gradients)]
+
+
+def assert_close(found, expected, limit):
+    assert len(found) == len(expected)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.shape == theirs.shape
+        assert relative(ours, theirs) < limit
+
+
+def test_onednn_linear():
+    """oneDNN has no float64: its float32 is held against the plain one in float64."""
+    arrays = normal(3, 17, 40), normal(24, 40), normal(24)
+    expected = torch_gradients(torch.nn.functional.linear, *arrays)
+    found = torch_gradients(torch_ops.OneDNNLinear.apply, *arrays, dtype=torch.float32)
+    assert_close(found, expected, 1e-6)
+
+
+def test_flat_linear():
+    arrays = normal(3, 17, 40), normal(40, 24)
+    expected = flax_gradients(lambda x, kernel: x @ kernel, *arrays)
+    assert_close(flax_gradients(flax_ops.flat_linear, *arrays), expected, 1e-14)
+    rounded = flax_gradients(flax_ops.flat_linear, *arrays, dtype=jnp.bfloat16)
+    assert_close(rounded, expected, 2e-2)
+
+
+FAST_ATTENTION = {
+    "torch": torch_ops.Ops(matmul_attention=True),
+    "flax": flax_ops.Ops(block_attention=True),
+}
+
+
+@pytest.mark.parametrize("T", [2, 17, 128, 300])
+def test_attention(framework, T):
+    """300 is three blocks, of which the last is short."""
+    shape = (2, 3, T, 8) if framework == "torch" else (2, T, 3, 8)
+    arrays = [normal(*shape, seed=seed) for seed in range(3)]
+    module = importlib.import_module(f"gpt_{framework}.ops")
+    plain, fast = (
+        lambda q, k, v, ops=ops: module.causal_attention(q, k, v, ops)
+        for ops in (module.PLAIN, FAST_ATTENTION[framework])
+    )
+    gradients = torch_gradients if framework == "torch" else flax_gradients
+    expected = gradients(plain, *arrays)
+    assert_close(gradients(fast, *arrays), expected, 1e-13)
+    bfloat16 = torch.bfloat16 if framework == "torch" else jnp.bfloat16
+    assert_close(gradients(fast, *arrays, dtype=bfloat16), expected, 3e-2)
+
+
+def head_and_loss(framework, ops, count=600, spread=1.0):
+    """Return a function of x `(N, C)` and a padded embedding, and the two; 997 tokens count."""
+    targets = np.random.default_rng(1).integers(0, 997, count)
+    x, weight = spread * normal(count, 40), normal(1024, 40)
+    if framework == "torch":
+        rest = torch.from_numpy(targets), 997, ops
+        return lambda x, w: 3 * torch_ops.linear_cross_entropy(x, w, *rest), x, weight
+    rest = targets, 997
+    return lambda x, w: 3 * flax_ops.linear_cross_entropy(x, w, *rest, x.dtype, ops), x, weight
+
+
+CHUNKED = {
+    "torch": torch_ops.Ops(chunked_loss=True),
+    "flax": flax_ops.Ops(chunked_loss=True),
+}
+GRADIENTS = {"torch": torch_gradients, "flax": flax_gradients}
+
+
+@pytest.mark.parametrize("count", [1, 256, 600])
+@pytest.mark.parametrize("spread", [1.0, 40.0])
+def test_head_and_loss(framework, count, spread):
+    """Also where losses are of hundreds of nats, and not for the padding, whose rows are not 0."""
+    plain = importlib.import_module(f"gpt_{framework}.ops").PLAIN
+    expected = GRADIENTS[framework](*head_and_loss(framework, plain, count, spread))
+    found = GRADIENTS[framework](*head_and_loss(framework, CHUNKED[framework], count, spread))
+    assert_close(found, expected, 1e-13)
+    assert not found[2][997:].any()
+    bfloat16 = torch.bfloat16 if framework == "torch" else jnp.bfloat16
+    if spread == 1.0:
+        args = head_and_loss(framework, CHUNKED[framework], count)
+        assert_close(GRADIENTS[framework](*args, dtype=bfloat16), expected, 3e-2)
+
+
+def test_the_loss_by_rows_keeps_its_small_terms(framework):
+    """50256 small terms beside a large one, as in a model that is sure of its targets."""
+    logits = np.random.default_rng(0).standard_normal((64, 50257), np.float32)
+    targets = np.arange(64)
+    logits[np.arange(64), targets] += 15
+    expected, _ = reference.cross_entropy(logits.astype(np.float64)[None], targets[None])
+    if framework == "torch":
+        losses = torch_ops.row_losses_(torch.from_numpy(logits), torch.from_numpy(targets), 64)
+    else:
+        losses, _ = flax_ops.row_losses(jnp.asarray(logits), targets)
+    assert losses.mean().item() == pytest.approx(expected, rel=4e-6)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the size of the largest tensor that anything returned."""
+
+    size = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.size = max(self.size, result.numel())
+        return result
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_the_logits_of_a_batch_never_exist_whole(framework, fast):
+    module = importlib.import_module(f"gpt_{framework}.ops")
+    ops = CHUNKED[framework] if fast else module.PLAIN
+    loss, x, weight = head_and_loss(framework, ops)
+    if framework == "torch":
+        with LargestTensor() as largest:
+            torch_gradients(loss, x, weight)
+        size = largest.size
+    else:
+        jaxpr = jax.make_jaxpr(jax.grad(loss, (0, 1)))(x.astype("f"), weight.astype("f"))
+        size = max(v.aval.size for e in jaxpr.jaxpr.eqns for v in e.outvars)
+    assert (size < 600 * 997) == fast
+
+
+def test_no_gradient_is_made_where_none_is_asked_for():
+    loss, x, weight = head_and_loss("torch", CHUNKED["torch"])
+    with torch.no_grad(), LargestTensor() as largest:
+        loss(torch.from_numpy(x), torch.from_numpy(weight))
+    assert largest.size == 256 * 1024  # the logits of a chunk; the embedding's gradient is smaller
+
+
+def test_what_torch_chooses():
+    choose, ops = torch_ops.choose_ops, torch_ops.Ops
+    assert choose("cpu", "float32", ZEN_5) == ops(onednn_linear=True, chunked_loss=True)
+    assert choose("cpu", "float32", ZEN_3) == ops(chunked_loss=True)
+    assert choose("cpu", "float32", XEON) == ops(chunked_loss=True)
+    assert choose("cpu", "bfloat16", XEON) == ops(matmul_attention=True, chunked_loss=True)
+    assert choose("cpu", "bfloat16", ZEN_3) == ops(chunked_loss=True)
+    assert choose("cpu", "float64", ZEN_5) == ops()
+    for dtype in ("float32", "tf32", "bfloat16", "float64"):
+        assert choose("cuda", dtype, ZEN_5) == choose("mps", dtype, ZEN_5) == ops()
+
+
+def test_what_flax_chooses():
+    choose, ops = flax_ops.choose_ops, flax_ops.Ops
+    everything = ops(flat_linear=True, block_attention=True, chunked_loss=True)
+    assert choose("cpu", "float32", ZEN_3) == choose("cpu", "bfloat16", XEON) == everything
+    assert choose("cpu", "bfloat16", ZEN_3) == ops(chunked_loss=True)
+    assert choose("cpu", "float64", ZEN_5) == choose("gpu", "float32", ZEN_5) == ops()
+    assert choose("gpu", "tf32", ZEN_5) == choose("gpu", "float64", ZEN_5) == ops()
+    assert choose("gpu", "bfloat16", ZEN_3) == ops(cudnn_attention=True)
+
+
+@pytest.mark.parametrize(("T", "hs", "taken"), [(16, 64, True), (17, 64, False), (16, 5, False)])
+def test_cudnn_is_asked_only_for_what_it_can_do(T, hs, taken, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        jax.nn, "dot_product_attention", lambda q, k, v, **how: asked.append(how) or q
+    )
+    q = jnp.ones((1, T, 2, hs), jnp.bfloat16)
+    flax_ops.causal_attention(q, q, q, flax_ops.Ops(cudnn_attention=True))
+    assert asked == [{"is_causal": True, "implementation": "cudnn"}] * taken
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("vendor_id\t: AuthenticAMD\nflags\t\t: fpu avx2 avx512f avx512_bf16\n", ZEN_5),
+        ("vendor_id\t: AuthenticAMD\nflags\t\t: fpu avx2\n\nflags\t: avx512f\n", ZEN_3),
+        ("vendor_id\t: GenuineIntel\nflags\t\t: avx512f amx_bf16 amx_tile\n", XEON),
+        ("processor\t: 0\nFeatures\t: fp asimd bf16\n", Processor(bfloat16=True)),
+        ("", Processor()),
+    ],
+)
+def test_a_processor_by_what_linux_says_of_it(text, expected):
+    assert parse_cpuinfo(text) == expected
+
+
+def test_elsewhere_nothing_is_known_of_the_processor(tmp_path, monkeypatch):
+    monkeypatch.setattr(hardware, "CPUINFO", tmp_path / "cpuinfo")
+    assert hardware.processor() == Processor()
+
+
+@pytest.mark.parametrize(
+    ("has_bfloat16", "bfloat16", "expected"),
+    [(True, 1.0, "bfloat16"), (True, 3.0, "float32"), (False, 1.0, "float32")],
+)
+def test_auto_takes_what_is_there_and_faster(has_bfloat16, bfloat16, expected):
+    seconds = {"bfloat16": bfloat16, "float32": 2.0}
+    assert auto_dtype(has_bfloat16, seconds.__getitem__) == expected
+
+
+def test_auto_asks_this_machine(framework):
+    device = importlib.import_module(f"gpt_{framework}.device")
+    assert device.resolve_dtype("float64", "cpu") == "float64"
+    expected = ["float32", "bfloat16"] if hardware.processor().bfloat16 else ["float32"]
+    assert device.resolve_dtype("auto", "cpu") in expected
+
+
+def test_a_resumed_run_keeps_what_auto_came_to(train, framework, tmp_path, monkeypatch):
+    module = f"gpt_{framework}.train.resolve_dtype"
+    with monkeypatch.context() as patch:
+        patch.setattr(module, lambda dtype, _: "bfloat16" if dtype == "auto" else dtype)
+        output = train(framework, *TINY, "--steps", 1, "--out_dir", tmp_path)
+    assert f"{framework} on cpu, bfloat16 |" in output
+    assert read_options(tmp_path / "latest")["runtime"]["dtype"] == "bfloat16"
+    monkeypatch.setattr(module, lambda dtype, _: "float32" if dtype == "auto" else dtype)
+    assert "cpu, bfloat16 |" in train(framework, "--resume", tmp_path, "--steps", 2)
+    output = train(framework, "--resume", tmp_path, "--steps", 3, "--dtype", "auto")
+    assert "changed dtype: bfloat16 -> float32" in output
+
+
+@pytest.mark.parametrize("flags", [(), ("--no_fast_ops",)])
+def test_no_fast_ops_turns_all_of_it_off(train, framework, flags, tmp_path, monkeypatch):
+    """Also in the run that goes on with it."""
+    module = importlib.import_module(f"gpt_{framework}.train")
+    kept, chosen = [], []
+    monkeypatch.setattr(module, "keep_memory", lambda: kept.append(True))
+    original = module.choose_ops
+    monkeypatch.setattr(module, "choose_ops", lambda *how: chosen.append(how) or original(*how))
+    for fresh in (True, False):
+        begin = (*TINY, *flags, "--out_dir", tmp_path) if fresh else ("--resume", tmp_path)
+        train(framework, *begin, "--steps", 2 - fresh)
+    assert len(kept) == len(chosen) == (0 if flags else 2)
+
+
+def test_fast_and_plain_runs_have_the_same_losses(train, framework, tmp_path):
+    for name, flags in (("fast", ()), ("plain", ("--no_fast_ops",))):
+        train(framework, *TINY, "--dtype", "float32", *flags, "--steps", 5,
+              "--out_dir", tmp_path / name)  # fmt: skip
+    fast, plain = (list(entries(tmp_path / name, "loss").values()) for name in ("fast", "plain"))
+    assert fast == pytest.approx(plain, rel=5e-7)
+
+
+def test_keep_memory_is_harmless_where_there_is_no_glibc(monkeypatch):
+    calls = []
+    library = type("Library", (), {"mallopt": staticmethod(lambda *a: calls.append(a))})
+    monkeypatch.setattr(hardware.ctypes, "CDLL", lambda _: library)
+    hardware.keep_memory()
+    assert len(calls) == 4
+    monkeypatch.setattr(hardware.ctypes, "CDLL", lambda _: object())
+    hardware.keep_memory()
+    assert len(calls) == 4
