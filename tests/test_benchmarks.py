@@ -56,6 +56,7 @@ def generated(tmp_path_factory):
     return last_line(found), found.stdout, out
 
 
+@pytest.mark.slow
 def test_train_step_measures_every_program(trained):
     result, text, out = trained
     assert json.loads(out.read_text()) == result
@@ -77,6 +78,7 @@ def test_train_step_measures_every_program(trained):
     assert peer["times"]["huggingface"] == 1
 
 
+@pytest.mark.slow
 def test_figures_of_a_step_follow_from_its_seconds(trained):
     result, _, _ = trained
     flops = 4 * 16 * flops_per_token(PRESETS["tiny"], 16)
@@ -88,12 +90,14 @@ def test_figures_of_a_step_follow_from_its_seconds(trained):
         assert program["share_of_matmul_peak"] == pytest.approx(share)
 
 
+@pytest.mark.slow
 def test_the_twins_train_on_the_same_batches(trained):
     torch, flax = trained[0]["programs"][:2]
     for loss in ("first_loss", "last_loss"):
         assert torch[loss] == pytest.approx(flax[loss], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_generate_measures_every_case(generated):
     result, text, out = generated
     assert json.loads(out.read_text()) == result
@@ -122,6 +126,7 @@ def test_scaling_changes_one_size_at_a_time():
     assert [spec.batch_size for spec in specs.values()] == [4, 4, 4, 2]
 
 
+@pytest.mark.slow
 def test_scaling_measures_and_is_drawn(tmp_path, call):
     out = tmp_path / "scaling.json"
     axes = ("--vary", "depth", "--depth", 1, 2, "--seq_len", 8, "--framework", "torch")
@@ -131,6 +136,7 @@ def test_scaling_measures_and_is_drawn(tmp_path, call):
     assert_draws(call, out)
 
 
+@pytest.mark.slow
 def test_data_and_conversion_are_measured(call):
     result = last_line(call("benchmarks.data", *TINY, "--seq_len", 16, "--rounds", 1))
     assert result["tokenizer"]["characters"] == 1_115_394
@@ -150,6 +156,7 @@ def assert_draws(call, *results):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_results_are_drawn(trained, generated, call, tmp_path):
     assert_draws(call, trained[2], trained[2])
     assert_draws(call, generated[2])
