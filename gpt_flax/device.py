@@ -48,8 +48,12 @@ def available_devices() -> list[str]:
 
 
 def keep_compiled() -> None:
-    """Keep what XLA compiles in the user's cache folder, so that the next run starts sooner."""
-    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "jax"))
+    """Keep what XLA compiles, so that the next run starts sooner.
+
+    In the user's cache folder, unless JAX_COMPILATION_CACHE_DIR names another.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "jax"))
 
 
 def resolve_dtype(dtype: DtypeOption, name: Device) -> Dtype:

@@ -11,6 +11,10 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch counts the cores, in child processes too
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# What one test, worker or child process compiles serves the others, and the next run of the tests.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parents[1] / ".pytest_cache" / "jax")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
 from gpt_common import cli
 from gpt_common.checkpoint import Checkpoint, TrainingState, write_checkpoint
 from gpt_common.config import GPTConfig
