@@ -8,13 +8,15 @@ import os
 import pytest
 
 from gpt_common.checkpoint import Checkpoint
-from gpt_common.config import OptimizerOptions
+from gpt_common.config import OptimizerOptions, SamplingOptions, StoppingOptions
 from gpt_flax import device as flax_device
 from gpt_torch import device as torch_device
-from tests.conftest import random_weights
+from tests.conftest import FRAMEWORKS, random_weights
 from tests.parity import reference
 from tests.parity.agreement import LIMITS, outcome_differences, training_differences
 from tests.parity.measurements import SHAPE, SMALL, grown_gpt2, passes, real_tokens, runs
+from tests.parity.test_generation import differing, ragged_prompts
+from tests.parity.twins import completions
 
 pytestmark = pytest.mark.gpu
 DTYPES = ("float64", "float32", "tf32", "bfloat16")
@@ -43,6 +45,17 @@ def test_training_a_small_model(agree):
     ):
         differences = training_differences(found, expected)
         agree(f"cuda training {dtype} {framework}", differences, LIMITS[dtype])
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_both_twins_write_the_same(dtype):
+    """On the GPU, and what the torch twin writes on the CPU."""
+    start, sampling = Checkpoint(SMALL, random_weights(SMALL)), SamplingOptions(top_p=0.9)
+    prompts, stopping = ragged_prompts(SMALL, 24), StoppingOptions(max_length=23)
+    how = (start, prompts, sampling, stopping, 2, dtype)
+    ours, theirs = (completions(framework, *how, "cuda") for framework in FRAMEWORKS)
+    assert differing(ours, theirs, dtype) <= 2
+    assert differing(ours, completions("torch", *how, "cpu"), dtype) <= 2
 
 
 @pytest.mark.slow
