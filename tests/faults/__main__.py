@@ -95,6 +95,7 @@ def run_tests(fault: Fault, copy: Path, config: FaultsConfig) -> tuple[bool, str
     environment = os.environ | {
         "PYTHONPATH": str(copy),  # before an installed gpt-twins
         "GPT_TWINS_CACHE": str(copy / ".cache"),
+        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "jax"),  # by program: no mix-up
         "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // config.jobs)),
     }
     try:
