@@ -91,4 +91,4 @@ def freeze(model: GPT, dtype: Dtype, compiled: bool = False) -> GPT:
     if compiled:
         frozen.static_cache = True
         frozen.compiled_step = torch.compile(partial(GPT.decode, frozen), dynamic=False)
-    return frozen.requires_grad_(False)
+    return frozen

@@ -12,8 +12,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch counts the cores, in chi
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # What one test, worker or child process compiles serves the others, and the next run of the tests.
-COMPILED = Path(__file__).parents[1] / ".pytest_cache" / "jax"
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "jax")
+)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 from gpt_common import cli

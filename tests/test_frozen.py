@@ -1,0 +1,62 @@
+"""Weights frozen for generation compute what the trained ones do."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from gpt_common.checkpoint import Checkpoint
+from gpt_flax import frozen as flax_frozen
+from gpt_flax import generate as flax_generate
+from gpt_flax.model import GPT as FlaxGPT
+from gpt_torch import frozen as torch_frozen
+from gpt_torch.frozen import packs
+from gpt_torch.generate import autocast, load_model
+from tests.conftest import random_weights
+
+TOKENS = np.random.default_rng(0).integers(0, 997, (2, 9))
+
+
+@pytest.fixture
+def start(odd_config):
+    return Checkpoint(odd_config, random_weights(odd_config))
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [("float32", 2e-6), ("bfloat16", 0)])
+def test_the_same_logits(framework, start, dtype, limit):
+    """In bfloat16 to the bit, as it is only cast sooner, where oneDNN does not pack it."""
+    if framework == "torch":
+        model = load_model(start, torch.float32, torch.device("cpu"))
+        with torch.inference_mode(), autocast(torch.device("cpu"), dtype):
+            models = model, torch_frozen.freeze(model, dtype)
+            plain, frozen = (m(torch.from_numpy(TOKENS))[0].numpy() for m in models)
+        limit = limit or (1e-2 if torch.bfloat16 in torch_frozen.onednn_dtypes() else 0)
+    else:
+        params, model = flax_generate.load_model(start, dtype)
+        both = params, flax_frozen.freeze(params, model)
+        plain, frozen = (np.asarray(model.apply({"params": p}, TOKENS)[0]) for p in both)
+    assert plain.shape == frozen.shape == (2, 9, 997)
+    assert np.linalg.norm(plain - frozen) <= limit * np.linalg.norm(plain)
+
+
+def test_the_trained_model_stays_as_it_is(framework, start):
+    """It can go on training, in its own type."""
+    if framework == "torch":
+        model = load_model(start, torch.float32, torch.device("cpu"))
+        torch_frozen.freeze(model, "bfloat16")
+        assert all(p.requires_grad and p.dtype == torch.float32 for p in model.parameters())
+    else:
+        params, _ = flax_generate.load_model(start, "bfloat16")
+        before = {name: id(value) for name, value in params.items()}
+        flax_frozen.freeze(params, FlaxGPT(start.config, jnp.bfloat16))
+        assert {name: id(value) for name, value in params.items()} == before
+
+
+def test_where_weights_are_packed():
+    both = (torch.float32, torch.bfloat16)
+    assert packs("cpu", torch.float32, both)
+    assert packs("cpu", torch.bfloat16, both)
+    assert not packs("cpu", torch.bfloat16, (torch.float32,))
+    assert not packs("cpu", torch.float64, both)
+    assert not packs("cuda", torch.float32, both)
+    assert not packs("cpu", torch.float32, ())
