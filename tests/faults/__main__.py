@@ -21,6 +21,8 @@ from tests.faults.registry import FAULTS, Fault
 
 ROOT = Path(__file__).parents[2]
 NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "runs", "models")
+# Where the tests of a file do not bear its name.
+TESTED_BY = {"run": "train", "dialogue": "generate", "names": "convert", "nanogpt": "convert"}
 SECONDS = 1200  # in which the tests must have failed
 
 
@@ -130,7 +132,8 @@ def run_pytest(tests: tuple[str, ...], copy: Path, config: FaultsConfig) -> tupl
 def tests_of(fault: Fault, copy: Path) -> Iterator[str]:
     """Yield the test files that bear the name of the file with the fault: they catch it soonest."""
     for folder in ("tests/parity", "tests"):
-        name = f"{folder}/test_{Path(fault.file).stem}.py"
+        stem = Path(fault.file).stem
+        name = f"{folder}/test_{TESTED_BY.get(stem, stem)}.py"
         if (copy / name).exists():
             yield name
 
