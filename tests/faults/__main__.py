@@ -21,8 +21,15 @@ from tests.faults.registry import FAULTS, Fault
 
 ROOT = Path(__file__).parents[2]
 NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "runs", "models")
-# Where the tests of a file do not bear its name.
-TESTED_BY = {"run": "train", "dialogue": "generate", "names": "convert", "nanogpt": "convert"}
+# More tests of a file than those that bear its name.
+TESTED_BY = {
+    "train": "training",
+    "optimizer": "training",
+    "run": "train",
+    "dialogue": "generate",
+    "names": "convert",
+    "nanogpt": "convert",
+}
 SECONDS = 1200  # in which the tests must have failed
 
 
@@ -130,12 +137,13 @@ def run_pytest(tests: tuple[str, ...], copy: Path, config: FaultsConfig) -> tupl
 
 
 def tests_of(fault: Fault, copy: Path) -> Iterator[str]:
-    """Yield the test files that bear the name of the file with the fault: they catch it soonest."""
+    """Yield the test files that are about the file with the fault: they catch it soonest."""
+    stem = Path(fault.file).stem
     for folder in ("tests/parity", "tests"):
-        stem = Path(fault.file).stem
-        name = f"{folder}/test_{TESTED_BY.get(stem, stem)}.py"
-        if (copy / name).exists():
-            yield name
+        for subject in (stem, TESTED_BY.get(stem, "")):
+            name = f"{folder}/test_{subject}.py"
+            if (copy / name).exists():
+                yield name
 
 
 def plant_all(config: FaultsConfig) -> bool:
