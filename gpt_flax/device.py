@@ -1,5 +1,6 @@
 """Which device computes, and in which numbers."""
 
+import os
 import time
 
 import jax
@@ -52,7 +53,7 @@ def keep_compiled() -> None:
 
     In the user's cache folder, unless JAX_COMPILATION_CACHE_DIR names another.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "jax"))
 
 
