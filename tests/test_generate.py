@@ -1,5 +1,6 @@
 """Generation as a user meets it."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,8 +11,8 @@ import pytest
 from convert import formats
 from gpt_common import tokenizer
 from gpt_common.checkpoint import Checkpoint, write_checkpoint
-from gpt_common.config import GPTConfig
-from tests.conftest import FRAMEWORKS, assert_one_line_error, random_weights
+from gpt_common.config import GPTConfig, TrainConfig
+from tests.conftest import FRAMEWORKS, assert_one_line_error, random_checkpoint, random_weights
 
 PROMPT = "Hello, I'm a language model,"
 
@@ -164,6 +165,19 @@ def test_any_format_is_read(generate, framework, start, folder, tmp_path, form):
     path = tmp_path / {"torch": "m.pt", "flax": "m.msgpack", "build-nanogpt": "b.pt"}.get(form, "m")
     formats.FORMATS[form].write(path, start)
     assert generate(framework, path) == generate(framework, folder)
+
+
+def test_weights_are_read_without_the_state_of_a_run(odd_config, tmp_path):
+    """Else a new run that starts from nanoGPT's file would go on at its step."""
+    config = dataclasses.replace(odd_config, activation="gelu")
+    started = random_checkpoint(config)
+    state = dataclasses.replace(started.training, options=TrainConfig().as_dict())
+    trained = dataclasses.replace(started, training=state)
+    formats.FORMATS["nanogpt"].write(tmp_path / "ckpt.pt", trained)
+    write_checkpoint(tmp_path / "folder", trained)
+    for source in ("ckpt.pt", "folder"):
+        assert formats.read(str(tmp_path / source))[0].training is not None
+        assert formats.read_weights(str(tmp_path / source)).training is None
 
 
 def test_a_model_trained_from_any_format(train, framework, start, tmp_path):

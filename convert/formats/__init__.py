@@ -73,11 +73,11 @@ def read_weights(source: str) -> Checkpoint:
     """
     try:
         folder = find_checkpoint(Path(source))
-    except InputError:
-        return read(source)[0]
+    except InputError:  # not a folder of ours
+        return replace(read(source)[0], training=None)
     if (folder / STATE).exists():
         return read_checkpoint(folder, with_training=False)
-    return replace(read(str(folder))[0], training=None)
+    return read(str(folder))[0]
 
 
 def destination_format(path: Path, name: str | None) -> Format:
