@@ -4,8 +4,9 @@ import os
 import platform
 import subprocess
 from datetime import date
-from importlib import metadata
 from pathlib import Path
+
+from gpt_common.run import versions
 
 PACKAGES = ("torch", "jax", "flax", "optax", "numpy", "transformers")
 
@@ -35,17 +36,9 @@ def describe() -> dict[str, str]:
         **nvidia_gpu(),
         "system": platform.system(),
         "python": platform.python_version(),
-        **{name: found for name in PACKAGES if (found := version(name))},
+        **versions(PACKAGES),
         "date": date.today().isoformat(),
     }
-
-
-def version(package: str) -> str | None:
-    """Return the version of a package, or None where it is not installed."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def processor() -> str:

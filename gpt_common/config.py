@@ -62,7 +62,12 @@ class GPTConfig:
     @property
     def padded_vocab_size(self) -> int:
         """Rows of the embedding in memory: `vocab_size` rounded up to a multiple of 64."""
-        return -(-self.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+        return round_up(self.vocab_size, VOCAB_MULTIPLE)
+
+
+def round_up(number: int, multiple: int) -> int:
+    """Return the next multiple that is not below `number`."""
+    return -(-number // multiple) * multiple
 
 
 PRESETS: dict[Preset, GPTConfig] = {

@@ -273,10 +273,10 @@ def open_folder(output: OutputOptions, framework: str) -> Path:
     return folder
 
 
-def versions() -> dict[str, str]:
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
     """Return the versions of the packages that a result may depend on, those that are installed."""
     found = {}
-    for name in PACKAGES:
+    for name in packages:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -31,6 +31,7 @@ from gpt_common.config import (
     PromptOptions,
     SamplingOptions,
     StoppingOptions,
+    round_up,
 )
 from gpt_common.dialogue import answer, prompt_tokens, texts
 from gpt_common.hardware import keep_memory
@@ -55,7 +56,10 @@ def load_model(checkpoint: Checkpoint, dtype: Dtype) -> tuple[Params, GPT]:
 
 
 class DecodeState(NamedTuple):
-    """What a decoding step changes: the last token of each row, `(R,)`, and what came before it."""
+    """What a decoding step changes: each row's tokens to be read next, and what came before them.
+
+    `tokens` stand at `positions`, both `(R, T)`: T is that of the prompts, then 1.
+    """
 
     tokens: Array
     positions: Array
@@ -211,11 +215,6 @@ def advance(
         seen = seen.at[jnp.arange(len(seen)), drawn[0]].set(True)
     positions = jnp.minimum(state.positions + 1, length - 1)  # of rows that have ended
     return DecodeState(drawn[0][:, None], positions, seen, state.cache), drawn
-
-
-def round_up(number: int, multiple: int) -> int:
-    """Return the next multiple."""
-    return -(-number // multiple) * multiple
 
 
 def generate_texts(

@@ -54,7 +54,10 @@ def autocast(device: torch.device, dtype: Dtype) -> AbstractContextManager:
 
 @dataclass
 class DecodeState:
-    """What a decoding step changes: the last token of each row, `(R,)`, and what came before it."""
+    """What a decoding step changes: each row's tokens to be read next, and what came before them.
+
+    `tokens` stand at `positions`, both `(R, T)`: T is that of the prompts, then 1.
+    """
 
     tokens: Tensor
     positions: Tensor

@@ -90,7 +90,7 @@ ONLY_FLAX = {
     *("product", "_product_forward", "_product_backward", "transposed", "flat_linear"),
     *("block_attention", "last_rows_attention", "row_losses"),
     *("chunked_loss", "chunked_loss_and_gradients", "_chunked_loss_backward"),
-    *("CausalSelfAttention.keep", "prefill_step", "decode_steps", "gather", "round_up"),
+    *("CausalSelfAttention.keep", "prefill_step", "decode_steps", "gather"),
 }
 
 
