@@ -114,6 +114,7 @@ SETTINGS = [
     {"top_k": 7, "top_p": 0.6},
     {"top_k": 0, "min_p": 0.03},
     {"repetition_penalty": 1.5},
+    {"repetition_penalty": 3.0, "temperature": 9.0, "top_k": 0},  # where negative logits count
     {"repetition_penalty": 0.8, "temperature": 0.5, "top_k": 30, "top_p": 0.95, "min_p": 0.01},
 ]
 

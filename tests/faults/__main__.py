@@ -21,14 +21,16 @@ from tests.faults.registry import FAULTS, Fault
 
 ROOT = Path(__file__).parents[2]
 NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "runs", "models")
-# More tests of a file than those that bear its name.
+# Tests of a file beside those that bear its name, or before them where they are much faster.
 TESTED_BY = {
-    "train": "training",
-    "optimizer": "training",
-    "run": "train",
-    "dialogue": "generate",
-    "names": "convert",
-    "nanogpt": "convert",
+    "model": ("generation", "model"),
+    "train": ("training", "train"),
+    "optimizer": ("training", "train"),
+    "ops": ("ops", "model"),
+    "run": ("train",),
+    "generate": ("generation", "generate"),
+    "names": ("convert",),
+    "nanogpt": ("convert",),
 }
 SECONDS = 1200  # in which the tests must have failed
 
@@ -139,8 +141,8 @@ def run_pytest(tests: tuple[str, ...], copy: Path, config: FaultsConfig) -> tupl
 def tests_of(fault: Fault, copy: Path) -> Iterator[str]:
     """Yield the test files that are about the file with the fault: they catch it soonest."""
     stem = Path(fault.file).stem
-    for folder in ("tests/parity", "tests"):
-        for subject in (stem, TESTED_BY.get(stem, "")):
+    for subject in TESTED_BY.get(stem, (stem,)):
+        for folder in ("tests/parity", "tests"):
             name = f"{folder}/test_{subject}.py"
             if (copy / name).exists():
                 yield name
