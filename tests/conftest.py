@@ -1,7 +1,9 @@
+import contextlib
 import importlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -24,10 +26,22 @@ from gpt_common.weights import Weights, weight_shapes
 
 FRAMEWORKS = ("torch", "flax")
 
+# A run as short as they come: its context is too short for samples, which take Flax the most time.
+TINY = ("--preset", "tiny", "--block_size", 8, "--seq_len", 8, "--eval_every", 0)
+
 hypothesis.settings.register_profile(  # no test asserts a time
     "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("untimed")
+
+
+def pytest_configure(config):
+    """Let XLA compile the fast tests' programs, of which most run once, with less effort.
+
+    What it takes for them comes to half, and `make parity` holds what it makes with all effort.
+    """
+    if config.option.markexpr == "not slow":
+        os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -84,6 +98,20 @@ def command(module: str, *args: object, **kwargs) -> subprocess.CompletedProcess
     )
 
 
+@contextlib.contextmanager
+def kept_jax_config() -> Iterator[None]:
+    """Give jax its settings back: `select_device` changes them for the whole process."""
+    import jax  # here, as children that need none of it import this file
+
+    names = ("jax_enable_x64", "jax_default_device", "jax_default_matmul_precision")
+    before = {name: getattr(jax.config, name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+
+
 @pytest.fixture
 def call(capsys, monkeypatch):
     """Run `python -m module` in this process, which saves the seconds that its imports take."""
@@ -92,7 +120,8 @@ def call(capsys, monkeypatch):
         monkeypatch.setattr(sys, "argv", [module, *map(str, args)])
         code = 0
         try:
-            cli.run(importlib.import_module(module).main)
+            with kept_jax_config():
+                cli.run(importlib.import_module(module).main)
         except SystemExit as stop:
             code = stop.code
         captured = capsys.readouterr()

@@ -19,11 +19,9 @@ from gpt_common.data import BatchLoader
 from gpt_common.errors import InputError
 from gpt_common.metrics import RunLog, read_log
 from gpt_common.run import Run, open_folder
-from tests.conftest import assert_one_line_error, command, random_weights
+from tests.conftest import TINY, assert_one_line_error, command, random_weights
 
 ROOT = Path(__file__).parent.parent
-TINY = ("--preset", "tiny", "--n_layer", 1, "--eval_every", 0)
-TINY += ("--seq_len", 8, "--block_size", 8)  # too short for samples, which would take the most time
 FILES = ("model.safetensors", "optimizer.safetensors")
 
 # A model that saves in no time, for a death at each instant of a save.

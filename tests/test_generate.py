@@ -106,16 +106,22 @@ def test_seeds(generate, framework, folder):
     assert first == again != other
 
 
-def test_a_prompt_from_a_file_and_from_standard_input(generate, framework, folder, tmp_path):
+def test_a_prompt_from_a_file_and_from_standard_input(
+    generate, framework, folder, tmp_path, monkeypatch
+):
     path = tmp_path / "prompt.txt"
     path.write_text("A parrot 🦜\n")
     expected = generate(framework, folder, "--prompt", "A parrot 🦜")
     assert expected.startswith("> A parrot 🦜")
     assert generate(framework, folder, "--prompt_file", path) == expected
-    for flag in ("--prompt", "--prompt_file"):
-        command = [sys.executable, "-m", f"gpt_{framework}.generate", "--init", str(folder)]
-        piped = subprocess.run([*command, flag, "-"], input=path.read_bytes(), capture_output=True)
-        assert piped.stdout.decode() == expected
+    with path.open() as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        assert generate(framework, folder, "--prompt_file", "-") == expected
+    command = [sys.executable, "-m", f"gpt_{framework}.generate", "--init", str(folder)]
+    piped = subprocess.run(
+        [*command, "--prompt", "-"], input=path.read_bytes(), capture_output=True
+    )
+    assert piped.stdout.decode() == expected
 
 
 def test_a_prompt_that_is_not_utf8(call, framework, folder, tmp_path):
@@ -183,7 +189,8 @@ def test_weights_are_read_without_the_state_of_a_run(odd_config, tmp_path):
 def test_a_model_trained_from_any_format(train, framework, start, tmp_path):
     path = tmp_path / "m.pt"
     formats.FORMATS["torch"].write(path, start)
-    printed = train(framework, "--init", path, "--steps", 1, "--out_dir", tmp_path / "run")
+    quick = ("--seq_len", 8, "--eval_every", 0, "--steps", 1)
+    printed = train(framework, "--init", path, *quick, "--out_dir", tmp_path / "run")
     assert "step     0" in printed
 
 

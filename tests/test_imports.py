@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import TINY
+
 ROOT = Path(__file__).parent.parent
 FORBIDDEN = {
     "gpt_common": {"torch", "jax", "flax", "optax", "gpt_torch", "gpt_flax", "convert"},
@@ -52,9 +54,9 @@ class Absent:
             raise ModuleNotFoundError(name)
 
 sys.meta_path.insert(0, Absent())
-sys.argv = ["train", "--preset", "tiny", "--steps", "1", "--out_dir", r"{tmp_path / "run"}"]
+sys.argv = ["train", *{[str(a) for a in TINY]}, "--steps", "1", "--out_dir", r"{tmp_path / "run"}"]
 runpy.run_module("gpt_{framework}.train", run_name="__main__")
-sys.argv = ["generate", "--init", r"{tmp_path / "run"}"]
+sys.argv = ["generate", "--init", r"{tmp_path / "run"}", "--prompt", "", "--max_length", "8"]
 runpy.run_module("gpt_{framework}.generate", run_name="__main__")
 """
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

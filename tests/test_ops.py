@@ -14,9 +14,10 @@ from gpt_common.checkpoint import read_options
 from gpt_common.hardware import Processor, auto_dtype, parse_cpuinfo
 from gpt_flax import ops as flax_ops
 from gpt_torch import ops as torch_ops
+from tests.conftest import TINY
 from tests.parity import reference
 from tests.parity.agreement import relative
-from tests.test_train import TINY, entries
+from tests.test_train import entries
 
 ZEN_5 = Processor(amd=True, avx512=True, bfloat16=True)
 ZEN_3 = Processor(amd=True)

@@ -25,7 +25,7 @@ from convert.verify import (
 from gpt_common.checkpoint import Checkpoint, write_checkpoint
 from gpt_common.config import GPTConfig
 from gpt_common.data import load_tokens
-from tests.conftest import assert_one_line_error, command, random_weights
+from tests.conftest import assert_one_line_error, random_weights
 
 LAYERS = [
     "embedding",
@@ -111,9 +111,9 @@ def test_the_twins_agree_with_each_other_and_with_hugging_face(verify, checkpoin
     assert ours["layers"][-1]["relative"] > 0  # two programs, not one compared with itself
 
 
-def test_the_twins_agree_in_float64(checkpoint_folder):
-    result = command("convert.verify", checkpoint_folder, "--dtype", "float64")
-    assert result.returncode == 0, result.stdout + result.stderr
+def test_the_twins_agree_in_float64(verify, checkpoint_folder):
+    code, report = verify(checkpoint_folder, "--dtype", "float64")
+    assert code == 0, report
 
 
 @pytest.mark.parametrize("trace", [trace_torch, trace_flax, trace_huggingface])
@@ -125,7 +125,7 @@ def test_every_model_computes_in_bfloat16(trace, odd_config):
 
 
 def test_torch_agrees_with_hugging_face_in_float64(verify, checkpoint_folder):
-    """Without Flax, whose float64 is for good: the checkpoint is compared with itself."""
+    """The checkpoint is compared with itself, too."""
     args = ("--dtype", "float64", "--against", "huggingface")
     code, report = verify(checkpoint_folder, checkpoint_folder, *args)
     assert code == 0

@@ -1,5 +1,6 @@
 """The `agree` fixture holds differences against limits, and pytest ends with a table of them."""
 
+import dataclasses
 from collections import defaultdict
 
 import pytest
@@ -7,6 +8,12 @@ import pytest
 from tests.parity.agreement import Differences, Limits
 
 PROPERTY = "parity"
+
+
+@pytest.fixture
+def odd_config(odd_config):
+    """With two layers: the time that XLA takes to compile a pass grows with them."""
+    return dataclasses.replace(odd_config, n_layer=2)
 
 
 @pytest.fixture

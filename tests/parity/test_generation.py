@@ -2,8 +2,6 @@
 transformers.
 """
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -36,8 +34,7 @@ LONG = StoppingOptions(max_length=23)
 
 @pytest.fixture
 def start(odd_config):
-    config = dataclasses.replace(odd_config, n_layer=2)
-    return Checkpoint(config, random_weights(config))
+    return Checkpoint(odd_config, random_weights(odd_config))
 
 
 def ragged_prompts(config: GPTConfig, count: int) -> list[list[int]]:

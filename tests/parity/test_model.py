@@ -36,11 +36,12 @@ from tests.parity.twins import outcome
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
-@pytest.mark.parametrize("activation", ["gelu_new", "gelu"])
-@pytest.mark.parametrize(("B", "T"), [(3, 17), (2, 23), (1, 1)])
+@pytest.mark.parametrize(
+    ("B", "T", "activation"), [(3, 17, "gelu_new"), (3, 17, "gelu"), (2, 23, "gelu_new")]
+)
 @pytest.mark.parametrize("fast", [False, True])
 def test_layers_loss_and_every_gradient(
-    framework, dtype, activation, B, T, fast, odd_config, agree
+    framework, dtype, B, T, activation, fast, odd_config, agree
 ):
     """T = 23 is block_size itself."""
     config = dataclasses.replace(odd_config, activation=activation)
@@ -48,7 +49,7 @@ def test_layers_loss_and_every_gradient(
     x, y = random_batch(config, B, T)
     found = outcome(framework, config, weights, x, y, dtype, fast=fast)
     assert found.logits.shape == (B, T, config.vocab_size)
-    blocks = {f"h.{n}.{part}" for n in range(3) for part in ("attn", "mlp")}
+    blocks = {f"h.{n}.{part}" for n in range(2) for part in ("attn", "mlp")}
     assert found.layers.keys() == blocks | {"embedding", "ln_f", "logits"}
     expected = ReferenceGPT(config, weights)(x, y)
     what = f"small {dtype} {framework}{' fast' if fast else ''}"
@@ -59,19 +60,21 @@ SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    ("B", "T", "dtype"),
+    ("B", "T", "dtype", "fast"),
     [
-        (1, 1, "float64"),
-        (8, 2, "float64"),
-        (2, 63, "float64"),
-        (1, 256, "float32"),
-        pytest.param(8, 128, "float64", marks=SLOW),
-        pytest.param(8, 128, "float32", marks=SLOW),
-        pytest.param(1, 1024, "float64", marks=SLOW),
-        pytest.param(1, 1024, "float32", marks=SLOW),
+        (1, 1, "float64", False),
+        (8, 2, "float64", True),
+        (2, 63, "float64", False),
+        (1, 256, "float32", False),
+        (1, 256, "float32", True),
+        *(
+            pytest.param(B, T, dtype, fast, marks=SLOW)
+            for B, T in ((8, 128), (1, 1024))
+            for dtype in ("float64", "float32")
+            for fast in (False, True)
+        ),
     ],
 )
-@pytest.mark.parametrize("fast", [False, True])
 def test_real_text_at_real_sizes(framework, B, T, dtype, fast, agree):
     """The vocabulary of GPT-2, contexts up to its own, in a model that is narrow for speed.
 
@@ -116,7 +119,7 @@ def test_a_norm_far_from_zero(framework, odd_config):
 def test_activations_differ_as_they_should(framework, odd_config):
     """The erf and the tanh form are told apart: 1e-4, far above the tolerance."""
     weights = random_weights(odd_config)
-    x, y = random_batch(odd_config, 2, 17)
+    x, y = random_batch(odd_config, 3, 17)
     tanh, erf = (
         outcome(framework, dataclasses.replace(odd_config, activation=a), weights, x, y).logits
         for a in ("gelu_new", "gelu")
@@ -126,7 +129,7 @@ def test_activations_differ_as_they_should(framework, odd_config):
 
 def test_a_position_sees_nothing_that_follows(framework, odd_config):
     weights = random_weights(odd_config)
-    x, y = random_batch(odd_config, 2, 17)
+    x, y = random_batch(odd_config, 3, 17)
     changed = x.copy()
     changed[:, 9] = (x[:, 9] + 1) % odd_config.vocab_size
     before, after = (outcome(framework, odd_config, weights, a, y).logits for a in (x, changed))
@@ -166,7 +169,9 @@ def flax_embedding_jacobian(config, weights, x):
             logits, _ = FlaxGPT(config).apply(params, x)
         return (logits[0] ** 2).sum(-1)
 
-    return np.asarray(jax.jacobian(sums)(np.zeros((x.shape[1], config.n_embd), np.float32)))
+    return np.asarray(
+        jax.jit(jax.jacobian(sums))(np.zeros((x.shape[1], config.n_embd), np.float32))
+    )
 
 
 EMBEDDING_JACOBIANS = {"torch": torch_embedding_jacobian, "flax": flax_embedding_jacobian}
@@ -175,8 +180,8 @@ EMBEDDING_JACOBIANS = {"torch": torch_embedding_jacobian, "flax": flax_embedding
 def test_the_rows_of_a_batch_know_nothing_of_each_other(framework, odd_config):
     """Rows in another order give outputs in that order, and a row alone gives its own."""
     weights = random_weights(odd_config)
-    x, y = random_batch(odd_config, 4, 17)
-    order = [2, 0, 3, 1]
+    x, y = random_batch(odd_config, 3, 17)
+    order = [2, 0, 1]
     together, turned, alone = (
         outcome(framework, odd_config, weights, x[rows], y[rows]).logits
         for rows in (slice(None), order, [2])
@@ -281,7 +286,7 @@ def test_the_tables_name_every_parameter(framework, odd_config):
 
 def flat_flax_parameters(config):
     tokens = np.zeros((1, 4), np.int32)
-    params = FlaxGPT(config).init(jax.random.key(0), tokens)["params"]
+    params = jax.jit(FlaxGPT(config).init)(jax.random.key(0), tokens)["params"]
     paths, _ = jax.tree.flatten_with_path(params)
     return {"/".join(key.key for key in path): np.asarray(leaf) for path, leaf in paths}
 

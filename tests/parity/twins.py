@@ -43,6 +43,7 @@ from gpt_torch.generate import generate as torch_generate
 from gpt_torch.generate import load_model as load_torch_model
 from gpt_torch.train import loss_fn as torch_loss_fn
 from gpt_torch.weights import to_neutral as torch_to_neutral
+from tests.conftest import kept_jax_config
 from tests.parity.reference import Outcome, Training
 
 FRAMEWORKS = ("torch", "flax")
@@ -81,6 +82,9 @@ flax_value_and_grad = jax.jit(
 )
 
 
+flax_layers = jax.jit(flax_loss_and_layers, static_argnums=1)
+
+
 flax_loss_and_gradients = jax.jit(jax.value_and_grad(flax_loss_fn), static_argnums=1)
 
 
@@ -100,23 +104,13 @@ def flax_outcome(
         if fast:
             model = model.clone(ops=flax_ops.Ops(True, True, chunked_loss=True))
         tokens, targets = x.astype(np.int32), y.astype(np.int32)
-        (loss, layers), gradients = flax_value_and_grad(params, model, tokens, targets)
         if fast:
+            _, layers = flax_layers(params, model, tokens, targets)
             loss, gradients = flax_loss_and_gradients(params, model, tokens, targets)
+        else:
+            (loss, layers), gradients = flax_value_and_grad(params, model, tokens, targets)
         layers = {name: np.asarray(layer, np.float64) for name, layer in layers.items()}
         return Outcome(layers, loss.item(), flax_to_neutral(gradients, checkpoint.config))
-
-
-@contextlib.contextmanager
-def kept_jax_config() -> Iterator[None]:
-    """Give jax its settings back: `select_device` changes them for the whole process."""
-    names = ("jax_enable_x64", "jax_default_device", "jax_default_matmul_precision")
-    before = {name: getattr(jax.config, name) for name in names}
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
 
 
 OUTCOMES = {"torch": torch_outcome, "flax": flax_outcome}
