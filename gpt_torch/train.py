@@ -1,8 +1,9 @@
 """Train a GPT-2 in PyTorch: `python -m gpt_torch.train --help`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import SupportsFloat
 
 import numpy as np
 import torch
@@ -94,7 +95,33 @@ def evaluate(
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
     """Return int32 tokens as int64 on the device: what torch's losses take as targets."""
-    return torch.from_numpy(array).to(device, torch.int64)
+    tokens = torch.from_numpy(array).long()
+    if device.type != "cuda":
+        return tokens.to(device)
+    return tokens.pin_memory().to(device, non_blocking=True)  # else it waits for the step before
+
+
+class Arriving:
+    """A number on its way from a GPU to a copy of its own.
+
+    Whoever reads it waits for the work that makes it, not for the step that was started since.
+    """
+
+    def __init__(self, number: Tensor) -> None:
+        self.copy = torch.empty_like(number, device="cpu", pin_memory=True)
+        self.copy.copy_(number, non_blocking=True)
+        self.there = torch.cuda.Event()
+        self.there.record()
+
+    def __float__(self) -> float:
+        self.there.synchronize()
+        return self.copy.item()
+
+
+def to_host(metrics: dict[str, Tensor]) -> Mapping[str, SupportsFloat]:
+    """Return the numbers of a step for the log, which reads them when the next one is started."""
+    on_cuda = metrics["loss"].is_cuda
+    return {name: Arriving(number) for name, number in metrics.items()} if on_cuda else metrics
 
 
 def save(run: Run, state: TrainState, step: int) -> Path:
@@ -117,7 +144,7 @@ def train(config: TrainConfig, stopped: Callable[[], bool] = lambda: False) -> P
             x, y = (to_device(a, device) for a in run.next_batches())
             rate = learning_rate(step, options)
             metrics = train_step(state, x, y, rate, options.grad_clip, dtype)
-            log.step(step, rate, metrics)
+            log.step(step, rate, to_host(metrics))
             done, stop = step + 1, stopped()
             if run.val_loader and run.due(output.eval_every, done):
                 log.flush()

@@ -79,7 +79,8 @@ def functions(path: Path) -> list[str]:
 # The frameworks' own words for the same thing, and the few functions that only one of them needs.
 SAME_NAME = {"__init__": "setup", "forward": "__call__"}
 ONLY_TORCH = {
-    *("autocast", "to_device", "GPT.use", "GPT.compile"),
+    *("autocast", "to_device", "to_host", "Arriving", "Arriving.__init__", "Arriving.__float__"),
+    *("GPT.use", "GPT.compile"),
     *("Linear", "Linear.forward", "OneDNNLinear", "OneDNNLinear.forward", "OneDNNLinear.backward"),
     *("onednn_product", "matmul_attention", "compute_dtype", "row_losses_"),
     *("ChunkedLoss", "ChunkedLoss.forward", "ChunkedLoss.backward"),

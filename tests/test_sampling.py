@@ -54,6 +54,14 @@ def test_a_draw_depends_on_seed_sample_and_position_alone():
     assert len(np.unique(draws)) == draws.size
 
 
+def test_a_seed_gives_what_it_always_gave():
+    """A text can be made again next year: these numbers are numpy's for good."""
+    assert uniforms(0, [0, 1], 2) == pytest.approx(
+        np.array([[0.01406704, 0.25776725], [0.60736599, 0.50373054]]), abs=1e-8
+    )
+    assert uniforms(1, [0], 2) == pytest.approx(np.array([[0.06680201, 0.07901298]]), abs=1e-8)
+
+
 def test_draws_are_uniform():
     draws = uniforms(1, range(50), 1000)
     assert draws.min() >= 0

@@ -505,6 +505,12 @@ TRAINING = (
         "pass",
     ),
     Fault(
+        "torch: evaluation is of the first batch",
+        TORCH_TRAIN,
+        "torch.stack(losses).mean()",
+        "losses[0]",
+    ),
+    Fault(
         "flax: evaluation is of the last batch",
         FLAX_TRAIN,
         "jnp.stack(losses).mean().item()",
@@ -740,6 +746,12 @@ SAMPLING = (
         "gpt_common/sampling.py",
         "np.random.SeedSequence([seed, sample])",
         "np.random.SeedSequence([0, sample])",
+    ),
+    Fault(
+        "sampling: seed and sample change places",
+        "gpt_common/sampling.py",
+        "[seed, sample]",
+        "[sample, seed]",
     ),
     Fault(
         "sampling: every sample draws the same",

@@ -5,12 +5,15 @@ Run them by themselves, `pytest -m gpu`: jax sees no GPU in a process that has a
 
 import os
 
+import numpy as np
 import pytest
+import torch
 
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import OptimizerOptions, SamplingOptions, StoppingOptions
 from gpt_flax import device as flax_device
 from gpt_torch import device as torch_device
+from gpt_torch.train import to_device, to_host
 from tests.conftest import FRAMEWORKS, random_weights
 from tests.parity import reference
 from tests.parity.agreement import LIMITS, outcome_differences, training_differences
@@ -45,6 +48,19 @@ def test_training_a_small_model(agree):
     ):
         differences = training_differences(found, expected)
         agree(f"cuda training {dtype} {framework}", differences, LIMITS[dtype])
+
+
+def test_a_number_is_read_while_later_work_goes_on():
+    a = torch.ones(4096, 4096, device="cuda")
+    torch.cuda.synchronize()
+    metrics = to_host({"loss": a[0, 0] + 1.5})
+    for _ in range(100):
+        a = a @ a / 4096
+    later = torch.cuda.Event()
+    later.record()
+    assert float(metrics["loss"]) == 2.5
+    assert not later.query()
+    assert to_device(np.arange(3, dtype=np.int32), a.device).tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])

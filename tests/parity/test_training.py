@@ -13,12 +13,13 @@ import torch
 
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import OptimizerOptions
-from gpt_common.data import load_tokens
+from gpt_common.data import BatchLoader, load_tokens
 from gpt_common.metrics import read_log
 from tests.conftest import random_weights
 from tests.parity import reference
 from tests.parity.agreement import LIMITS, loss_differences, training_differences
-from tests.parity.twins import train_twin
+from tests.parity.reference import ReferenceGPT
+from tests.parity.twins import evaluation, train_twin
 
 B, T = 2, 11
 
@@ -89,6 +90,17 @@ def test_batches_accumulated_are_one_large_batch(framework, start, tokens, tmp_p
     agree(
         f"accumulation float64 {framework}", training_differences(parts, whole), LIMITS["float64"]
     )
+
+
+def test_evaluation_is_the_mean_over_the_first_batches(framework, start, tokens):
+    """Wherever the loader stands, and the same batches each time."""
+    loader = BatchLoader(tokens, B, T)
+    batches = [loader.next_batch() for _ in range(3)]
+    model = ReferenceGPT(start.config, start.weights)
+    expected = np.mean([model(x, y).loss for x, y in batches])
+    for _ in range(2):
+        found = evaluation(framework, start, loader, 3)
+        assert found == pytest.approx(expected, rel=1e-14)
 
 
 def test_the_norm_of_a_gradient_as_large_as_the_embedding_of_gpt2(framework):

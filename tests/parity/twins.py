@@ -26,22 +26,23 @@ from gpt_common.config import (
     StoppingOptions,
     TrainConfig,
 )
+from gpt_common.data import BatchLoader
 from gpt_common.metrics import read_log
 from gpt_common.weights import Array, Weights
 from gpt_flax import generate as flax_generate
 from gpt_flax import ops as flax_ops
+from gpt_flax import train as flax_train
 from gpt_flax.device import select_device as select_flax_device
 from gpt_flax.frozen import freeze as freeze_params
-from gpt_flax.train import loss_fn as flax_loss_fn
 from gpt_flax.weights import to_neutral as flax_to_neutral
 from gpt_torch import ops as torch_ops
+from gpt_torch import train as torch_train
 from gpt_torch.device import master_dtype
 from gpt_torch.device import select_device as select_torch_device
 from gpt_torch.frozen import freeze as freeze_model
 from gpt_torch.generate import autocast
 from gpt_torch.generate import generate as torch_generate
 from gpt_torch.generate import load_model as load_torch_model
-from gpt_torch.train import loss_fn as torch_loss_fn
 from gpt_torch.weights import to_neutral as torch_to_neutral
 from tests.conftest import kept_jax_config
 from tests.parity.reference import Outcome, Training
@@ -70,7 +71,7 @@ def torch_outcome(
     with autocast(place, dtype):
         logits, loss = model(tokens, targets)
     if fast:
-        loss = torch_loss_fn(model, tokens, targets, dtype)
+        loss = torch_train.loss_fn(model, tokens, targets, dtype)
     loss.backward()
     layers["logits"] = logits.detach().cpu().double().numpy()
     gradients = {name: p.grad for name, p in model.named_parameters()}
@@ -85,7 +86,7 @@ flax_value_and_grad = jax.jit(
 flax_layers = jax.jit(flax_loss_and_layers, static_argnums=1)
 
 
-flax_loss_and_gradients = jax.jit(jax.value_and_grad(flax_loss_fn), static_argnums=1)
+flax_loss_and_gradients = jax.jit(jax.value_and_grad(flax_train.loss_fn), static_argnums=1)
 
 
 def flax_outcome(
@@ -165,6 +166,17 @@ def train_twin(
         end.training.exp_avg,
         end.training.exp_avg_sq,
     )
+
+
+def evaluation(framework: str, start: Checkpoint, loader: BatchLoader, steps: int) -> float:
+    """Return a twin's validation loss over the first batches of a loader, in float64."""
+    with kept_jax_config():
+        if framework == "torch":
+            place = select_torch_device("cpu", "float64")
+            model = load_torch_model(start, torch.float64, place)
+            return torch_train.evaluate(model, loader, steps, "float64", place)
+        select_flax_device("cpu", "float64")
+        return flax_train.evaluate(*flax_generate.load_model(start, "float64"), loader, steps)
 
 
 def completions(
