@@ -68,11 +68,14 @@ def clean(axes: Axes, grid: str) -> None:
 
 
 def panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """Return a figure with panels beside each other."""
-    figure, axes = plt.subplots(
-        1, count, figsize=(width * count, height), layout="constrained", squeeze=False
-    )
-    return figure, list(axes[0])
+    """Return a figure with panels in rows of two."""
+    columns = min(count, 2)
+    rows = -(-count // columns)
+    size = (width * columns, height * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    for unused in axes.flat[count:]:
+        unused.remove()
+    return figure, list(axes.flat[:count])
 
 
 def times(figures: Result) -> str:
