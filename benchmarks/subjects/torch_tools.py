@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from itertools import pairwise
+from typing import SupportsFloat
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +30,7 @@ def device_name() -> str:
     return _device.type
 
 
-def time_steps(step: Callable[[], Tensor], count: int) -> tuple[list[float], float]:
+def time_steps(step: Callable[[], SupportsFloat], count: int) -> tuple[list[float], float]:
     """Return the seconds of each step and the last loss.
 
     As in the trainer, a step's loss is read when the next one has been started.

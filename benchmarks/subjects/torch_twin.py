@@ -1,9 +1,9 @@
 """gpt_torch, called as its own commands call it."""
 
 from collections.abc import Callable
+from typing import SupportsFloat
 
 import numpy as np
-from torch import Tensor
 
 from benchmarks.spec import SEED, Spec, runtime_options
 from benchmarks.subjects import torch_tools as tools
@@ -15,10 +15,10 @@ from gpt_torch.device import master_dtype
 from gpt_torch.frozen import freeze
 from gpt_torch.generate import generate, load_model
 from gpt_torch.ops import PLAIN, choose_ops
-from gpt_torch.train import create_state, to_device, train_step
+from gpt_torch.train import create_state, to_device, to_host, train_step
 
 
-def training(spec: Spec) -> Callable[[], Tensor]:
+def training(spec: Spec) -> Callable[[], SupportsFloat]:
     """Return a function that starts a training step on the next batch and returns its loss."""
     config = TrainConfig(runtime=runtime_options(spec))
     if spec.fast_ops:
@@ -29,10 +29,10 @@ def training(spec: Spec) -> Callable[[], Tensor]:
     start = Checkpoint(spec.model, initialize_weights(spec.model, SEED))
     state = create_state(start, config, device, ops)
 
-    def step() -> Tensor:
+    def step() -> SupportsFloat:
         x, y = (to_device(a, device) for a in loader.next_batches(1))
         metrics = train_step(state, x, y, options.learning_rate, options.grad_clip, spec.dtype)
-        return metrics["loss"]
+        return to_host(metrics)["loss"]
 
     return step
 
