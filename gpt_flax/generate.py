@@ -34,7 +34,6 @@ from gpt_common.config import (
     round_up,
 )
 from gpt_common.dialogue import answer, prompt_tokens, texts
-from gpt_common.hardware import keep_memory
 from gpt_common.sampling import uniforms
 from gpt_flax.device import (
     DTYPES,
@@ -45,6 +44,7 @@ from gpt_flax.device import (
 )
 from gpt_flax.frozen import freeze
 from gpt_flax.model import GPT, Cache, empty_cache
+from gpt_flax.ops import few_rows_options
 from gpt_flax.sampling import sample
 from gpt_flax.weights import Params, from_neutral
 
@@ -168,7 +168,12 @@ def decode(
     return state, Drawn(*(np.asarray(column)[:steps] for column in chunk))
 
 
-@partial(jax.jit, static_argnames=("model", "sampling"), donate_argnames="state")
+@partial(
+    jax.jit,
+    static_argnames=("model", "sampling"),
+    donate_argnames="state",
+    compiler_options=few_rows_options(jax.__version_info__),
+)
 def decode_steps(
     params: Params,
     state: DecodeState,
@@ -232,7 +237,6 @@ def generate_texts(
 def main() -> None:
     """Run the command line."""
     config = cli.parse(GenerateConfig, "generate")
-    keep_memory()
     keep_compiled()
     dtype = resolve_dtype(config.dtype, config.device)
     config = config.with_dtype(dtype)

@@ -151,9 +151,9 @@ class GPT(nn.Module):
 
     def head(self, x: Array) -> Array:
         """Return the logits `(..., V)` of the last norm's output `(..., C)`."""
-        frozen = self.has_variable("params", "lm_head")  # cast once, by `freeze`
-        head = self.get_variable("params", "lm_head") if frozen else self.wte.embedding
-        logits = (x.astype(self.dtype) @ head.astype(self.dtype).T)[..., : self.config.vocab_size]
+        frozen = self.has_variable("params", "lm_head")  # `freeze` cast and transposed it
+        head = self.get_variable("params", "lm_head") if frozen else self.wte.embedding.T
+        logits = (x.astype(self.dtype) @ head.astype(self.dtype))[..., : self.config.vocab_size]
         return logits.astype(self.wte.embedding.dtype)  # a bfloat16 softmax would be too coarse
 
 

@@ -51,6 +51,18 @@ def choose_ops(device_type: str, dtype: Dtype, processor: Processor) -> Ops:
     return Ops(cudnn_attention=device_type == "gpu" and dtype == "bfloat16")
 
 
+def few_rows_options(version: tuple[int, ...]) -> dict[str, str]:
+    """Return the options by which XLA should compile products of few rows; `version` is jax's.
+
+    On a CPU jax 0.10 multiplies by YNNPACK, which lays the second matrix out anew at each call. (b)
+    5 rows of c_fc take 0.8 ms, and 0.55 ms by Eigen, which multiplies where YNNPACK is left nothing
+    but convolutions. A transposed matrix is slow there. Other versions may know no such option.
+    """
+    if version[:2] != (0, 10):
+        return {}
+    return {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"}
+
+
 @jax.custom_vjp
 def product(a: Array, b: Array) -> Array:
     """Return a b, of `(..., M, K)` and `(..., K, N)`, in float32 at least.

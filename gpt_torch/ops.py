@@ -29,16 +29,17 @@ class Ops:
 PLAIN = Ops()
 
 
-def choose_ops(device_type: str, dtype: Dtype, processor: Processor) -> Ops:
+def choose_ops(device_type: str, dtype: Dtype, processor: Processor, compiled: bool = False) -> Ops:
     """Return the operations that pay on a device, in a dtype, where the CPU is `processor`.
 
     On a GPU torch's own are the fast ones, and float64 is for proofs: both take the plain ones.
+    torch.compile cannot lower oneDNN's product of weights that change.
     """
     if device_type != "cpu" or dtype == "float64":
         return PLAIN
     return Ops(
         # MKL keeps to AVX2 on AMD, oneDNN takes AVX-512; where there is none they are even.
-        onednn_linear=dtype == "float32" and processor.amd and processor.avx512,
+        onednn_linear=dtype == "float32" and processor.amd and processor.avx512 and not compiled,
         matmul_attention=dtype == "bfloat16" and processor.bfloat16,
         chunked_loss=True,
     )

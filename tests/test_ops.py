@@ -179,6 +179,7 @@ def test_no_gradient_is_made_where_none_is_asked_for():
 def test_what_torch_chooses():
     choose, ops = torch_ops.choose_ops, torch_ops.Ops
     assert choose("cpu", "float32", ZEN_5) == ops(onednn_linear=True, chunked_loss=True)
+    assert choose("cpu", "float32", ZEN_5, compiled=True) == ops(chunked_loss=True)
     assert choose("cpu", "float32", ZEN_3) == ops(chunked_loss=True)
     assert choose("cpu", "float32", XEON) == ops(chunked_loss=True)
     assert choose("cpu", "bfloat16", XEON) == ops(matmul_attention=True, chunked_loss=True)
@@ -196,6 +197,17 @@ def test_what_flax_chooses():
     assert choose("cpu", "float64", ZEN_5) == choose("gpu", "float32", ZEN_5) == ops()
     assert choose("gpu", "tf32", ZEN_5) == choose("gpu", "float64", ZEN_5) == ops()
     assert choose("gpu", "bfloat16", ZEN_3) == ops(cudnn_attention=True)
+
+
+def test_few_rows_are_multiplied_by_eigen():
+    """As XLA's program says; and by YNNPACK without the options, or they are of no use any more."""
+    options = flax_ops.few_rows_options((0, 10, 9))
+    assert not flax_ops.few_rows_options((0, 11, 0))
+    if flax_ops.few_rows_options(jax.__version_info__):
+        x, w = jnp.ones((5, 64)), jnp.ones((64, 96))
+        for given, is_ynnpack in ((None, True), (options, False)):
+            program = jax.jit(jnp.matmul, compiler_options=given).lower(x, w).compile()
+            assert ("ynn" in program.as_text()) == is_ynnpack
 
 
 @pytest.mark.parametrize(("T", "hs", "taken"), [(16, 64, True), (17, 64, False), (16, 5, False)])

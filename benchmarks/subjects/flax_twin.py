@@ -44,8 +44,6 @@ def training(spec: Spec) -> Callable[[], Array]:
 
 def generation(spec: Spec) -> Callable[[list[int], int, int], np.ndarray]:
     """Return a function that continues rows of a prompt and returns their tokens."""
-    if spec.fast_ops:
-        keep_memory()
     tools.select_device(spec.device, spec.dtype)
     start = Checkpoint(spec.model, initialize_weights(spec.model, SEED))
     params, model = load_model(start, spec.dtype)

@@ -223,12 +223,17 @@ def padded_embedding(framework, config, weights):
 @pytest.mark.slow  # torch.compile, and jax operation by operation, take half a minute each
 @pytest.mark.parametrize(("preset", "B", "T"), [("tiny", 4, 32), ("shakespeare", 8, 128)])
 def test_compiled_is_eager(framework, preset, B, T, fast, agree):
-    """XLA in jaxlib 0.10.2 is known to miscompile some CPU reductions without a word."""
+    """XLA in jaxlib 0.10.2 is known to miscompile some CPU reductions without a word.
+
+    torch.compile leaves oneDNN's products out, so the eager run does too: MKL, in their place,
+    loses more of the head's sums of 50,257 where a model is as narrow as tiny, 1e-5 of a gradient.
+    """
+    how = {"fast": fast} | ({"onednn": False} if framework == "torch" else {})
     weights = random_weights(PRESETS[preset], scale=0.05)
     x, y = random_batch(PRESETS[preset], B, T)
     compiled, eager = (
-        outcome(framework, PRESETS[preset], weights, x, y, compiled=how, fast=fast)
-        for how in (True, False)
+        outcome(framework, PRESETS[preset], weights, x, y, compiled=compiled, **how)
+        for compiled in (True, False)
     )
     differences = outcome_differences(compiled, eager)
     agree(f"compiled against eager {framework}", differences, LIMITS["float32"])

@@ -13,11 +13,12 @@ import torch
 
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import OptimizerOptions
-from gpt_common.data import BatchLoader, load_tokens
+from gpt_common.data import BatchLoader
 from gpt_common.metrics import read_log
 from tests.conftest import random_weights
 from tests.parity import reference
 from tests.parity.agreement import LIMITS, loss_differences, training_differences
+from tests.parity.measurements import SMALL, real_tokens
 from tests.parity.reference import ReferenceGPT
 from tests.parity.twins import evaluation, train_twin
 
@@ -113,13 +114,17 @@ def test_the_norm_of_a_gradient_as_large_as_the_embedding_of_gpt2(framework):
 
 
 @pytest.mark.parametrize("steps", [100, pytest.param(1000, marks=pytest.mark.slow)])
-def test_a_long_run(framework, steps, odd_config, tmp_path, agree):
-    """Real text, its tokens folded into a small vocabulary, in float64."""
-    options = adamw(steps=steps, learning_rate=3e-3, warmup_steps=10, lr_schedule="cosine")
-    start = Checkpoint(odd_config, random_weights(odd_config, scale=0.05))
-    tokens = load_tokens("shakespeare")[:20_000] % odd_config.vocab_size
+def test_a_long_run(framework, steps, tmp_path, agree):
+    """Real text, its tokens folded into a small vocabulary, in float64.
+
+    With three times this learning rate training is chaotic: from step 50 on a difference doubles
+    every few steps, in either twin, and the losses of 1,000 come to 7e-11 of each other.
+    """
+    options = adamw(steps=steps, warmup_steps=10, lr_schedule="cosine")
+    start = Checkpoint(SMALL, random_weights(SMALL, scale=0.05))
+    tokens = real_tokens(SMALL.vocab_size)[:20_000]
     found = train_twin(framework, start, tokens, 4, 23, options, tmp_path, "float64")
-    expected = reference.train(odd_config, start.weights, tokens, 4, 23, options)
+    expected = reference.train(SMALL, start.weights, tokens, 4, 23, options)
     assert expected.losses[-1] < expected.losses[0] - 1
     what = f"{steps} steps float64 {framework}"
     agree(what, training_differences(found, expected), LIMITS["float64"])

@@ -58,6 +58,7 @@ def torch_outcome(
     device: Device,
     compiled: bool = False,
     fast: bool = False,
+    onednn: bool = True,
 ) -> Outcome:
     """The loss and the gradients are those of `GPT.loss`, the trainer's, where it is `fast`."""
     place = select_torch_device(device, dtype)
@@ -67,7 +68,8 @@ def torch_outcome(
         model.compile()
     tokens, targets = (torch.from_numpy(a).to(place, torch.int64) for a in (x, y))
     if fast:
-        model.use(torch_ops.Ops(dtype == "float32", matmul_attention=True, chunked_loss=True))
+        linear = onednn and dtype == "float32"
+        model.use(torch_ops.Ops(linear, matmul_attention=True, chunked_loss=True))
     with autocast(place, dtype):
         logits, loss = model(tokens, targets)
     if fast:
