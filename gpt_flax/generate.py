@@ -44,7 +44,7 @@ from gpt_flax.device import (
 )
 from gpt_flax.frozen import freeze
 from gpt_flax.model import GPT, Cache, empty_cache
-from gpt_flax.ops import few_rows_options
+from gpt_flax.ops import few_rows_options, has_few_rows
 from gpt_flax.sampling import sample
 from gpt_flax.weights import Params, from_neutral
 
@@ -163,17 +163,13 @@ def decode(
     sampling: SamplingOptions,
 ) -> tuple[DecodeState, Drawn]:
     """Draw `steps` tokens for each row; the old state is gone."""
+    few_rows = "lm_head" in params and has_few_rows(len(draws), model.dtype)
+    run = decode_few_rows if few_rows else decode_rows
     with jax.enable_x64(True):
-        state, chunk = decode_steps(params, state, steps, draws, model=model, sampling=sampling)
+        state, chunk = run(params, state, steps, draws, model=model, sampling=sampling)
     return state, Drawn(*(np.asarray(column)[:steps] for column in chunk))
 
 
-@partial(
-    jax.jit,
-    static_argnames=("model", "sampling"),
-    donate_argnames="state",
-    compiler_options=few_rows_options(jax.__version_info__),
-)
 def decode_steps(
     params: Params,
     state: DecodeState,
@@ -198,6 +194,11 @@ def decode_steps(
     dtypes = (jnp.int64, jnp.float64, jnp.float64)
     chunk = tuple(jnp.zeros((CHUNK, R), dtype) for dtype in dtypes)
     return jax.lax.fori_loop(0, steps, step, (state, chunk))
+
+
+jit_steps = partial(jax.jit, static_argnames=("model", "sampling"), donate_argnames="state")
+decode_rows = jit_steps(decode_steps)
+decode_few_rows = jit_steps(decode_steps, compiler_options=few_rows_options(jax.__version_info__))
 
 
 def next_logits(params: Params, model: GPT, state: DecodeState, last: Array) -> tuple[Array, Cache]:

@@ -22,6 +22,7 @@ from gpt_common.hardware import Processor
 # multiplies so slowly that a step takes a fifth longer, and it needs no less memory (b).
 CHUNK_ROWS = 512
 BLOCK_ROWS = 128  # of queries at a time, at least
+FEW_ROWS = 64  # at most: of generation with 128 rows `few_rows_options` make a step a fifth longer
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,18 @@ def choose_ops(device_type: str, dtype: Dtype, processor: Processor) -> Ops:
     return Ops(cudnn_attention=device_type == "gpu" and dtype == "bfloat16")
 
 
+def has_few_rows(rows: int, dtype: DTypeLike) -> bool:
+    """Whether matrix products of so many rows, in `dtype`, are faster by `few_rows_options`."""
+    return rows <= FEW_ROWS and dtype == jnp.float32
+
+
 def few_rows_options(version: tuple[int, ...]) -> dict[str, str]:
     """Return the options by which XLA should compile products of few rows; `version` is jax's.
 
     On a CPU jax 0.10 multiplies by YNNPACK, which lays the second matrix out anew at each call. (b)
     5 rows of c_fc take 0.8 ms, and 0.55 ms by Eigen, which multiplies where YNNPACK is left nothing
-    but convolutions. A transposed matrix is slow there. Other versions may know no such option.
+    but convolutions; but a transposed matrix, as a head is that was not frozen, takes 3.5 ms there.
+    Other versions may know no such option.
     """
     if version[:2] != (0, 10):
         return {}

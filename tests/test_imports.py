@@ -91,7 +91,8 @@ ONLY_TORCH = {
 ONLY_FLAX = {
     *("normal", "padded", "eval_step", "keep_compiled"),
     *("product", "_product_forward", "_product_backward", "transposed", "flat_linear"),
-    *("few_rows_options", "block_attention", "last_rows_attention", "row_losses"),
+    *("has_few_rows", "few_rows_options"),
+    *("block_attention", "last_rows_attention", "row_losses"),
     *("chunked_loss", "chunked_loss_and_gradients", "_chunked_loss_backward"),
     *("CausalSelfAttention.keep", "prefill_step", "decode_steps", "gather"),
 }

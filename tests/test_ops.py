@@ -203,6 +203,9 @@ def test_few_rows_are_multiplied_by_eigen():
     """As XLA's program says; and by YNNPACK without the options, or they are of no use any more."""
     options = flax_ops.few_rows_options((0, 10, 9))
     assert not flax_ops.few_rows_options((0, 11, 0))
+    assert flax_ops.has_few_rows(64, jnp.float32)
+    assert not flax_ops.has_few_rows(65, jnp.float32)
+    assert not flax_ops.has_few_rows(5, jnp.bfloat16)
     if flax_ops.few_rows_options(jax.__version_info__):
         x, w = jnp.ones((5, 64)), jnp.ones((64, 96))
         for given, is_ynnpack in ((None, True), (options, False)):
