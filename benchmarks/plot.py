@@ -5,6 +5,7 @@ python -m benchmarks.plot benchmarks/results/train_*.json --out docs/figures/tra
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,7 @@ def clean(axes: Axes, grid: str) -> None:
 def panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
     """Return a figure with panels in rows of two."""
     columns = min(count, 2)
-    rows = -(-count // columns)
+    rows = math.ceil(count / columns)
     size = (width * columns, height * rows)
     figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
     for unused in axes.flat[count:]:

@@ -136,8 +136,8 @@ def train(config: TrainConfig, stopped: Callable[[], bool] = lambda: False) -> P
     dtype = resolve_dtype(config.runtime.dtype, config.runtime.device)
     config, options, output = config.with_dtype(dtype), config.optimizer, config.output
     device = select_device(config.runtime.device, dtype)
-    how = device.type, dtype, processor(), config.runtime.compile
-    ops = choose_ops(*how) if config.runtime.fast_ops else PLAIN
+    fast, compiled = config.runtime.fast_ops, config.runtime.compile
+    ops = choose_ops(device.type, dtype, processor(), compiled) if fast else PLAIN
     run = start_run(config, "torch", device.type, read_weights)
     state = create_state(run.start, config, device, ops)
     with run.log as log:

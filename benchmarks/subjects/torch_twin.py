@@ -25,8 +25,8 @@ def training(spec: Spec) -> Callable[[], SupportsFloat]:
         keep_memory()
     options, loader = config.optimizer, spec.loader()
     device = tools.select_device(spec.device, spec.dtype)
-    how = device.type, spec.dtype, processor(), spec.compile
-    ops = choose_ops(*how) if spec.fast_ops else PLAIN
+    fast, compiled = spec.fast_ops, spec.compile
+    ops = choose_ops(device.type, spec.dtype, processor(), compiled) if fast else PLAIN
     start = Checkpoint(spec.model, initialize_weights(spec.model, SEED))
     state = create_state(start, config, device, ops)
 

@@ -9,6 +9,7 @@ Weights, gradients and moments are dicts of arrays under neutral names, kernels 
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -255,8 +256,8 @@ def train(
     config: GPTConfig, weights: Weights, tokens: Array, B: int, T: int, options: OptimizerOptions
 ) -> Training:
     """Train for `options.steps` updates of `options.grad_accum` batches each."""
-    for last in training_steps(config, weights, tokens, B, T, options):  # noqa: B007
-        pass  # of GPT-2 each has three gigabytes, so none but the last is kept
+    steps = training_steps(config, weights, tokens, B, T, options)
+    (last,) = deque(steps, maxlen=1)  # of GPT-2 each has three gigabytes: none but it is kept
     return last
 
 

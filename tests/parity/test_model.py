@@ -236,6 +236,8 @@ def test_compiled_is_eager(framework, preset, B, T, fast, agree):
         for compiled in (True, False)
     )
     differences = outcome_differences(compiled, eager)
+    if framework == "torch":  # what is compiled shows its hooks nothing
+        assert not differences.pop("layers")
     agree(f"compiled against eager {framework}", differences, LIMITS["float32"])
 
 
