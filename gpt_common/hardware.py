@@ -62,6 +62,6 @@ def keep_memory() -> None:
     if mallopt is None:  # another libc
         return
     mallopt(M_MMAP_MAX, 0)
-    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(M_TRIM_THRESHOLD, -1)  # never: jax frees all of a step's temporaries, GBs, as one
     mallopt(M_TOP_PAD, 256 * 2**20)
     mallopt(M_ARENA_MAX, 1)

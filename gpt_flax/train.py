@@ -21,7 +21,7 @@ from gpt_common.schedule import learning_rate
 from gpt_flax.device import DTYPES, keep_compiled, master_dtype, resolve_dtype, select_device
 from gpt_flax.generate import generate_texts
 from gpt_flax.model import GPT
-from gpt_flax.ops import PLAIN, choose_ops
+from gpt_flax.ops import PLAIN, choose_ops, depth_first_options
 from gpt_flax.optimizer import (
     clip_by_global_norm,
     create_optimizer,
@@ -54,7 +54,12 @@ def loss_fn(params: Params, model: GPT, x: Array, y: Array) -> Array:
     return model.apply({"params": params}, x, y, method="loss")  # type: ignore[return-value]
 
 
-@partial(jax.jit, static_argnames=("model", "optimizer", "grad_clip"), donate_argnames="state")
+@partial(
+    jax.jit,
+    static_argnames=("model", "optimizer", "grad_clip"),
+    donate_argnames="state",
+    compiler_options=depth_first_options(jax.__version_info__),
+)
 def train_step(
     state: TrainState,
     x: Array,

@@ -91,8 +91,10 @@ ONLY_TORCH = {
 ONLY_FLAX = {
     *("normal", "padded", "eval_step", "keep_compiled"),
     *("product", "_product_forward", "_product_backward", "transposed", "flat_linear"),
-    *("has_few_rows", "few_rows_options"),
-    *("block_attention", "last_rows_attention", "row_losses"),
+    *("has_few_rows", "few_rows_options", "depth_first_options"),
+    *("block_attention", "_block_attention_forward", "_block_attention_backward"),
+    *("heads_first", "blocks_of", "causal_scores", "last_rows_attention"),
+    *("first_keys_gradients", "row_losses"),
     *("chunked_loss", "chunked_loss_and_gradients", "_chunked_loss_backward"),
     *("CausalSelfAttention.keep", "prefill_step", "decode_steps", "gather"),
 }

@@ -169,6 +169,36 @@ def test_the_logits_of_a_batch_never_exist_whole(framework, fast):
     assert (size < 600 * 997) == fast
 
 
+def temporaries(function, *inputs, **options):
+    """The bytes that XLA sets aside for a compiled function's gradients, over and above them."""
+    gradients = jax.jit(jax.grad(function, tuple(range(len(inputs)))), **options)
+    return gradients.lower(*inputs).compile().memory_analysis().temp_size_in_bytes
+
+
+def test_the_loss_in_flax_needs_memory_for_one_chunk_at_a_time():
+    """However many there are: logits of 512 rows, their gradients, and dx, of 40 columns."""
+    logits = 4 * 512 * 1024
+    for chunks in (2, 16):
+        loss, x, weight = head_and_loss("flax", CHUNKED["flax"], chunks * 512)
+        needed = temporaries(loss, x.astype("f"), weight.astype("f"))
+        assert needed < 3 * logits + 3 * x.size * 4
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_attention_in_flax_keeps_no_scores(fast):
+    ops = FAST_ATTENTION["flax"] if fast else flax_ops.PLAIN
+    scores = 4 * 3 * 512 * 512  # bytes: three heads' of one layer, of eight
+
+    def layers(x):
+        for _ in range(8):
+            x = x + flax_ops.causal_attention(x, x, x, ops)
+        return x.sum()
+
+    options = flax_ops.depth_first_options(jax.__version_info__)
+    needed = temporaries(layers, normal(1, 512, 3, 8).astype("f"), compiler_options=options)
+    assert (needed < 4 * scores) == fast
+
+
 def test_no_gradient_is_made_where_none_is_asked_for():
     loss, x, weight = head_and_loss("torch", CHUNKED["torch"])
     with torch.no_grad(), LargestTensor() as largest:
@@ -197,6 +227,13 @@ def test_what_flax_chooses():
     assert choose("cpu", "float64", ZEN_5) == choose("gpu", "float32", ZEN_5) == ops()
     assert choose("gpu", "tf32", ZEN_5) == choose("gpu", "float64", ZEN_5) == ops()
     assert choose("gpu", "bfloat16", ZEN_3) == ops(cudnn_attention=True)
+
+
+def test_a_training_step_is_compiled_depth_first_where_jax_knows_how():
+    options = flax_ops.depth_first_options((0, 12, 0, 1))
+    assert options and flax_ops.depth_first_options(jax.__version_info__) == options
+    assert not flax_ops.depth_first_options((0, 13, 0))
+    assert jax.jit(lambda x: x, compiler_options=options)(1.0) == 1.0
 
 
 def test_few_rows_are_multiplied_by_eigen():
