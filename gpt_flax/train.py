@@ -80,7 +80,8 @@ def train_step(
     def accumulate(total: tuple[Array, Params], micro: tuple[Array, Array]) -> tuple:
         return optax.tree.add(total, value_and_grad(state.params, *micro)), None
 
-    zeros = optax.tree.zeros_like(jax.eval_shape(value_and_grad, state.params, x[0], y[0]))
+    # Not by `eval_shape`, which would trace the model once more: a second of each start.
+    zeros = jnp.zeros((), optax.tree.dtype(state.params)), optax.tree.zeros_like(state.params)
     (loss, gradients), _ = jax.lax.scan(accumulate, zeros, (x, y))
     gradients, norm = clip_by_global_norm(gradients, grad_clip)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
