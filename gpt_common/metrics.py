@@ -18,7 +18,6 @@ from gpt_common.storage import atomic_file
 from gpt_common.weights import num_parameters
 
 LOG_NAME = "log.jsonl"
-AT_ONCE = 1e-3  # seconds
 
 
 def flops_per_token(config: GPTConfig, seq_len: int) -> int:
@@ -34,17 +33,25 @@ def flops_per_token(config: GPTConfig, seq_len: int) -> int:
 class RunLog:
     """The log of a run, on disk and on the console.
 
-    A step is reported when the next one has been started, so that reading its loss never keeps the
-    device waiting. Raises `NonFiniteError` for a step whose loss or gradient norm is not finite.
+    A step is reported at once; on a device that computes by itself, `asynchronous`, when the next
+    one has been started, so that reading its loss never keeps the device waiting. Raises
+    `NonFiniteError` for a step whose loss or gradient norm is not finite.
     """
 
     def __init__(
-        self, folder: Path, first_step: int, steps: int, tokens_per_step: int, log_every: int
+        self,
+        folder: Path,
+        first_step: int,
+        steps: int,
+        tokens_per_step: int,
+        log_every: int,
+        asynchronous: bool = False,
     ) -> None:
         self.console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
         self._steps, self._log_every = steps, log_every
         self._tokens_per_step = tokens_per_step
-        self._pending: tuple[int, float, Mapping[str, SupportsFloat], float] | None = None
+        self._asynchronous = asynchronous
+        self._pending: tuple[int, float, Mapping[str, SupportsFloat]] | None = None
         self._last_time = 0.0  # when the step before ended
         self._path, self._first_step = folder / LOG_NAME, first_step
         columns = ("step", MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
@@ -64,23 +71,20 @@ class RunLog:
         self._file.close()
 
     def step(self, step: int, learning_rate: float, metrics: Mapping[str, SupportsFloat]) -> None:
-        """Report the step before, and keep this one, whose metrics may still be on the device."""
-        handed_over = time.perf_counter()
+        """Report this step; where its metrics may still be on the device, the one before it."""
         self.flush()
-        self._pending = (step, learning_rate, metrics, handed_over)
+        self._pending = (step, learning_rate, metrics)
+        if not self._asynchronous:
+            self.flush()
 
     def flush(self) -> None:
         """Report the step that is kept, once its metrics are there."""
         if self._pending is None:
             return
-        step, learning_rate, metrics, handed_over = self._pending
+        step, learning_rate, metrics = self._pending
         self._pending = None
-        asked = time.perf_counter()
-        loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
-        answered = time.perf_counter()
-        # An answer at once says that the step had ended when it was handed over, as on torch's CPU.
-        at_once = answered - asked < AT_ONCE and handed_over > self._last_time
-        ended = handed_over if at_once else answered
+        loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])  # waits for the device
+        ended = time.perf_counter()
         seconds, self._last_time = ended - self._last_time, ended
         rate = self._tokens_per_step / seconds
         if not (math.isfinite(loss) and math.isfinite(norm)):

@@ -208,7 +208,8 @@ def start_run(
         val_loader=open_loader(val, data, "validation") if evaluates(config) else None,
         folder=open_folder(output, framework),
     )
-    run.log = RunLog(run.folder, run.first_step, run.steps, run.tokens_per_step, output.log_every)
+    sizes = run.first_step, run.steps, run.tokens_per_step
+    run.log = RunLog(run.folder, *sizes, output.log_every, asynchronous=device != "cpu")
     run.log.print(
         f"{framework} on {device}, {config.runtime.dtype} | "
         f"{num_parameters(start.config):,} parameters | {run.tokens_per_step:,} tokens a step | "

@@ -26,14 +26,17 @@ class Slow:
         return self.value
 
 
-def test_a_step_is_read_only_when_the_next_is_under_way(tmp_path):
-    with RunLog(tmp_path, 0, 10, 64, 1) as log:
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_where_the_device_works_by_itself_a_step_is_read_when_the_next_is_under_way(
+    tmp_path, asynchronous
+):
+    with RunLog(tmp_path, 0, 10, 64, 1, asynchronous) as log:
         first, second = ({"loss": Slow(1.5), "grad_norm": Slow(2.0)} for _ in range(2))
         log.step(0, 0.1, first)
-        assert not first["loss"].read
+        assert first["loss"].read is not asynchronous
         log.step(1, 0.1, second)
         assert first["loss"].read
-        assert not second["loss"].read
+        assert second["loss"].read is not asynchronous
         log.flush()
         assert second["loss"].read
     entries = read_log(tmp_path / "log.jsonl")
@@ -47,10 +50,8 @@ def test_a_step_is_read_only_when_the_next_is_under_way(tmp_path):
 @pytest.mark.parametrize("bad", ["loss", "grad_norm"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_not_finite_stops_the_run(tmp_path, bad, value):
-    with RunLog(tmp_path, 0, 10, 64, 1) as log:
+    with RunLog(tmp_path, 0, 10, 64, 1) as log, pytest.raises(NonFiniteError, match="step 4"):
         log.step(4, 0.1, {"loss": 1.0, "grad_norm": 1.0} | {bad: value})
-        with pytest.raises(NonFiniteError, match="step 4"):
-            log.flush()
 
 
 def test_a_resumed_log_forgets_what_is_done_again(tmp_path):
