@@ -1,6 +1,9 @@
 """Each fast operation against its plain one, value and gradients, and how they are chosen."""
 
+import ctypes
 import importlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -329,6 +332,29 @@ def test_fast_and_plain_runs_have_the_same_losses(train, framework, tmp_path):
               "--out_dir", tmp_path / name)  # fmt: skip
     fast, plain = (list(entries(tmp_path / name, "loss").values()) for name in ("fast", "plain"))
     assert fast == pytest.approx(plain, rel=5e-7)
+
+
+KEEPING = """
+import ctypes
+from gpt_common.hardware import keep_memory
+library = ctypes.CDLL(None)
+library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+library.free.argtypes = [ctypes.c_void_p]
+class Info(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in ("arena", *"bcdefghi")]
+library.mallinfo2.restype = Info
+keep_memory()
+library.free(library.malloc(3 * 2**30))
+print(library.mallinfo2().arena)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="needs glibc 2.33")
+def test_keep_memory_keeps_gigabytes():
+    """Of which no page is touched: this needs no memory."""
+    result = subprocess.run([sys.executable, "-c", KEEPING], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) >= 3 * 2**30
 
 
 def test_keep_memory_is_harmless_where_there_is_no_glibc(monkeypatch):

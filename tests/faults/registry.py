@@ -24,6 +24,7 @@ FLAX_OPTIMIZER = "gpt_flax/optimizer.py"
 TORCH_TRAIN = "gpt_torch/train.py"
 FLAX_TRAIN = "gpt_flax/train.py"
 DATA = "gpt_common/data.py"
+HARDWARE = "gpt_common/hardware.py"
 SCHEDULE = "gpt_common/schedule.py"
 RUN = "gpt_common/run.py"
 
@@ -238,8 +239,32 @@ OPS = (
     Fault(
         "flax: every block of queries sees one key more",
         FLAX_OPS,
-        "jnp.tri(R, S, S - R, dtype=bool)",
-        "jnp.tri(R, S, S - R + 1, dtype=bool)",
+        "k.shape[2] - q.shape[2])",
+        "k.shape[2] - q.shape[2] + 1)",
+    ),
+    Fault(
+        "flax: every block of keys is seen by one query more",
+        FLAX_OPS,
+        "causal_scores(q, k, 0)",
+        "causal_scores(q, k, 1)",
+    ),
+    Fault(
+        "flax: scores of a block get no gradient from their softmax's sum",
+        FLAX_OPS,
+        "(product(scaled, transposed(v)) - shared)",
+        "product(scaled, transposed(v))",
+    ),
+    Fault(
+        "flax: a block of keys takes its queries' gradients from the others",
+        FLAX_OPS,
+        "dq.at[:, :, rows].add(d_rows)",
+        "dq.at[:, :, rows].set(d_rows)",
+    ),
+    Fault(
+        "flax: a block's gradients are of terms, not of shares",
+        FLAX_OPS,
+        "heads_first(gradient) / total",
+        "heads_first(gradient)",
     ),
     Fault(
         "flax: padded rows take part in the loss by rows",
@@ -254,8 +279,44 @@ OPS = (
         "d_logits / len(d_logits)",
     ),
     Fault(
+        "flax: rows beyond the last whole chunk have no loss",
+        FLAX_OPS,
+        "(loss + losses.sum(), d_weight)",
+        "(loss + losses[: len(losses) // CHUNK_ROWS * CHUNK_ROWS].sum(), d_weight)",
+    ),
+    Fault(
+        "flax: each chunk forgets the ones before",
+        FLAX_OPS,
+        "d_weight += product(",
+        "d_weight = product(",
+    ),
+    Fault(
+        "flax: as many rows as are few are many",
+        FLAX_OPS,
+        "rows <= FEW_ROWS",
+        "rows < FEW_ROWS",
+    ),
+    Fault(
+        "flax: a step is compiled breadth first",
+        FLAX_OPS,
+        "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
+        "CPU_SCHEDULER_TYPE_DEFAULT",
+    ),
+    Fault(
+        "torch: compiled, oneDNN multiplies",
+        TORCH_OPS,
+        " and not compiled",
+        "",
+    ),
+    Fault(
+        "malloc gives back what is large",
+        HARDWARE,
+        "M_TRIM_THRESHOLD, -1",
+        "M_TRIM_THRESHOLD, 2**31 - 1",
+    ),
+    Fault(
         "bfloat16 is chosen where it is emulated",
-        "gpt_common/hardware.py",
+        HARDWARE,
         "has_bfloat16 and seconds",
         "seconds",
     ),
