@@ -33,6 +33,7 @@ class Ops:
     block_attention: bool = False
     cudnn_attention: bool = False
     chunked_loss: bool = False
+    depth_first: bool = False  # the order of a training step's operations
 
 
 PLAIN = Ops()
@@ -48,7 +49,7 @@ def choose_ops(device_type: str, dtype: Dtype, processor: Processor) -> Ops:
         return PLAIN
     if device_type == "cpu":
         native = dtype != "bfloat16" or processor.bfloat16
-        return Ops(flat_linear=native, block_attention=native, chunked_loss=True)
+        return Ops(flat_linear=native, block_attention=native, chunked_loss=True, depth_first=True)
     return Ops(cudnn_attention=device_type == "gpu" and dtype == "bfloat16")
 
 

@@ -1,7 +1,7 @@
 """Train a GPT-2 in Flax: `python -m gpt_flax.train --help`."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from gpt_common.schedule import learning_rate
 from gpt_flax.device import DTYPES, keep_compiled, master_dtype, resolve_dtype, select_device
 from gpt_flax.generate import generate_texts
 from gpt_flax.model import GPT
-from gpt_flax.ops import PLAIN, choose_ops, depth_first_options
+from gpt_flax.ops import PLAIN, Ops, choose_ops, depth_first_options
 from gpt_flax.optimizer import (
     clip_by_global_norm,
     create_optimizer,
@@ -54,12 +54,6 @@ def loss_fn(params: Params, model: GPT, x: Array, y: Array) -> Array:
     return model.apply({"params": params}, x, y, method="loss")  # type: ignore[return-value]
 
 
-@partial(
-    jax.jit,
-    static_argnames=("model", "optimizer", "grad_clip"),
-    donate_argnames="state",
-    compiler_options=depth_first_options(jax.__version_info__),
-)
 def train_step(
     state: TrainState,
     x: Array,
@@ -72,7 +66,7 @@ def train_step(
 ) -> tuple[TrainState, dict[str, Array]]:
     """Return the next state, the loss and the gradient norm, both from before the update.
 
-    `x` and `y` are `(A, B, T)`: A batches whose gradients are averaged. The old state is gone.
+    `x` and `y` are `(A, B, T)`: A batches whose gradients are averaged.
     """
 
     value_and_grad = jax.value_and_grad(lambda params, *xy: loss_fn(params, model, *xy) / len(x))
@@ -87,6 +81,17 @@ def train_step(
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = jax.tree.map(lambda p, u: p + learning_rate * u, state.params, updates)
     return TrainState(params, opt_state), {"loss": loss, "grad_norm": norm}
+
+
+@cache
+def jit_train_step(ops: Ops) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
+    """Return `train_step`, to be compiled as suits `ops`; it gives the old state's memory away."""
+    return jax.jit(
+        train_step,
+        static_argnames=("model", "optimizer", "grad_clip"),
+        donate_argnames="state",
+        compiler_options=depth_first_options(jax.__version_info__) if ops.depth_first else None,
+    )
 
 
 @partial(jax.jit, static_argnames="model")
@@ -118,7 +123,8 @@ def train(config: TrainConfig, stopped: Callable[[], bool] = lambda: False) -> P
     run = start_run(config, "flax", device.platform, read_weights)
     model = GPT(run.start.config, DTYPES[dtype], ops)
     optimizer = create_optimizer(options)
-    update = partial(train_step, model=model, optimizer=optimizer, grad_clip=options.grad_clip)
+    fixed = {"model": model, "optimizer": optimizer, "grad_clip": options.grad_clip}
+    update = partial(jit_train_step(ops), **fixed)
     state = create_state(run.start, config, optimizer)
     with run.log as log:
         for step in range(run.first_step, options.steps):

@@ -52,7 +52,7 @@ def from_neutral(weights: Weights, config: GPTConfig, dtype: DTypeLike) -> Param
         array = weights[neutral]
         if neutral == "transformer.wte.weight":
             array = np.pad(array, ((0, config.padded_vocab_size - config.vocab_size), (0, 0)))
-        return jnp.array(array, dtype)  # a copy: train_step gives its buffers away
+        return jnp.array(array, dtype)  # a copy: a step gives its buffers away
 
     flat = {path: convert(neutral) for neutral, path in name_table(config).items()}
     return unflatten_dict(flat, sep="/")

@@ -89,7 +89,7 @@ ONLY_TORCH = {
     *("FrozenLinear", "FrozenLinear.__init__", "FrozenLinear.forward"),
 }
 ONLY_FLAX = {
-    *("normal", "padded", "eval_step", "keep_compiled"),
+    *("normal", "padded", "jit_train_step", "eval_step", "keep_compiled"),
     *("product", "_product_forward", "_product_backward", "transposed", "flat_linear"),
     *("has_few_rows", "few_rows_options", "depth_first_options"),
     *("block_attention", "_block_attention_forward", "_block_attention_backward"),

@@ -224,9 +224,9 @@ def test_what_torch_chooses():
 
 def test_what_flax_chooses():
     choose, ops = flax_ops.choose_ops, flax_ops.Ops
-    everything = ops(flat_linear=True, block_attention=True, chunked_loss=True)
+    everything = ops(True, True, chunked_loss=True, depth_first=True)
     assert choose("cpu", "float32", ZEN_3) == choose("cpu", "bfloat16", XEON) == everything
-    assert choose("cpu", "bfloat16", ZEN_3) == ops(chunked_loss=True)
+    assert choose("cpu", "bfloat16", ZEN_3) == ops(chunked_loss=True, depth_first=True)
     assert choose("cpu", "float64", ZEN_5) == choose("gpu", "float32", ZEN_5) == ops()
     assert choose("gpu", "tf32", ZEN_5) == choose("gpu", "float64", ZEN_5) == ops()
     assert choose("gpu", "bfloat16", ZEN_3) == ops(cudnn_attention=True)

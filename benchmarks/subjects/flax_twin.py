@@ -17,7 +17,7 @@ from gpt_flax.generate import generate, load_model
 from gpt_flax.model import GPT
 from gpt_flax.ops import PLAIN, choose_ops
 from gpt_flax.optimizer import create_optimizer
-from gpt_flax.train import create_state, train_step
+from gpt_flax.train import create_state, jit_train_step
 
 
 def training(spec: Spec) -> Callable[[], Array]:
@@ -31,12 +31,13 @@ def training(spec: Spec) -> Callable[[], Array]:
     model, optimizer = GPT(spec.model, DTYPES[spec.dtype], ops), create_optimizer(options)
     start = Checkpoint(spec.model, initialize_weights(spec.model, SEED))
     fixed = {"model": model, "optimizer": optimizer, "grad_clip": options.grad_clip}
+    update = jit_train_step(ops)
     state = create_state(start, config, optimizer)
 
     def step() -> Array:
         nonlocal state
         x, y = loader.next_batches(1)
-        state, metrics = train_step(state, x, y, options.learning_rate, **fixed)
+        state, metrics = update(state, x, y, options.learning_rate, **fixed)
         return metrics["loss"]
 
     return step
