@@ -298,13 +298,18 @@ def chunked_loss_and_gradients(
         d_weight += product(transposed(d_logits), x_rows)
         return (loss + losses.sum(), d_weight), product(d_logits, w).astype(weight.dtype)
 
+    totals, dx = (jnp.zeros((), wide), jnp.zeros(weight.shape, wide)), []
     whole = count - count % CHUNK_ROWS
-    chunks = x[:whole].reshape(-1, CHUNK_ROWS, x.shape[1]), targets[:whole].reshape(-1, CHUNK_ROWS)
-    totals = jnp.zeros((), wide), jnp.zeros(weight.shape, wide)
-    totals, of_chunks = jax.lax.scan(add_chunk, totals, chunks)
-    (loss, d_weight), of_rest = add_chunk(totals, (x[whole:], targets[whole:]))
-    dx: Array = jnp.concatenate([of_chunks.reshape(x[:whole].shape), of_rest])
-    return loss / count, (dx, d_weight.astype(weight.dtype))
+    if whole:
+        rows = x[:whole].reshape(-1, CHUNK_ROWS, x.shape[1])
+        chunks = rows, targets[:whole].reshape(-1, CHUNK_ROWS)
+        totals, of_chunks = jax.lax.scan(add_chunk, totals, chunks)
+        dx.append(of_chunks.reshape(whole, -1))
+    if whole < count:
+        totals, of_rest = add_chunk(totals, (x[whole:], targets[whole:]))
+        dx.append(of_rest)
+    loss, d_weight = totals
+    return loss / count, (jnp.concatenate(dx), d_weight.astype(weight.dtype))
 
 
 def _chunked_loss_backward(
