@@ -27,6 +27,7 @@ TESTED_BY = {
     "train": ("training", "train"),
     "optimizer": ("training", "train"),
     "ops": ("ops", "model"),
+    "hardware": ("ops",),
     "run": ("train",),
     "generate": ("generation", "generate"),
     "names": ("convert",),
