@@ -1,7 +1,8 @@
 """GPT-2 as Linen modules: pre-LayerNorm blocks, learned positions, tied head."""
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,17 @@ from gpt_flax.ops import (
 Cache = dict[str, Any]  # "h_0": {"attn": {"keys": ..., "values": ...}}, each (B, nh, S, hs)
 
 
+class Places(NamedTuple):
+    """Where tokens stand in a cache, in every layer, and what they see of it.
+
+    `rows` `(B, 1)`, `positions` `(B, T)`, and `mask` `(B, 1, T, S)`: true where a key is seen.
+    """
+
+    rows: Array
+    positions: Array
+    mask: Array
+
+
 class CausalSelfAttention(nn.Module):
     """Multi-head attention in which a position sees itself and what stands before it."""
 
@@ -36,22 +48,22 @@ class CausalSelfAttention(nn.Module):
         self.c_attn = linear(3 * config.n_embd, INITIAL_STD, self.dtype, self.ops)
         self.c_proj = linear(config.n_embd, residual_std(config), self.dtype, self.ops)
 
-    def __call__(self, x: Array, positions: Array | None = None) -> Array:
-        """Map `(B, T, C)` to `(B, T, C)`; with a cache, x stands at `positions` `(B, T)`."""
+    def __call__(self, x: Array, places: Places | None = None) -> Array:
+        """Map `(B, T, C)` to `(B, T, C)`; with a cache, x stands at `places` in it."""
         B, T, C = x.shape
         qkv = self.c_attn(x).reshape(B, T, 3, self.config.n_head, C // self.config.n_head)
         q, k, v = jnp.unstack(qkv, axis=2)  # (B, T, nh, hs): jax puts the heads after the time
-        if positions is None:
+        if places is None:
             y = causal_attention(q, k, v, self.ops)
         else:
-            keys, values = self.keep("keys", k, positions), self.keep("values", v, positions)
-            y = cached_attention(q, keys, values, positions)
+            keys, values = self.keep("keys", k, places), self.keep("values", v, places)
+            y = cached_attention(q, keys, values, places)
         return self.c_proj(y.reshape(B, T, C))
 
-    def keep(self, name: str, new: Array, positions: Array) -> Array:
-        """Put `new` `(B, T, nh, hs)` into the cache at `positions`; return `(B, nh, S, hs)`."""
-        rows = jnp.arange(len(new))[:, None]
-        kept: Array = self.get_variable("cache", name).at[rows, :, positions].set(new)
+    def keep(self, name: str, new: Array, places: Places) -> Array:
+        """Put `new` `(B, T, nh, hs)` into the cache at its places; return `(B, nh, S, hs)`."""
+        kept: Array = self.get_variable("cache", name)
+        kept = kept.at[places.rows, :, places.positions].set(new)
         self.put_variable("cache", name, kept)
         return kept
 
@@ -87,9 +99,9 @@ class Block(nn.Module):
         self.ln_2 = layer_norm()
         self.mlp = MLP(self.config, self.dtype, self.ops)
 
-    def __call__(self, x: Array, positions: Array | None = None) -> Array:
-        """Map `(B, T, C)` to `(B, T, C)`; with a cache, x stands at `positions` `(B, T)`."""
-        x = x + self.attn(self.ln_1(x), positions)
+    def __call__(self, x: Array, places: Places | None = None) -> Array:
+        """Map `(B, T, C)` to `(B, T, C)`; with a cache, x stands at `places` in it."""
+        x = x + self.attn(self.ln_1(x), places)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -144,8 +156,9 @@ class GPT(nn.Module):
         to these, and are kept in it.
         """
         x = self.wte(tokens) + self.wpe(positions)  # (B, T, C)
+        places = places_in(self.variables["cache"], positions)
         for block in self.h:
-            x = block(x, positions)
+            x = block(x, places)
         x = x[jnp.arange(len(x)), last]  # (B, C)
         return self.head(self.ln_f(x))
 
@@ -157,12 +170,18 @@ class GPT(nn.Module):
         return logits.astype(self.wte.embedding.dtype)  # a bfloat16 softmax would be too coarse
 
 
-def cached_attention(q: Array, keys: Array, values: Array, positions: Array) -> Array:
-    """Attend from `q` `(B, T, nh, hs)` to all up to its `positions` `(B, T)`: `(B, T, nh, hs)`."""
+def places_in(cache: Mapping[str, Any], positions: Array) -> Places:
+    """Return the places of tokens that stand at `positions` `(B, T)` and see all up to these."""
+    length = cache["h_0"]["attn"]["keys"].shape[2]
+    mask = jnp.arange(length) <= positions[:, None, :, None]
+    return Places(jnp.arange(len(positions))[:, None], positions, mask)
+
+
+def cached_attention(q: Array, keys: Array, values: Array, places: Places) -> Array:
+    """Attend from `q` `(B, T, nh, hs)` to what its places see: `(B, T, nh, hs)`."""
     dtype = jnp.promote_types(q.dtype, jnp.float32)
     scores = jnp.einsum("bthd,bhsd->bhts", q, keys, preferred_element_type=dtype)
-    seen = jnp.arange(keys.shape[2]) <= positions[:, None, :, None]
-    scores = jnp.where(seen, scores / math.sqrt(q.shape[3]), -jnp.inf)
+    scores = jnp.where(places.mask, scores / math.sqrt(q.shape[3]), -jnp.inf)
     weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
     return jnp.einsum("bhts,bhsd->bthd", weights, values)
 

@@ -1,5 +1,6 @@
 """GPT-2 as torch modules: pre-LayerNorm blocks, learned positions, tied head."""
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +30,17 @@ class LayerCache(NamedTuple):
 Cache = list[LayerCache]
 
 
+class Places(NamedTuple):
+    """Where tokens stand in a cache, in every layer, and what they see of it.
+
+    `rows` `(B, 1)`, `positions` `(B, T)`, and `mask` `(B, 1, T, S)`, which is added to the scores.
+    """
+
+    rows: Tensor
+    positions: Tensor
+    mask: Tensor
+
+
 class CausalSelfAttention(nn.Module):
     """Multi-head attention in which a position sees itself and what stands before it."""
 
@@ -41,16 +53,16 @@ class CausalSelfAttention(nn.Module):
         self.c_proj = linear(config.n_embd, config.n_embd, residual_std(config))
 
     def forward(
-        self, x: Tensor, positions: Tensor | None = None, cache: LayerCache | None = None
+        self, x: Tensor, places: Places | None = None, cache: LayerCache | None = None
     ) -> Tensor:
-        """Map `(B, T, C)` to `(B, T, C)`; with a cache, x stands at `positions` `(B, T)`."""
+        """Map `(B, T, C)` to `(B, T, C)`; with a cache, x stands at `places` in it."""
         B, T, C = x.shape
         qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
         q, k, v = qkv.transpose(1, 3).unbind(2)  # (B, nh, T, hs): torch puts the heads first
-        if positions is None or cache is None:
+        if places is None or cache is None:
             y = causal_attention(q, k, v, self.ops)
         else:
-            y = cached_attention(q, k, v, positions, cache)
+            y = cached_attention(q, k, v, places, cache)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, C))
 
 
@@ -79,10 +91,10 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(
-        self, x: Tensor, positions: Tensor | None = None, cache: LayerCache | None = None
+        self, x: Tensor, places: Places | None = None, cache: LayerCache | None = None
     ) -> Tensor:
-        """Map `(B, T, C)` to `(B, T, C)`; with a cache, x stands at `positions` `(B, T)`."""
-        x = x + self.attn(self.ln_1(x), positions, cache)
+        """Map `(B, T, C)` to `(B, T, C)`; with a cache, x stands at `places` in it."""
+        x = x + self.attn(self.ln_1(x), places, cache)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -153,8 +165,9 @@ class GPT(nn.Module):
         and are kept in it.
         """
         x = self.wte(tokens) + self.wpe(positions)  # (B, T, C)
+        places = places_in(cache, positions)
         for block, layer in zip(self.h, cache, strict=True):
-            x = block(x, positions, layer)
+            x = block(x, places, layer)
         x = x[torch.arange(len(x), device=x.device), last]  # (B, C)
         return self.head(self.ln_f(x))
 
@@ -164,15 +177,19 @@ class GPT(nn.Module):
         return logits.to(self.wte.weight.dtype)  # a bfloat16 softmax would be too coarse
 
 
-def cached_attention(
-    q: Tensor, k: Tensor, v: Tensor, positions: Tensor, cache: LayerCache
-) -> Tensor:
-    """Keep `k` and `v` at `positions` `(B, T)`, and attend to all up to these: `(B, nh, T, hs)`."""
-    rows = torch.arange(len(q), device=q.device)[:, None]
-    cache.keys[rows, :, positions] = k.transpose(1, 2)
-    cache.values[rows, :, positions] = v.transpose(1, 2)
-    seen = torch.arange(cache.keys.shape[2], device=q.device) <= positions[:, None, :, None]
-    return F.scaled_dot_product_attention(q, cache.keys, cache.values, attn_mask=seen)
+def places_in(cache: Cache, positions: Tensor) -> Places:
+    """Return the places of tokens that stand at `positions` `(B, T)` and see all up to these."""
+    keys, device = cache[0].keys, positions.device
+    hidden = torch.arange(keys.shape[2], device=device) > positions[:, None, :, None]
+    mask = torch.zeros(hidden.shape, dtype=keys.dtype, device=device).masked_fill(hidden, -math.inf)
+    return Places(torch.arange(len(positions), device=device)[:, None], positions, mask)
+
+
+def cached_attention(q: Tensor, k: Tensor, v: Tensor, places: Places, cache: LayerCache) -> Tensor:
+    """Keep `k` and `v` at their places, and attend to what these see: `(B, nh, T, hs)`."""
+    cache.keys[places.rows, :, places.positions] = k.transpose(1, 2)
+    cache.values[places.rows, :, places.positions] = v.transpose(1, 2)
+    return F.scaled_dot_product_attention(q, cache.keys, cache.values, attn_mask=places.mask)
 
 
 def empty_cache(

@@ -37,7 +37,7 @@ def sample(
     chosen = torch.minimum(below, last)  # where rounding puts a draw of nearly 1 past the end
     token = ranked.tokens.gather(-1, chosen)
     logprob = logits.gather(-1, token)[:, 0] - logits.logsumexp(-1)
-    largest = torch.stack(logits.aminmax(dim=-1)).abs().amax(0).double()
+    largest = logits.abs().amax(-1).double()
     close = slack(ranked, chosen, last, draws, options)
     return token[:, 0], logprob.double(), close / largest
 
@@ -66,11 +66,11 @@ def most_probable(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
     torch's `topk` gives no order to ties. So where one stands at the edge, the whole row is sorted.
     """
-    values, tokens = logits.topk(k)
-    if (logits >= values[:, -1:]).sum() > values.numel():
+    values, tokens = logits.topk(min(k + 1, logits.shape[-1]))
+    if (values[:, k:] == values[:, k - 1 : k]).any():
         values, tokens = logits.sort(dim=-1, descending=True, stable=True)
         return values[:, :k], tokens[:, :k]
-    tokens, order = tokens.sort(dim=-1)
+    values, (tokens, order) = values[:, :k], tokens[:, :k].sort(dim=-1)
     values, order = values.gather(-1, order).sort(dim=-1, descending=True, stable=True)
     return values, tokens.gather(-1, order)
 

@@ -104,8 +104,8 @@ MODEL = (
     Fault(
         "torch: attention is not residual",
         TORCH_MODEL,
-        "x = x + self.attn(self.ln_1(x), positions, cache)",
-        "x = self.attn(self.ln_1(x), positions, cache)",
+        "x = x + self.attn(self.ln_1(x), places, cache)",
+        "x = self.attn(self.ln_1(x), places, cache)",
     ),
     Fault(
         "flax: the norm comes after, as in the first GPT",
@@ -781,7 +781,7 @@ SAMPLING = (
     Fault(
         "torch: ties stand as topk leaves them",
         "gpt_torch/sampling.py",
-        "if (logits >= values[:, -1:]).sum() > values.numel():",
+        "if (values[:, k:] == values[:, k - 1 : k]).any():",
         "if False:",
     ),
     Fault(
@@ -823,26 +823,26 @@ SAMPLING = (
     Fault(
         "torch: a cached token does not see itself",
         "gpt_torch/model.py",
-        "device=q.device) <= positions[:, None, :, None]",
-        "device=q.device) < positions[:, None, :, None].clamp(min=1)",
+        "device=device) > positions[:, None, :, None]",
+        "device=device) >= positions[:, None, :, None].clamp(min=1)",
     ),
     Fault(
         "flax: a cached token sees what follows",
         "gpt_flax/model.py",
-        "jnp.arange(keys.shape[2]) <= positions[:, None, :, None]",
-        "jnp.arange(keys.shape[2]) <= positions[:, None, :, None] + 1",
+        "jnp.arange(length) <= positions[:, None, :, None]",
+        "jnp.arange(length) <= positions[:, None, :, None] + 1",
     ),
     Fault(
         "torch: keys are kept as values",
         "gpt_torch/model.py",
-        "cache.values[rows, :, positions] = v.transpose(1, 2)",
-        "cache.values[rows, :, positions] = k.transpose(1, 2)",
+        "cache.values[places.rows, :, places.positions] = v.transpose(1, 2)",
+        "cache.values[places.rows, :, places.positions] = k.transpose(1, 2)",
     ),
     Fault(
         "flax: keys are kept one place late",
         "gpt_flax/model.py",
-        ".at[rows, :, positions].set(new)",
-        ".at[rows, :, positions + 1].set(new)",
+        ".at[places.rows, :, places.positions].set(new)",
+        ".at[places.rows, :, places.positions + 1].set(new)",
     ),
     Fault(
         "torch: the next token is that of the first place",
