@@ -163,8 +163,8 @@ def decode(
     sampling: SamplingOptions,
 ) -> tuple[DecodeState, Drawn]:
     """Draw `steps` tokens for each row; the old state is gone."""
-    few_rows = "lm_head" in params and has_few_rows(len(draws), model.dtype)
-    run = decode_few_rows if few_rows else decode_rows
+    few_rows = has_few_rows(jax.default_backend(), len(draws), model.dtype)
+    run = decode_few_rows if few_rows and "lm_head" in params else decode_rows
     with jax.enable_x64(True):
         state, chunk = run(params, state, steps, draws, model=model, sampling=sampling)
     return state, Drawn(*(np.asarray(column)[:steps] for column in chunk))

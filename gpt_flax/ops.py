@@ -53,9 +53,9 @@ def choose_ops(device_type: str, dtype: Dtype, processor: Processor) -> Ops:
     return Ops(cudnn_attention=device_type == "gpu" and dtype == "bfloat16")
 
 
-def has_few_rows(rows: int, dtype: DTypeLike) -> bool:
-    """Whether matrix products of so many rows, in `dtype`, are faster by `few_rows_options`."""
-    return rows <= FEW_ROWS and dtype == jnp.float32
+def has_few_rows(device_type: str, rows: int, dtype: DTypeLike) -> bool:
+    """Whether matrix products of so many rows are faster by `few_rows_options`."""
+    return device_type == "cpu" and rows <= FEW_ROWS and dtype == jnp.float32
 
 
 def few_rows_options(version: tuple[int, ...]) -> dict[str, str]:

@@ -41,12 +41,14 @@ class FrozenLinear(nn.Module):
     5 rows of GPT-2's c_fc take 0.5 ms, and 1.2 ms by `F.linear` (two cores of AMD Zen 3, float32).
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, packed: bool
+    ) -> None:
         super().__init__()
         weight = weight.detach().to(dtype)
         self.bias = None if bias is None else bias.detach().to(dtype)
-        self.dtype, self.packed = dtype, packs(weight.device.type, dtype, onednn_dtypes())
-        if self.packed:
+        self.dtype, self.packed = dtype, packed
+        if packed:
             weight = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_ROWS)
         self.weight = weight
 
@@ -58,9 +60,14 @@ class FrozenLinear(nn.Module):
         return F.linear(x, self.weight, self.bias)
 
 
-def packs(device: str, dtype: torch.dtype, supported: tuple[torch.dtype, ...]) -> bool:
-    """Whether a layer's weights are packed; `supported` is what oneDNN can pack here."""
-    return device == "cpu" and dtype in supported
+def packs(
+    device_type: str, dtype: torch.dtype, supported: tuple[torch.dtype, ...], compiled: bool
+) -> bool:
+    """Whether weights are packed; `supported` is what oneDNN can pack here.
+
+    torch.compile takes packed weights only where it has packed them itself.
+    """
+    return device_type == "cpu" and dtype in supported and not compiled
 
 
 @cache
@@ -80,14 +87,15 @@ def freeze(model: GPT, dtype: Dtype, compiled: bool = False) -> GPT:
     has torch.compile compile the step from one token to the next, for each size of the cache.
     """
     compute = torch.bfloat16 if dtype == "bfloat16" else model.wte.weight.dtype
+    packed = packs(model.wte.weight.device.type, compute, onednn_dtypes(), compiled)
     with torch.device("meta"):
         frozen = FrozenGPT(model.config)
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Linear):
-            frozen.set_submodule(name, FrozenLinear(layer.weight, layer.bias, compute))
+            frozen.set_submodule(name, FrozenLinear(layer.weight, layer.bias, compute, packed))
         elif isinstance(layer, (nn.LayerNorm, nn.Embedding)):
             frozen.set_submodule(name, layer)
-    frozen.lm_head = FrozenLinear(model.wte.weight, None, compute)
+    frozen.lm_head = FrozenLinear(model.wte.weight, None, compute, packed)
     if compiled:
         frozen.static_cache = True
         frozen.compiled_step = torch.compile(partial(GPT.decode, frozen), dynamic=False)

@@ -54,9 +54,10 @@ def test_the_trained_model_stays_as_it_is(framework, start):
 
 def test_where_weights_are_packed():
     both = (torch.float32, torch.bfloat16)
-    assert packs("cpu", torch.float32, both)
-    assert packs("cpu", torch.bfloat16, both)
-    assert not packs("cpu", torch.bfloat16, (torch.float32,))
-    assert not packs("cpu", torch.float64, both)
-    assert not packs("cuda", torch.float32, both)
-    assert not packs("cpu", torch.float32, ())
+    assert packs("cpu", torch.float32, both, compiled=False)
+    assert packs("cpu", torch.bfloat16, both, compiled=False)
+    assert not packs("cpu", torch.bfloat16, (torch.float32,), compiled=False)
+    assert not packs("cpu", torch.float64, both, compiled=False)
+    assert not packs("cuda", torch.float32, both, compiled=False)
+    assert not packs("cpu", torch.float32, (), compiled=False)
+    assert not packs("cpu", torch.float32, both, compiled=True)

@@ -198,6 +198,8 @@ def test_attention_in_flax_keeps_no_scores(fast):
         return x.sum()
 
     options = flax_ops.depth_first_options(jax.__version_info__)
+    if not options:
+        pytest.skip(f"jax {jax.__version__} was not tried with the depth-first option")
     needed = temporaries(layers, normal(1, 512, 3, 8).astype("f"), compiler_options=options)
     assert (needed < 4 * scores) == fast
 
@@ -243,9 +245,10 @@ def test_few_rows_are_multiplied_by_eigen():
     """As XLA's program says; and by YNNPACK without the options, or they are of no use any more."""
     options = flax_ops.few_rows_options((0, 10, 9))
     assert not flax_ops.few_rows_options((0, 11, 0))
-    assert flax_ops.has_few_rows(64, jnp.float32)
-    assert not flax_ops.has_few_rows(65, jnp.float32)
-    assert not flax_ops.has_few_rows(5, jnp.bfloat16)
+    assert flax_ops.has_few_rows("cpu", 64, jnp.float32)
+    assert not flax_ops.has_few_rows("gpu", 64, jnp.float32)
+    assert not flax_ops.has_few_rows("cpu", 65, jnp.float32)
+    assert not flax_ops.has_few_rows("cpu", 5, jnp.bfloat16)
     if flax_ops.few_rows_options(jax.__version_info__):
         x, w = jnp.ones((5, 64)), jnp.ones((64, 96))
         for given, is_ynnpack in ((None, True), (options, False)):

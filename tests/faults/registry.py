@@ -779,6 +779,12 @@ SAMPLING = (
         "logits / penalty",
     ),
     Fault(
+        "torch: weights are packed that torch.compile does not take so",
+        "gpt_torch/frozen.py",
+        "and dtype in supported and not compiled",
+        "and dtype in supported",
+    ),
+    Fault(
         "torch: ties stand as topk leaves them",
         "gpt_torch/sampling.py",
         "if (values[:, k:] == values[:, k - 1 : k]).any():",
