@@ -19,6 +19,7 @@ from gpt_flax.ops import (
     causal_attention,
     cross_entropy,
     flat_linear,
+    gelu,
     linear_cross_entropy,
 )
 
@@ -34,6 +35,21 @@ class Places(NamedTuple):
     rows: Array
     positions: Array
     mask: Array
+
+
+class Linear(nn.Dense):
+    """`nn.Dense`, by `flat_linear` where `ops` says so."""
+
+    ops: Ops = PLAIN
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Map `(..., in)` to `(..., out)`."""
+        if not self.ops.flat_linear:
+            return super().__call__(x)
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        bias = self.param("bias", self.bias_init, (self.features,))
+        return flat_linear(x.astype(self.dtype), kernel, bias)
 
 
 class CausalSelfAttention(nn.Module):
@@ -83,7 +99,7 @@ class MLP(nn.Module):
     def __call__(self, x: Array) -> Array:
         """Map `(B, T, C)` to `(B, T, C)`."""
         approximate = self.config.activation == "gelu_new"
-        return self.c_proj(nn.gelu(self.c_fc(x), approximate=approximate))
+        return self.c_proj(gelu(self.c_fc(x), approximate, self.ops))
 
 
 class Block(nn.Module):
@@ -195,10 +211,9 @@ def empty_cache(config: GPTConfig, rows: int, length: int, dtype: DTypeLike) -> 
     }
 
 
-def linear(features: int, std: float, dtype: DTypeLike, ops: Ops) -> nn.Dense:
+def linear(features: int, std: float, dtype: DTypeLike, ops: Ops) -> Linear:
     """Return a linear layer with a normal kernel `(in, out)` and a bias of zeros."""
-    product = flat_linear if ops.flat_linear else None
-    return nn.Dense(features, dtype=dtype, kernel_init=normal(std), dot_general=product)
+    return Linear(features, dtype=dtype, kernel_init=normal(std), ops=ops)
 
 
 def layer_norm() -> nn.LayerNorm:

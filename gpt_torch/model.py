@@ -12,7 +12,7 @@ from gpt_common.errors import InputError
 from gpt_common.initialization import INITIAL_STD, residual_std
 from gpt_torch.ops import (
     PLAIN,
-    Linear,
+    OneDNNLinear,
     Ops,
     causal_attention,
     cross_entropy,
@@ -39,6 +39,18 @@ class Places(NamedTuple):
     rows: Tensor
     positions: Tensor
     mask: Tensor
+
+
+class Linear(nn.Linear):
+    """`nn.Linear`, by oneDNN where `ops` says so."""
+
+    ops = PLAIN
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(..., in)` to `(..., out)`."""
+        if self.ops.onednn_linear:
+            return OneDNNLinear.apply(x, self.weight, self.bias)
+        return super().forward(x)
 
 
 class CausalSelfAttention(nn.Module):

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from gpt_common.config import Dtype
 from gpt_common.hardware import Processor
@@ -44,18 +44,6 @@ def choose_ops(device_type: str, dtype: Dtype, processor: Processor, compiled: b
         matmul_attention=dtype == "bfloat16" and processor.bfloat16,
         chunked_loss=True,
     )
-
-
-class Linear(nn.Linear):
-    """`nn.Linear`, by oneDNN where `ops` says so."""
-
-    ops = PLAIN
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map `(..., in)` to `(..., out)`."""
-        if self.ops.onednn_linear:
-            return OneDNNLinear.apply(x, self.weight, self.bias)
-        return super().forward(x)
 
 
 class OneDNNLinear(torch.autograd.Function):

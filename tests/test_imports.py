@@ -81,7 +81,7 @@ SAME_NAME = {"__init__": "setup", "forward": "__call__"}
 ONLY_TORCH = {
     *("autocast", "to_device", "to_host", "Arriving", "Arriving.__init__", "Arriving.__float__"),
     *("GPT.use", "GPT.compile"),
-    *("Linear", "Linear.forward", "OneDNNLinear", "OneDNNLinear.forward", "OneDNNLinear.backward"),
+    *("OneDNNLinear", "OneDNNLinear.forward", "OneDNNLinear.backward"),
     *("onednn_product", "matmul_attention", "compute_dtype", "row_losses_"),
     *("ChunkedLoss", "ChunkedLoss.forward", "ChunkedLoss.backward"),
     *("used", "stack", "LayerCache", "onednn_dtypes", "packs"),
@@ -90,7 +90,9 @@ ONLY_TORCH = {
 }
 ONLY_FLAX = {
     *("normal", "padded", "jit_train_step", "eval_step", "keep_compiled"),
-    *("product", "_product_forward", "_product_backward", "transposed", "flat_linear"),
+    *("product", "_product_forward", "_product_backward", "transposed"),
+    *("flat_linear", "_flat_linear_forward", "_flat_linear_backward", "flat"),
+    *("gelu", "compact_gelu", "_compact_gelu_backward", "widened"),
     *("has_few_rows", "few_rows_options", "depth_first_options"),
     *("block_attention", "_block_attention_forward", "_block_attention_backward"),
     *("heads_first", "blocks_of", "causal_scores", "last_rows_attention"),
