@@ -56,8 +56,8 @@ MODEL = (
     Fault(
         "flax: GELU is always the tanh form",
         FLAX_MODEL,
-        "approximate=approximate",
-        "approximate=True",
+        'self.config.activation == "gelu_new"',
+        "True",
     ),
     Fault(
         "torch: the mask is gone",
@@ -215,13 +215,61 @@ OPS = (
     Fault(
         "torch: attention by products is not masked",
         TORCH_OPS,
-        ".masked_fill(hidden, -math.inf)",
-        "",
+        "torch.full((T, T), -math.inf, dtype=q.dtype, device=q.device).triu(1)",
+        "torch.zeros((T, T), dtype=q.dtype, device=q.device)",
+    ),
+    Fault(
+        "torch: attention by products is not scaled",
+        TORCH_OPS,
+        "alpha=1 / math.sqrt(hs)",
+        "alpha=1",
+    ),
+    Fault(
+        "flax: the linear layer forgets its bias",
+        FLAX_OPS,
+        "kernel.astype(x.dtype)) + bias",
+        "kernel.astype(x.dtype))",
+    ),
+    Fault(
+        "flax: the linear layer's bias gets the mean of its gradients",
+        FLAX_OPS,
+        "rows.astype(d_kernel.dtype).sum(axis=0)",
+        "rows.astype(d_kernel.dtype).mean(axis=0)",
+    ),
+    Fault(
+        "flax: the linear layer's gradients go by way of bfloat16",
+        FLAX_OPS,
+        "d_kernel.astype(kernel.dtype), d_bias",
+        "d_kernel.astype(x.dtype).astype(kernel.dtype), d_bias",
+    ),
+    Fault(
+        "flax: GELU is always the approximation",
+        FLAX_OPS,
+        "return compact_gelu(x, approximate)",
+        "return compact_gelu(x, True)",
+    ),
+    Fault(
+        "flax: GELU's gradient is always the approximation's",
+        FLAX_OPS,
+        "partial(jax.nn.gelu, approximate=approximate)",
+        "partial(jax.nn.gelu, approximate=True)",
+    ),
+    Fault(
+        "flax: GELU keeps what it computed",
+        FLAX_OPS,
+        "x = jax.lax.optimization_barrier(x)",
+        "x = x + 0",
     ),
     Fault(
         "torch: padded rows take part in the loss by rows",
         TORCH_OPS,
         "logits[:, vocab_size:] = -math.inf",
+        "pass",
+    ),
+    Fault(
+        "torch: the loss by rows leaves logits where their gradients should be",
+        TORCH_OPS,
+        "logits.copy_(wide)",
         "pass",
     ),
     Fault(
