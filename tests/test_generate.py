@@ -12,7 +12,13 @@ from convert import formats
 from gpt_common import tokenizer
 from gpt_common.checkpoint import Checkpoint, write_checkpoint
 from gpt_common.config import GPTConfig, TrainConfig
-from tests.conftest import FRAMEWORKS, assert_one_line_error, random_checkpoint, random_weights
+from tests.conftest import (
+    FLOAT32,
+    FRAMEWORKS,
+    assert_one_line_error,
+    random_checkpoint,
+    random_weights,
+)
 
 PROMPT = "Hello, I'm a language model,"
 
@@ -58,7 +64,7 @@ def test_both_twins_write_the_same_text(generate, folder, args):
         for framework in FRAMEWORKS:
             assert generate(framework, folder, *args).count(f"> {PROMPT}") == 5
         return
-    ours, theirs = (generate(framework, folder, *args) for framework in FRAMEWORKS)
+    ours, theirs = (generate(framework, folder, *FLOAT32, *args) for framework in FRAMEWORKS)
     assert ours == theirs
     assert ours.startswith("> ")
 
@@ -93,7 +99,8 @@ def test_json(generate, framework, folder):
 
 @pytest.mark.slow
 def test_a_compiled_step_writes_the_same_text(generate, folder):
-    assert generate("torch", folder, "--compile") == generate("torch", folder)
+    plain = generate("torch", folder, *FLOAT32)
+    assert generate("torch", folder, *FLOAT32, "--compile") == plain
 
 
 def test_the_number_of_samples_does_not_change_a_sample(generate, framework, folder):

@@ -13,7 +13,7 @@ from transformers import GPT2LMHeadModel
 
 from gpt_common.checkpoint import read_checkpoint
 from gpt_common.metrics import read_log
-from tests.conftest import FRAMEWORKS, TINY, assert_one_line_error, command
+from tests.conftest import FLOAT32, FRAMEWORKS, TINY, assert_one_line_error, command
 
 
 def entries(folder, key):
@@ -52,7 +52,7 @@ def test_a_run_from_end_to_end(framework, tmp_path):
 
 def test_both_twins_print_the_same_first_line_of_losses(train, tmp_path):
     for framework in FRAMEWORKS:
-        train(framework, *TINY, "--steps", 5, "--out_dir", tmp_path / framework)
+        train(framework, *TINY, *FLOAT32, "--steps", 5, "--out_dir", tmp_path / framework)
     ours, theirs = (list(entries(tmp_path / f, "loss").values()) for f in FRAMEWORKS)
     assert ours == pytest.approx(theirs, rel=5e-7)
 
@@ -83,8 +83,8 @@ def test_resumed_is_the_same_bit_for_bit(train, framework, cut, tmp_path):
 
 @pytest.mark.parametrize(("first", "second"), [FRAMEWORKS, FRAMEWORKS[::-1]])
 def test_a_run_goes_on_in_the_other_twin(train, first, second, tmp_path):
-    train(first, *TINY, "--steps", 10, "--out_dir", tmp_path / "whole")
-    train(first, *TINY, "--steps", 5, "--out_dir", tmp_path / "hop")
+    train(first, *TINY, *FLOAT32, "--steps", 10, "--out_dir", tmp_path / "whole")
+    train(first, *TINY, *FLOAT32, "--steps", 5, "--out_dir", tmp_path / "hop")
     train(second, "--resume", tmp_path / "hop", "--steps", 10)
     whole, hop = (entries(tmp_path / r, "loss") for r in ("whole", "hop"))
     assert list(hop) == list(range(10))
@@ -141,7 +141,7 @@ def test_other_dtypes(train, framework, dtype, tmp_path):
 @pytest.mark.slow
 def test_compile_changes_nothing_but_speed(train, tmp_path):
     for name, flags in (("eager", ()), ("compiled", ("--compile",))):
-        train("torch", *TINY, *flags, "--steps", 3, "--out_dir", tmp_path / name)
+        train("torch", *TINY, *FLOAT32, *flags, "--steps", 3, "--out_dir", tmp_path / name)
     eager, compiled = (entries(tmp_path / n, "loss") for n in ("eager", "compiled"))
     assert list(compiled.values()) == pytest.approx(list(eager.values()), rel=5e-7)
 
@@ -152,7 +152,8 @@ def test_hugging_face_opens_the_checkpoint_and_finds_the_same_loss(train, framew
 
     from gpt_common.data import BatchLoader, load_splits
 
-    train(framework, *TINY, "--steps", 4, "--checkpoint_every", 3, "--out_dir", tmp_path)
+    args = (*TINY, *FLOAT32, "--steps", 4, "--checkpoint_every", 3)
+    train(framework, *args, "--out_dir", tmp_path)
     folder = tmp_path / "step_000003"
     loader = BatchLoader(load_splits("shakespeare", 0.1, 50257)[0], 4, 8)
     loader.restore(json.loads((folder / "training_state.json").read_text())["loader"])
