@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 
 from gpt_flax.model import GPT
+from gpt_flax.ops import PLAIN, Ops
 from gpt_flax.weights import Params
 
 
-def freeze(params: Params, model: GPT) -> Params:
-    """Return the same weights for `generate`, which computes in the model's `dtype`.
+def freeze(params: Params, model: GPT, ops: Ops = PLAIN) -> tuple[Params, GPT]:
+    """Return the same weights and model for `generate`, which computes in the model's `dtype`.
 
     Weights are cast once and not at each step, and the head is transposed, as the kernels are. What
     needs no copy is shared. They cannot be trained.
@@ -19,4 +20,5 @@ def freeze(params: Params, model: GPT) -> Params:
         return weight.astype(model.dtype) if is_linear else weight
 
     frozen = jax.tree.map_with_path(cast, params)
-    return frozen | {"lm_head": jnp.array(params["wte"]["embedding"].T, model.dtype)}
+    head = jnp.array(params["wte"]["embedding"].T, model.dtype)
+    return frozen | {"lm_head": head}, model.clone(ops=ops)

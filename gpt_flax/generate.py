@@ -34,6 +34,7 @@ from gpt_common.config import (
     round_up,
 )
 from gpt_common.dialogue import answer, prompt_tokens, texts
+from gpt_common.hardware import processor
 from gpt_common.sampling import uniforms
 from gpt_flax.device import (
     DTYPES,
@@ -44,7 +45,7 @@ from gpt_flax.device import (
 )
 from gpt_flax.frozen import freeze
 from gpt_flax.model import GPT, Cache, empty_cache
-from gpt_flax.ops import few_rows_options, has_few_rows
+from gpt_flax.ops import choose_ops, few_rows_options, has_few_rows
 from gpt_flax.sampling import sample
 from gpt_flax.weights import Params, from_neutral
 
@@ -241,9 +242,9 @@ def main() -> None:
     keep_compiled()
     dtype = resolve_dtype(config.dtype, config.device)
     config = config.with_dtype(dtype)
-    select_device(config.device, dtype)
+    device = select_device(config.device, dtype)
     params, model = load_model(read_weights(config.init), dtype)
-    params = freeze(params, model)
+    params, model = freeze(params, model, choose_ops(device.platform, dtype, processor()))
     answer(config, model.config, lambda rows: grow(params, model, rows, config.sampling))
 
 

@@ -21,6 +21,7 @@ from gpt_flax.ops import (
     flat_linear,
     gelu,
     linear_cross_entropy,
+    product,
 )
 
 Cache = dict[str, Any]  # "h_0": {"attn": {"keys": ..., "values": ...}}, each (B, nh, S, hs)
@@ -182,7 +183,9 @@ class GPT(nn.Module):
         """Return the logits `(..., V)` of the last norm's output `(..., C)`."""
         frozen = self.has_variable("params", "lm_head")  # `freeze` cast and transposed it
         head = self.get_variable("params", "lm_head") if frozen else self.wte.embedding.T
-        logits = (x.astype(self.dtype) @ head.astype(self.dtype))[..., : self.config.vocab_size]
+        x, head = x.astype(self.dtype), head.astype(self.dtype)
+        logits = product(x, head) if frozen and self.ops.flat_linear else x @ head
+        logits = logits[..., : self.config.vocab_size]
         return logits.astype(self.wte.embedding.dtype)  # a bfloat16 softmax would be too coarse
 
 
@@ -196,10 +199,12 @@ def places_in(cache: Mapping[str, Any], positions: Array) -> Places:
 def cached_attention(q: Array, keys: Array, values: Array, places: Places) -> Array:
     """Attend from `q` `(B, T, nh, hs)` to what its places see: `(B, T, nh, hs)`."""
     dtype = jnp.promote_types(q.dtype, jnp.float32)
-    scores = jnp.einsum("bthd,bhsd->bhts", q, keys, preferred_element_type=dtype)
+    # XLA multiplies so few rows faster in float32, at GPT-2's sizes, though it widens the cache.
+    y_dtype, (q, keys, values) = q.dtype, (a.astype(dtype) for a in (q, keys, values))
+    scores = jnp.einsum("bthd,bhsd->bhts", q, keys)
     scores = jnp.where(places.mask, scores / math.sqrt(q.shape[3]), -jnp.inf)
-    weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
-    return jnp.einsum("bhts,bhsd->bthd", weights, values)
+    weights = jax.nn.softmax(scores, axis=-1)
+    return jnp.einsum("bhts,bhsd->bthd", weights, values).astype(y_dtype)
 
 
 def empty_cache(config: GPTConfig, rows: int, length: int, dtype: DTypeLike) -> Cache:

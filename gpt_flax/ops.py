@@ -96,8 +96,12 @@ def product(a: Array, b: Array) -> Array:
     """Return a b, of `(..., M, K)` and `(..., K, N)`, in float32 at least.
 
     (a) in bfloat16 820-860 GFLOP/s on row-major operands with a float32 result. A bfloat16 result,
-    or a transposed operand, falls to 300-420: so its gradients lay out what they transpose.
+    or a transposed operand, falls to 300-420: so its gradients lay out what they transpose. One row
+    is multiplied twice, side by side: (c) an MLP takes 0.7 ms so, and 1.7 ms as XLA's
+    product of a vector.
     """
+    if a.dtype == jnp.bfloat16 and a.shape[-2] == 1:
+        return product(jnp.concatenate([a, a], axis=-2), b)[..., :1, :]
     return jnp.matmul(a, b, preferred_element_type=jnp.promote_types(a.dtype, jnp.float32))
 
 

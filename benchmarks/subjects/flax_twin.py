@@ -45,11 +45,12 @@ def training(spec: Spec) -> Callable[[], Array]:
 
 def generation(spec: Spec) -> Callable[[list[int], int, int], np.ndarray]:
     """Return a function that continues rows of a prompt and returns their tokens."""
-    tools.select_device(spec.device, spec.dtype)
+    device = tools.select_device(spec.device, spec.dtype)
     start = Checkpoint(spec.model, initialize_weights(spec.model, SEED))
     params, model = load_model(start, spec.dtype)
     if spec.fast_ops:
-        params = freeze(params, model)
+        ops = choose_ops(device.platform, spec.dtype, processor())
+        params, model = freeze(params, model, ops)
 
     def continue_prompt(prompt: list[int], batch_size: int, new_tokens: int) -> np.ndarray:
         stopping = StoppingOptions(max_new_tokens=new_tokens, ignore_end=True)

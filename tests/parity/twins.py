@@ -200,7 +200,7 @@ def completions(
     with kept_jax_config():
         select_flax_device(device, dtype)
         params, model = flax_generate.load_model(start, dtype)
-        return flax_generate.generate(freeze_params(params, model), model, prompts, *how)
+        return flax_generate.generate(*freeze_params(params, model), prompts, *how)
 
 
 def hugging_face(config: GPTConfig, weights: Weights, dtype: Dtype = "float64") -> GPT2LMHeadModel:
