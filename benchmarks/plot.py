@@ -134,8 +134,8 @@ def draw_train_step(results: Sequence[Result]) -> Figure:
             fontsize=10,
         )
     figure.suptitle(
-        f"Training: the ratio is to {PEER}; a dashed mark is\nthe speed at the matmul peak measured "
-        "in the same run",
+        f"Training: the ratio is to {PEER}; a dashed mark is\n"
+        "the speed at the matmul peak measured in the same run",
         fontsize=8.5,
     )
     return figure
@@ -159,8 +159,8 @@ def draw_generate(results: Sequence[Result]) -> Figure:
             fontsize=10,
         )
     figure.suptitle(
-        f"Generation: the ratio is to {PEER}; a dashed mark is the speed at which\nevery weight is "
-        "read once a token, by the read measured in the same run",
+        f"Generation: the ratio is to {PEER}; a dashed mark is the speed at which\n"
+        "every weight is read once a token, by the read measured in the same run",
         fontsize=8.5,
     )
     return figure
