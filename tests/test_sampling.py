@@ -17,8 +17,8 @@ from transformers import (
 
 from gpt_common.config import SamplingOptions
 from gpt_common.sampling import uniforms
-from gpt_flax.sampling import sample as flax_sample
-from gpt_torch.sampling import sample as torch_sample
+from gpt_flax import sampling as flax_sampling
+from gpt_torch import sampling as torch_sampling
 
 ALL = {"top_k": 0}
 
@@ -28,11 +28,21 @@ def drawn(framework, logits, draws, seen=None, **options):
     options = SamplingOptions(**options)
     if framework == "torch":
         seen = None if seen is None else torch.tensor(seen)
-        results = torch_sample(torch.tensor(logits), torch.tensor(draws), seen, options)
+        results = torch_sampling.sample(torch.tensor(logits), torch.tensor(draws), seen, options)
     else:
         with jax.enable_x64(True):
-            results = flax_sample(jax.numpy.array(logits), jax.numpy.array(draws), seen, options)
+            results = flax_sampling.sample(
+                jax.numpy.array(logits), jax.numpy.array(draws), seen, options
+            )
     return [np.asarray(result) for result in results]
+
+
+def most_probable(framework, logits, k):
+    """Return the k largest logits of each row and their tokens, as numpy arrays."""
+    if framework == "torch":
+        return [a.numpy() for a in torch_sampling.most_probable(torch.tensor(logits), k)]
+    with jax.enable_x64(True):
+        return [np.asarray(a) for a in flax_sampling.most_probable(jax.numpy.array(logits), k)]
 
 
 def plain_choice(logits, draw):
@@ -113,6 +123,18 @@ def test_ties_stand_by_their_number_also_at_the_edge(framework):
     equal = np.zeros((1, 7), np.float32)
     assert drawn(framework, equal, draws[:1], top_k=3)[0].tolist() == [2]
     assert drawn(framework, equal, draws[:1], temperature=0.0)[0].tolist() == [0]
+
+
+@pytest.mark.parametrize("k", [1, 2, 50, 998])
+@pytest.mark.parametrize("levels", [1, 3, 20, 500])
+def test_the_most_probable_are_the_first_of_a_stable_sort(framework, levels, k):
+    """Of rows with few levels, most of them tied at the edge, and others that are not."""
+    logits = np.random.default_rng(levels).integers(0, levels, (9, 999)).astype(np.float32)
+    logits[0] = np.arange(999)
+    tokens = np.argsort(-logits, axis=-1, kind="stable")[:, :k]
+    values, found = most_probable(framework, logits, k)
+    assert np.array_equal(found, tokens)
+    assert np.array_equal(values, np.take_along_axis(logits, tokens, -1))
 
 
 SETTINGS = [

@@ -839,6 +839,12 @@ SAMPLING = (
         "if False:",
     ),
     Fault(
+        "torch: one tie too many is taken out at the edge",
+        "gpt_torch/sampling.py",
+        "dtype=torch.int32) > places)",
+        "dtype=torch.int32) >= places)",
+    ),
+    Fault(
         "flax: a draw is a hundredth too small",
         "gpt_flax/sampling.py",
         "<= draws[:, None] * total)",
