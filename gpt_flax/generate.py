@@ -45,7 +45,7 @@ from gpt_flax.device import (
 )
 from gpt_flax.frozen import freeze
 from gpt_flax.model import GPT, Cache, empty_cache
-from gpt_flax.ops import choose_ops, few_rows_options, has_few_rows
+from gpt_flax.ops import cache_dtype, choose_ops, few_rows_options, has_few_rows
 from gpt_flax.sampling import sample
 from gpt_flax.weights import Params, from_neutral
 
@@ -147,7 +147,7 @@ def prefill_step(
 ) -> tuple[DecodeState, tuple[Array, Array, Array]]:
     """Read the first tokens, and draw one for each row."""
     R, T = tokens.shape
-    cache = empty_cache(model.config, R, length, model.dtype)
+    cache = empty_cache(model.config, R, length, cache_dtype(jax.default_backend(), model.dtype))
     positions = jnp.broadcast_to(jnp.arange(T), (R, T))
     state = DecodeState(tokens, positions, seen, cache)
     logits, cache = next_logits(params, model, state, lengths - 1)

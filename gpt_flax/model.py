@@ -22,6 +22,7 @@ from gpt_flax.ops import (
     gelu,
     linear_cross_entropy,
     product,
+    widened,
 )
 
 Cache = dict[str, Any]  # "h_0": {"attn": {"keys": ..., "values": ...}}, each (B, nh, S, hs)
@@ -197,14 +198,15 @@ def places_in(cache: Mapping[str, Any], positions: Array) -> Places:
 
 
 def cached_attention(q: Array, keys: Array, values: Array, places: Places) -> Array:
-    """Attend from `q` `(B, T, nh, hs)` to what its places see: `(B, T, nh, hs)`."""
-    dtype = jnp.promote_types(q.dtype, jnp.float32)
-    # XLA multiplies so few rows faster in float32, at GPT-2's sizes, though it widens the cache.
-    y_dtype, (q, keys, values) = q.dtype, (a.astype(dtype) for a in (q, keys, values))
-    scores = jnp.einsum("bthd,bhsd->bhts", q, keys)
+    """Attend from `q` `(B, T, nh, hs)` to what its places see: `(B, T, nh, hs)`.
+
+    It computes in float32 at least.
+    """
+    keys, values = widened(keys), widened(values)  # which changes nothing where the cache is so
+    scores = jnp.einsum("bthd,bhsd->bhts", widened(q), keys)
     scores = jnp.where(places.mask, scores / math.sqrt(q.shape[3]), -jnp.inf)
     weights = jax.nn.softmax(scores, axis=-1)
-    return jnp.einsum("bhts,bhsd->bthd", weights, values).astype(y_dtype)
+    return jnp.einsum("bhts,bhsd->bthd", weights, values).astype(q.dtype)
 
 
 def empty_cache(config: GPTConfig, rows: int, length: int, dtype: DTypeLike) -> Cache:

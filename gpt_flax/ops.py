@@ -60,6 +60,15 @@ def choose_ops(device_type: str, dtype: Dtype, processor: Processor) -> Ops:
     return Ops(cudnn_attention=device_type == "gpu" and dtype == "bfloat16")
 
 
+def cache_dtype(device_type: str, dtype: DTypeLike) -> DTypeLike:
+    """Return the type in which generation keeps keys and values, where it computes in `dtype`.
+
+    On a CPU float32 at least. (c) attention from one token of 5 rows to 640 takes 0.7 ms a layer
+    so, and 6.3 ms from bfloat16, which XLA widens at each step.
+    """
+    return jnp.promote_types(dtype, jnp.float32) if device_type == "cpu" else dtype
+
+
 def has_few_rows(device_type: str, rows: int, dtype: DTypeLike) -> bool:
     """Whether matrix products of so many rows are faster by `few_rows_options`."""
     return device_type == "cpu" and rows <= FEW_ROWS and dtype == jnp.float32

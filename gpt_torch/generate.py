@@ -35,6 +35,7 @@ from gpt_common.sampling import uniforms
 from gpt_torch.device import master_dtype, resolve_dtype, select_device
 from gpt_torch.frozen import freeze
 from gpt_torch.model import GPT, Cache, LayerCache, empty_cache
+from gpt_torch.ops import cache_dtype
 from gpt_torch.sampling import sample
 from gpt_torch.weights import from_neutral
 
@@ -117,11 +118,11 @@ def prefill(
     inputs = contexts(completions, config.block_size)
     tokens, lengths = (torch.from_numpy(array).to(device) for array in inputs)
     R, T = tokens.shape
-    kept = torch.bfloat16 if dtype == "bfloat16" else model.wte.weight.dtype
+    computed = torch.bfloat16 if dtype == "bfloat16" else model.wte.weight.dtype
     seen = None
     if sampling.repetition_penalty != 1:
         seen = torch.from_numpy(seen_tokens(completions, config.vocab_size))
-    cache = empty_cache(config, R, length, kept, device)
+    cache = empty_cache(config, R, length, cache_dtype(device.type, computed), device)
     state = DecodeState(tokens, torch.arange(T, device=device).expand(R, T), seen, cache, T)
     logits = next_logits(model, state, lengths - 1, dtype)
     draw = torch.from_numpy(next_draws(draws, completions))

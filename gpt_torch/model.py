@@ -198,10 +198,16 @@ def places_in(cache: Cache, positions: Tensor) -> Places:
 
 
 def cached_attention(q: Tensor, k: Tensor, v: Tensor, places: Places, cache: LayerCache) -> Tensor:
-    """Keep `k` and `v` at their places, and attend to what these see: `(B, nh, T, hs)`."""
-    cache.keys[places.rows, :, places.positions] = k.transpose(1, 2)
-    cache.values[places.rows, :, places.positions] = v.transpose(1, 2)
-    return F.scaled_dot_product_attention(q, cache.keys, cache.values, attn_mask=places.mask)
+    """Keep `k` and `v` at their places, and attend to what these see: `(B, nh, T, hs)`.
+
+    It computes in the cache's type.
+    """
+    keys, values = cache
+    keys[places.rows, :, places.positions] = k.transpose(1, 2).to(keys.dtype)
+    values[places.rows, :, places.positions] = v.transpose(1, 2).to(values.dtype)
+    with torch.autocast(q.device.type, enabled=False):  # which would compute in bfloat16
+        y = F.scaled_dot_product_attention(q.to(keys.dtype), keys, values, attn_mask=places.mask)
+    return y.to(q.dtype)
 
 
 def empty_cache(
