@@ -20,6 +20,7 @@ from gpt_flax.ops import (
     cross_entropy,
     flat_linear,
     gelu,
+    heads_first,
     linear_cross_entropy,
     product,
     widened,
@@ -31,7 +32,8 @@ Cache = dict[str, Any]  # "h_0": {"attn": {"keys": ..., "values": ...}}, each (B
 class Places(NamedTuple):
     """Where tokens stand in a cache, in every layer, and what they see of it.
 
-    `rows` `(B, 1)`, `positions` `(B, T)`, and `mask` `(B, 1, T, S)`: true where a key is seen.
+    `rows` `(B, 1)`, `positions` `(B, T)`, each after the one before, and `mask` `(B, 1, T, S)`:
+    true where a key is seen.
     """
 
     rows: Array
@@ -80,8 +82,7 @@ class CausalSelfAttention(nn.Module):
 
     def keep(self, name: str, new: Array, places: Places) -> Array:
         """Put `new` `(B, T, nh, hs)` into the cache at its places; return `(B, nh, S, hs)`."""
-        kept: Array = self.get_variable("cache", name)
-        kept = kept.at[places.rows, :, places.positions].set(new)
+        kept = updated(self.get_variable("cache", name), new, places)
         self.put_variable("cache", name, kept)
         return kept
 
@@ -195,6 +196,17 @@ def places_in(cache: Mapping[str, Any], positions: Array) -> Places:
     length = cache["h_0"]["attn"]["keys"].shape[2]
     mask = jnp.arange(length) <= positions[:, None, :, None]
     return Places(jnp.arange(len(positions))[:, None], positions, mask)
+
+
+def updated(kept: Array, new: Array, places: Places) -> Array:
+    """Return what is kept, `(B, nh, S, hs)`, with `new` `(B, T, nh, hs)` at its places.
+
+    By a scatter XLA would copy a single row's cache twice, to change one token of it.
+    """
+    if len(new) > 1:
+        return kept.at[places.rows, :, places.positions].set(new)
+    start = (0, 0, places.positions[0, 0], 0)
+    return jax.lax.dynamic_update_slice(kept, heads_first(new).astype(kept.dtype), start)
 
 
 def cached_attention(q: Array, keys: Array, values: Array, places: Places) -> Array:

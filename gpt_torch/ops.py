@@ -1,7 +1,7 @@
 """Operations that are faster than the plain ones, each beside the plain one it must agree with.
 
-Figures are of GPT-2 124M, B=4, T=256, two cores of an AMD EPYC: (a) Zen 5; (b) Zen 3; (c) Zen 4.
-Of torch 2.13.
+Figures are of GPT-2 124M, B=4, T=256, two cores of an AMD EPYC, with torch 2.13:
+(a) Zen 5; (b) Zen 3; (c) Zen 4.
 """
 
 import math

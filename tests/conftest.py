@@ -25,9 +25,9 @@ from gpt_common.config import GPTConfig
 from gpt_common.weights import Weights, weight_shapes
 
 FRAMEWORKS = ("torch", "flax")
+FLOAT32 = ("--dtype", "float32")  # in which twins agree; by default they may take bfloat16
 
 # A run as short as they come: its context is too short for samples, which take Flax the most time.
-FLOAT32 = ("--dtype", "float32")  # in which twins agree; by default they may take bfloat16
 TINY = ("--preset", "tiny", "--block_size", 8, "--seq_len", 8, "--eval_every", 0)
 
 hypothesis.settings.register_profile(  # no test asserts a time

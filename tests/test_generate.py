@@ -1,12 +1,15 @@
 """Generation as a user meets it."""
 
 import dataclasses
+import importlib
 import json
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 from convert import formats
 from gpt_common import tokenizer
@@ -67,6 +70,15 @@ def test_both_twins_write_the_same_text(generate, folder, args):
     ours, theirs = (generate(framework, folder, *FLOAT32, *args) for framework in FRAMEWORKS)
     assert ours == theirs
     assert ours.startswith("> ")
+
+
+def test_keys_and_values_are_kept_in_float32(generate, framework, folder, monkeypatch):
+    """On a CPU also where all else is in bfloat16."""
+    module, kept = importlib.import_module(f"gpt_{framework}.generate"), []
+    empty_cache = module.empty_cache
+    monkeypatch.setattr(module, "empty_cache", lambda *a: kept.append(a[3]) or empty_cache(*a))
+    generate(framework, folder, "--device", "cpu", "--dtype", "bfloat16", "--num_samples", 9)
+    assert kept == [torch.float32 if framework == "torch" else jnp.float32]
 
 
 def test_five_rows_of_thirty_tokens(generate, framework, folder):

@@ -84,7 +84,7 @@ ONLY_TORCH = {
     *("OneDNNLinear", "OneDNNLinear.forward", "OneDNNLinear.backward"),
     *("onednn_product", "matmul_attention", "compute_dtype", "row_losses_"),
     *("ChunkedLoss", "ChunkedLoss.forward", "ChunkedLoss.backward"),
-    *("used", "stack", "LayerCache", "onednn_dtypes", "packs"),
+    *("used", "stack", "LayerCache", "onednn_dtypes", "packs", "without_late_ties"),
     *("FrozenGPT", "FrozenGPT.__init__", "FrozenGPT.decode", "FrozenGPT.head"),
     *("FrozenLinear", "FrozenLinear.__init__", "FrozenLinear.forward"),
 }
@@ -98,7 +98,7 @@ ONLY_FLAX = {
     *("heads_first", "blocks_of", "causal_scores", "last_rows_attention"),
     *("first_keys_gradients", "row_losses"),
     *("chunked_loss", "chunked_loss_and_gradients", "_chunked_loss_backward"),
-    *("CausalSelfAttention.keep", "prefill_step", "decode_steps", "gather"),
+    *("CausalSelfAttention.keep", "updated", "prefill_step", "decode_steps", "gather"),
 }
 
 

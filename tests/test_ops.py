@@ -286,6 +286,15 @@ def test_a_training_step_is_compiled_depth_first_where_jax_knows_how():
     assert jax.jit(lambda x: x, compiler_options=options)(1.0) == 1.0  # jax knows them
 
 
+def test_keys_and_values_are_kept_in_float32_on_a_cpu(framework):
+    ops, names = (torch_ops, torch) if framework == "torch" else (flax_ops, jnp)
+    assert ops.cache_dtype("cpu", names.bfloat16) == names.float32
+    assert ops.cache_dtype("cpu", names.float64) == names.float64
+    assert ops.cache_dtype("mps" if framework == "torch" else "tpu", names.bfloat16) == (
+        names.bfloat16
+    )
+
+
 def test_few_rows_are_multiplied_by_eigen():
     """As XLA's program says; and by YNNPACK without the options, or they are of no use any more."""
     options = flax_ops.few_rows_options((0, 10, 9))

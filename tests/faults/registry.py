@@ -895,14 +895,32 @@ SAMPLING = (
     Fault(
         "torch: keys are kept as values",
         "gpt_torch/model.py",
-        "cache.values[places.rows, :, places.positions] = v.transpose(1, 2)",
-        "cache.values[places.rows, :, places.positions] = k.transpose(1, 2)",
+        "values[places.rows, :, places.positions] = v.transpose(1, 2)",
+        "values[places.rows, :, places.positions] = k.transpose(1, 2)",
     ),
     Fault(
         "flax: keys are kept one place late",
         "gpt_flax/model.py",
         ".at[places.rows, :, places.positions].set(new)",
         ".at[places.rows, :, places.positions + 1].set(new)",
+    ),
+    Fault(
+        "flax: a single row's keys are kept one place late",
+        "gpt_flax/model.py",
+        "places.positions[0, 0], 0)",
+        "places.positions[0, 0] + 1, 0)",
+    ),
+    Fault(
+        "torch: what is kept on a CPU is in bfloat16",
+        "gpt_torch/ops.py",
+        'return torch.promote_types(dtype, torch.float32) if device_type == "cpu" else dtype',
+        "return dtype",
+    ),
+    Fault(
+        "flax: what is kept on a CPU is in bfloat16",
+        "gpt_flax/ops.py",
+        'return jnp.promote_types(dtype, jnp.float32) if device_type == "cpu" else dtype',
+        "return dtype",
     ),
     Fault(
         "torch: the next token is that of the first place",
