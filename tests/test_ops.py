@@ -119,7 +119,7 @@ def test_gelu_keeps_its_argument_alone(fast):
 
 
 FAST_ATTENTION = {
-    "torch": torch_ops.Ops(matmul_attention=True),
+    "torch": torch_ops.Ops(block_attention=True),
     "flax": flax_ops.Ops(block_attention=True),
 }
 
@@ -230,6 +230,15 @@ def test_the_loss_in_flax_needs_memory_for_one_chunk_at_a_time():
         assert needed < 3 * logits + 3 * x.size * 4
 
 
+def test_attention_in_torch_keeps_no_scores():
+    """What is kept for the gradients is q, k and v, whatever their length."""
+    kept = []
+    inputs = [torch.randn(1, 3, 512, 8, requires_grad=True) for _ in range(3)]
+    with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda kept: kept):
+        torch_ops.causal_attention(*inputs, FAST_ATTENTION["torch"])
+    assert [a.numel() for a in kept] == [3 * 512 * 8] * 3
+
+
 @pytest.mark.parametrize("fast", [True, False])
 def test_attention_in_flax_keeps_no_scores(fast):
     ops = FAST_ATTENTION["flax"] if fast else flax_ops.PLAIN
@@ -260,7 +269,7 @@ def test_what_torch_chooses():
     assert choose("cpu", "float32", ZEN_5, compiled=True) == ops(chunked_loss=True)
     assert choose("cpu", "float32", ZEN_3) == ops(chunked_loss=True)
     assert choose("cpu", "float32", XEON) == ops(chunked_loss=True)
-    assert choose("cpu", "bfloat16", XEON) == ops(matmul_attention=True, chunked_loss=True)
+    assert choose("cpu", "bfloat16", XEON) == ops(block_attention=True, chunked_loss=True)
     assert choose("cpu", "bfloat16", ZEN_3) == ops(chunked_loss=True)
     assert choose("cpu", "float64", ZEN_5) == ops()
     for dtype in ("float32", "tf32", "bfloat16", "float64"):

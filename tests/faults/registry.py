@@ -285,6 +285,18 @@ OPS = (
         "product(gradient, transposed(b)), product(transposed(a), -gradient)",
     ),
     Fault(
+        "torch: every block of queries sees one key more",
+        TORCH_OPS,
+        ".triu(S - R + 1)",
+        ".triu(S - R + 2)",
+    ),
+    Fault(
+        "torch: keys get a gradient from the last block of queries alone",
+        TORCH_OPS,
+        "dk[:, seen].baddbmm_(d_scores.mT, q[:, rows], alpha=scale)",
+        "dk[:, seen].baddbmm_(d_scores.mT, q[:, rows], alpha=scale, beta=0)",
+    ),
+    Fault(
         "flax: every block of queries sees one key more",
         FLAX_OPS,
         "k.shape[2] - q.shape[2])",

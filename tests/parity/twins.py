@@ -69,7 +69,7 @@ def torch_outcome(
     tokens, targets = (torch.from_numpy(a).to(place, torch.int64) for a in (x, y))
     if fast:
         linear = onednn and dtype == "float32"
-        model.use(torch_ops.Ops(linear, matmul_attention=True, chunked_loss=True))
+        model.use(torch_ops.Ops(linear, block_attention=True, chunked_loss=True))
     with autocast(place, dtype):
         logits, loss = model(tokens, targets)
     if fast:
