@@ -213,15 +213,15 @@ OPS = (
         "d_weight, rows.mean(0)",
     ),
     Fault(
-        "torch: attention by products is not masked",
+        "torch: attention by blocks is not masked",
         TORCH_OPS,
-        "torch.full((T, T), -math.inf, dtype=q.dtype, device=q.device).triu(1)",
-        "torch.zeros((T, T), dtype=q.dtype, device=q.device)",
+        "torch.full((R, S), -math.inf, dtype=q.dtype, device=q.device).triu(S - R + 1)",
+        "torch.zeros((R, S), dtype=q.dtype, device=q.device)",
     ),
     Fault(
-        "torch: attention by products is not scaled",
+        "torch: attention by blocks is not scaled",
         TORCH_OPS,
-        "alpha=1 / math.sqrt(hs)",
+        "alpha=1 / math.sqrt(q.shape[2])",
         "alpha=1",
     ),
     Fault(
