@@ -299,9 +299,7 @@ def test_keys_and_values_are_kept_in_float32_on_a_cpu(framework):
     ops, names = (torch_ops, torch) if framework == "torch" else (flax_ops, jnp)
     assert ops.cache_dtype("cpu", names.bfloat16) == names.float32
     assert ops.cache_dtype("cpu", names.float64) == names.float64
-    assert ops.cache_dtype("mps" if framework == "torch" else "tpu", names.bfloat16) == (
-        names.bfloat16
-    )
+    assert ops.cache_dtype("tpu", names.bfloat16) == names.bfloat16
 
 
 def test_few_rows_are_multiplied_by_eigen():
