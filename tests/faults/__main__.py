@@ -17,7 +17,8 @@ from pathlib import Path
 
 from gpt_common import cli
 from gpt_common.errors import InputError, require_not_negative, require_positive
-from tests.faults.registry import FAULTS, Fault
+from tests.faults.fault import Fault
+from tests.faults.registry import FAULTS
 
 ROOT = Path(__file__).parents[2]
 NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "runs", "models")

@@ -1,17 +1,7 @@
-"""Faults that people make in a GPT-2, one line each: each, planted, must turn the tests red."""
+"""Faults that people make in a GPT-2, each, planted, must turn the tests red."""
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Fault:
-    """In `file`, the one place that reads `old` reads `new`."""
-
-    name: str
-    file: str
-    old: str
-    new: str
-
+from tests.faults import benchmarks, data, exact, formats, nanogpt, runs, wiring
+from tests.faults.fault import Fault
 
 TORCH_MODEL = "gpt_torch/model.py"
 FLAX_MODEL = "gpt_flax/model.py"
@@ -981,4 +971,11 @@ FAULTS = (
     *DATA_FAULTS,
     *CHECKPOINT,
     *SAMPLING,
+    *benchmarks.FAULTS,
+    *data.FAULTS,
+    *exact.FAULTS,
+    *formats.FAULTS,
+    *nanogpt.FAULTS,
+    *runs.FAULTS,
+    *wiring.FAULTS,
 )

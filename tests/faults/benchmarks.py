@@ -1,0 +1,5 @@
+"""Faults of the benchmarks' figures."""
+
+from tests.faults.fault import Fault
+
+FAULTS: tuple[Fault, ...] = ()

@@ -1,0 +1,5 @@
+"""Faults of exact generation."""
+
+from tests.faults.fault import Fault
+
+FAULTS: tuple[Fault, ...] = ()

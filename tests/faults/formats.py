@@ -1,0 +1,5 @@
+"""Faults of files and formats."""
+
+from tests.faults.fault import Fault
+
+FAULTS: tuple[Fault, ...] = ()

@@ -1,0 +1,5 @@
+"""Faults of what comes from nanoGPT and goes back."""
+
+from tests.faults.fault import Fault
+
+FAULTS: tuple[Fault, ...] = ()

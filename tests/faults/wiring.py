@@ -1,0 +1,5 @@
+"""Faults of what the commands hand on."""
+
+from tests.faults.fault import Fault
+
+FAULTS: tuple[Fault, ...] = ()
