@@ -1,6 +1,6 @@
 """Errors that are the user's to mend, apart from those that are ours."""
 
-import math
+FLOAT32_MAX = 3.4028235e38  # beyond it a number is infinite to both frameworks
 
 
 class InputError(ValueError):
@@ -35,6 +35,6 @@ def require_not_negative(name: str, value: float) -> None:
 
 
 def require_finite(name: str, value: float) -> None:
-    """Raise `InputError` where `value` is infinite or NaN; integers are finite, whatever size."""
-    if isinstance(value, float) and not math.isfinite(value):
-        raise InputError(f"{name} must be finite, got {value}")
+    """Raise `InputError` where `value` is NaN or infinite in float32; any integer is finite."""
+    if isinstance(value, float) and not abs(value) <= FLOAT32_MAX:
+        raise InputError(f"{name} must be finite in float32, got {value}")

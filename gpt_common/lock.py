@@ -35,8 +35,9 @@ class FolderLock:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                file.seek(0)
-                holder = file.read(200) or "another process"
+                with file:
+                    file.seek(0)
+                    holder = file.read(200) or "another process"
                 raise InputError(f"{self.folder}: in use by {holder}") from None
             except OSError as error:
                 if error.errno not in UNSUPPORTED:
