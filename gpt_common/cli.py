@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO, TypeVar
 
@@ -197,12 +198,15 @@ class StopSignal:
 
     def __init__(self) -> None:
         self._number = 0
+        self._previous: dict[int, Any] = {}
 
     def received(self) -> bool:
         """Whether there has been a signal."""
         return self._number != 0
 
     def __enter__(self) -> StopSignal:
+        if threading.current_thread() is not threading.main_thread():
+            return self  # Python allows handlers nowhere else
         handlers = {number: signal.getsignal(number) for number in self.SIGNALS}
         self._previous = {n: h for n, h in handlers.items() if h is not signal.SIG_IGN}
         for number in self._previous:

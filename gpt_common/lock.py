@@ -4,8 +4,8 @@ import errno
 import fcntl
 import os
 import socket
+import weakref
 from pathlib import Path
-from typing import IO
 
 from gpt_common.errors import InputError
 
@@ -23,38 +23,39 @@ class FolderLock:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._path = folder / LOCK
-        self._file = self._open()
-        self._file.truncate(0)
-        self._file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        self._file.flush()
-
-    def _open(self) -> IO[str]:
-        while True:
-            file = self._path.open("a+")
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                with file:
-                    file.seek(0)
-                    holder = file.read(200) or "another process"
-                raise InputError(f"{self.folder}: in use by {holder}") from None
-            except OSError as error:
-                if error.errno not in UNSUPPORTED:
-                    raise
-            if _is_same_file(file, self._path):  # else its holder has just removed it
-                return file
-            file.close()
-
-    def release(self) -> None:
-        """Let others have the folder."""
-        if not self._file.closed:
-            self._path.unlink(missing_ok=True)
-            self._file.close()
+        path = folder / LOCK
+        descriptor = _open_locked(path)
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        self.release = weakref.finalize(self, _release, descriptor, path, os.getpid())
 
 
-def _is_same_file(file: IO[str], path: Path) -> bool:
+def _open_locked(path: Path) -> int:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if isinstance(error, BlockingIOError):
+                holder = os.read(descriptor, 200).decode(errors="replace") or "another process"
+                os.close(descriptor)
+                raise InputError(f"{path.parent}: in use by {holder}") from None
+            if error.errno not in UNSUPPORTED:
+                os.close(descriptor)
+                raise
+        if _is_same_file(descriptor, path):  # else its holder has just removed it
+            return descriptor
+        os.close(descriptor)
+
+
+def _is_same_file(descriptor: int, path: Path) -> bool:
     try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+        return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False
+
+
+def _release(descriptor: int, path: Path, owner: int) -> None:
+    if os.getpid() == owner:  # and no fork of it
+        path.unlink(missing_ok=True)
+    os.close(descriptor)

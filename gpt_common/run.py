@@ -143,7 +143,7 @@ def _no_run(path: str) -> InputError:
 class Run:
     """A run in progress. `start` is the checkpoint, or the initial weights, that it starts from.
 
-    As a context it keeps its log open and, to the end, its folder locked.
+    As a context it keeps its log open and its folder locked, and turns signals into `stopped()`.
     """
 
     config: TrainConfig
@@ -154,16 +154,23 @@ class Run:
     lock: FolderLock
     log: RunLog = field(init=False)
     newest: int | None = None  # the step of a checkpoint that is to prove itself yet
+    signals: cli.StopSignal = field(default_factory=cli.StopSignal)
 
     def __enter__(self) -> Run:
         self.log.__enter__()
+        self.signals.__enter__()
         return self
 
     def __exit__(self, kind: object, *details: object) -> None:
         self.log.__exit__(kind, *details)
         self.lock.release()
+        self.signals.__exit__(kind, *details)
         if self.log.reader_gone and kind is None:
             raise BrokenPipeError
+
+    def stopped(self) -> bool:
+        """Whether a signal asks the run to end, or nobody reads the pipe that it writes to."""
+        return self.signals.received() or self.log.reader_gone
 
     @property
     def folder(self) -> Path:

@@ -124,8 +124,8 @@ def save(run: Run, state: TrainState, step: int) -> Path:
     return run.save(step, weights, *state_to_neutral(state.opt_state, config))
 
 
-def train(config: TrainConfig, stopped: Callable[[], bool] = lambda: False) -> Path:
-    """Train as `config` says, or until `stopped()`; return the folder of the last checkpoint."""
+def train(config: TrainConfig) -> Path:
+    """Train as `config` says, or until a signal stops it; return the last checkpoint's folder."""
     dtype = resolve_dtype(config.runtime.dtype, config.runtime.device)
     config, options, output = config.with_dtype(dtype), config.optimizer, config.output
     device = select_device(config.runtime.device, dtype)
@@ -144,11 +144,11 @@ def train(config: TrainConfig, stopped: Callable[[], bool] = lambda: False) -> P
             state, metrics = update(state, x, y, rate)
             log.step(step, rate, metrics)
             run.remove_older()
-            done, stop = step + 1, stopped() or log.reader_gone
+            done, stop = step + 1, run.stopped()
             if run.val_loader and not stop and run.due(output.eval_every, done):
                 log.flush()
                 loader, batches = run.val_loader, output.eval_steps
-                val_loss = evaluate(state.params, model, loader, batches, stopped)
+                val_loss = evaluate(state.params, model, loader, batches, run.stopped)
                 stop = val_loss is None
                 if val_loss is not None:
                     log.evaluation(done, val_loss)
@@ -168,8 +168,7 @@ def main() -> None:
     if config.runtime.fast_ops:
         keep_memory()
     keep_compiled()
-    with cli.StopSignal() as stop:
-        train(config, stopped=stop.received)
+    train(config)
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def test_a_run_that_is_resumed_does_not_enter_the_folder_of_another(call, framew
 
 def test_a_lock_ends_with_its_process(tmp_path):
     code = "import os, sys; from gpt_common.lock import FolderLock; "
-    code += "FolderLock(__import__('pathlib').Path(sys.argv[1])); os.kill(os.getpid(), 9)"
+    code += "lock = FolderLock(__import__('pathlib').Path(sys.argv[1])); os.kill(os.getpid(), 9)"
     assert subprocess.run([sys.executable, "-c", code, tmp_path]).returncode == -9
     assert (tmp_path / ".lock").exists()
     FolderLock(tmp_path).release()
@@ -331,24 +331,34 @@ def another(value):
 # What ends a run early
 
 
-def test_a_stop_during_an_evaluation_saves_at_once(framework, tmp_path, monkeypatch):
+def test_a_stop_during_an_evaluation_saves_at_once(call, framework, tmp_path, monkeypatch):
     """Whatever the evaluation would still have taken; it leaves no validation loss."""
-    module = importlib.import_module(f"gpt_{framework}.train")
     batches = []
     next_batch = BatchLoader.next_batch
 
     def counted(loader):
         batches.append(loader)
+        if len(batches) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
         return next_batch(loader)
 
     monkeypatch.setattr(BatchLoader, "next_batch", counted)
     args = (*TINY, "--eval_every", 1, "--eval_steps", 10**9, "--steps", 9, "--out_dir", tmp_path)
-    config = run.parse_train_config([str(a) for a in args])
-    saved = module.train(config, stopped=lambda: len(batches) >= 4)
-    assert saved == tmp_path / "step_000001"
+    assert call(f"gpt_{framework}.train", *args).returncode == 128 + signal.SIGTERM
     assert len(batches) == 4
     assert entries(tmp_path, "val_loss") == {}
-    assert read_checkpoint(tmp_path).training.step == 1
+    assert [folder.name for folder in run_checkpoints(tmp_path)] == ["step_000001"]
+
+
+def test_a_signal_before_the_first_step_ends_a_run_at_once(call, framework, tmp_path, monkeypatch):
+    """There is nothing to save yet, and much may be to read."""
+    module = f"gpt_{framework}.train"
+    interrupt = lambda *args: os.kill(os.getpid(), signal.SIGINT)  # noqa: E731
+    monkeypatch.setattr(f"{module}.create_state", interrupt)
+    result = call(module, *TINY, "--steps", 9, "--out_dir", tmp_path)
+    assert result.returncode == 130
+    assert result.stderr == "error: interrupted\n"
+    assert run_checkpoints(tmp_path) == []
 
 
 SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU, signal.SIGUSR1, signal.SIGUSR2)
