@@ -6,8 +6,8 @@ import time
 import jax
 import jax.numpy as jnp
 
+from gpt_common.cache import cache_folder
 from gpt_common.config import Device, Dtype, DtypeOption
-from gpt_common.data import cache_folder
 from gpt_common.errors import InputError
 from gpt_common.hardware import auto_dtype, processor
 
