@@ -69,6 +69,8 @@ def open_tokens(path: Path) -> TokenFile:
     states.
     """
     size = file_size(path)
+    if not size:  # of which some, in /proc, can be waited on for ever
+        raise InputError(f"{path}: expected uint16 tokens, got an empty file")
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
     if path.suffix == ".npy" or head.startswith(np.lib.format.MAGIC_PREFIX):
@@ -102,7 +104,7 @@ def _open_bin(path: Path, head: bytes, size: int) -> TokenFile:
     if magic in LLMC_OTHERS:
         raise InputError(f"{path}: expected uint16 tokens, got {LLMC_OTHERS[magic]} of llm.c")
     if magic != LLMC_MAGIC:
-        if size % 2 or not size:
+        if size % 2:
             raise InputError(f"{path}: expected uint16 tokens, got {size} bytes")
         return TokenFile(path, 0, size // 2)
     if version != LLMC_VERSION:
