@@ -9,6 +9,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Protocol
 
@@ -51,10 +52,10 @@ class ShardedTokens:
 
     def __init__(self, shards: Sequence[Tokens]) -> None:
         self.shards = shards
-        self.starts = np.concatenate([[0], np.cumsum([len(shard) for shard in shards])]).tolist()
+        self.starts = list(accumulate(map(len, shards), initial=0))
 
     def __len__(self) -> int:
-        return int(self.starts[-1])
+        return self.starts[-1]
 
     def __getitem__(self, index: slice, /) -> npt.NDArray[np.uint16]:
         start, stop, _ = index.indices(len(self))
