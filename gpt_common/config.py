@@ -125,9 +125,10 @@ class DataOptions:
     """The tokens, and how they are cut into batches."""
 
     data: Annotated[str, tyro.conf.arg(metavar="NAME|PATH")] = "shakespeare"
-    """shakespeare (bundled), tiny_shakespeare, or a path: a text, .npy or .bin tokens, a folder."""
+    """shakespeare (bundled), tiny_shakespeare, or a path: a text, .npy or .bin tokens, or a folder
+    of either; files of a folder that have train and val in their names are the two parts."""
     val_fraction: float = 0.1
-    """Share of the tokens, at the end, that is kept for validation."""
+    """Share of the tokens, at the end, that is kept for validation where no file is named val."""
     batch_size: int = 4
     """Sequences in a batch (B)."""
     seq_len: int = 32

@@ -305,9 +305,7 @@ def _open_run(
     train, val = load_splits(data.data, data.val_fraction, start.config.vocab_size)
     train_loader = open_loader(train, data, "training")
     if start.training:
-        if not output.new_data:
-            check_data(train, start.training.fingerprint, data.data)
-        train_loader.restore(start.training.loader)
+        restore_place(train_loader, start.training, config)
     val_loader = open_loader(val, data, "validation") if evaluates(config) else None
     lock = lock or lock_new(output, framework)
     clean_folder(lock.folder)
@@ -340,6 +338,18 @@ def _announce(run: Run, device: str) -> None:
         run.log.print("the place in the data is past its end: starting again at the first token")
 
 
+def restore_place(loader: BatchLoader, training: TrainingState, config: TrainConfig) -> None:
+    """Let the data go on where the run was; other data than it had, only where `--data` names it.
+
+    Raises `InputError` where it is other data without that.
+    """
+    if not config.output.new_data:
+        check_data(loader.tokens, training.fingerprint, config.data.data)
+    elif training.loader["position"] >= len(loader.tokens):
+        return  # it starts at its first token
+    loader.restore(training.loader)
+
+
 def check_data(tokens: Tokens, expected: dict[str, Any], source: str) -> None:
     """Raise `InputError` where the training data is not what the fingerprint says."""
     if not expected:  # an older checkpoint, or another program's
@@ -348,8 +358,8 @@ def check_data(tokens: Tokens, expected: dict[str, Any], source: str) -> None:
     if found != expected:
         raise InputError(
             f"{source}: not the data that the run was trained on: expected "
-            f"{expected.get('length')} tokens of hash {expected.get('hash')}, got "
-            f"{found['length']} of {found['hash']}; --data {source} takes it all the same"
+            f"{expected.get('length')} tokens of SHA-256 {str(expected.get('sha256'))[:8]}, got "
+            f"{found['length']} of {str(found['sha256'])[:8]}; --data {source} takes it all the same"
         )
 
 

@@ -5,8 +5,8 @@ import os
 import jax
 import jax.numpy as jnp
 
+from gpt_common.cache import cache_folder
 from gpt_common.config import Device, Dtype, DtypeOption
-from gpt_common.data import cache_folder
 from gpt_common.errors import InputError
 
 DTYPES = {
