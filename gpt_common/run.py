@@ -356,10 +356,13 @@ def check_data(tokens: Tokens, expected: dict[str, Any], source: str) -> None:
         return
     found = fingerprint(tokens)
     if found != expected:
+        before, now = (
+            f"{f.get('length')} tokens (sha256 {str(f.get('sha256'))[:8]})"
+            for f in (expected, found)
+        )
         raise InputError(
-            f"{source}: not the data that the run was trained on: expected "
-            f"{expected.get('length')} tokens of SHA-256 {str(expected.get('sha256'))[:8]}, got "
-            f"{found['length']} of {str(found['sha256'])[:8]}; --data {source} takes it all the same"
+            f"{source}: not the data that the run was trained on: expected {before}, got {now}; "
+            f"--data {source} goes on with it all the same"
         )
 
 
