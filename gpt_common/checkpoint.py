@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,17 +22,24 @@ from typing import Any
 
 from gpt_common import tokenizer
 from gpt_common.config import LAYER_NORM_EPSILON, GPTConfig
-from gpt_common.errors import InputError
+from gpt_common.errors import InputError, shown
 from gpt_common.storage import (
     atomic_file,
     atomic_folder,
     checksum,
     existing_folder,
+    read_json,
     read_safetensors,
     remove_folder,
     write_safetensors,
 )
-from gpt_common.weights import Weights, check_shapes, weight_shapes
+from gpt_common.weights import (
+    Weights,
+    check_shapes,
+    num_bytes,
+    require_plausible,
+    weight_shapes,
+)
 
 FORMAT_VERSION = 1
 CONFIG, MODEL, OPTIMIZER = "config.json", "model.safetensors", "optimizer.safetensors"
@@ -56,6 +64,7 @@ HUGGING_FACE_FIXED = {
     "tie_word_embeddings": True,
     "add_cross_attention": False,
 }
+MOST_SIZE = 2**31 - 1  # of anything in a model: tokens and positions are int32
 ACTIVATION_ALIASES = {"gelu_pytorch_tanh": "gelu_new"}
 
 
@@ -98,7 +107,7 @@ def write_description(folder: Path, config: GPTConfig) -> None:
     """Write what a Hugging Face folder has beside the weights: configuration and tokenizer."""
     (folder / CONFIG).write_text(_json(to_hugging_face(config)))
     if config.vocab_size >= tokenizer.VOCAB_SIZE:
-        for name, content in tokenizer.tokenizer_files().items():
+        for name, content in tokenizer.tokenizer_files(config.block_size).items():
             (folder / name).write_bytes(content)
 
 
@@ -110,6 +119,7 @@ def read_checkpoint(path: str | Path, with_training: bool = True) -> Checkpoint:
     folder = find_checkpoint(Path(path))
     config = read_config(folder / CONFIG)
     weights = read_safetensors(folder / MODEL)
+    require_plausible(config, len(weights), num_bytes(weights), str(folder / MODEL))
     check_shapes(weights, weight_shapes(config), str(folder / MODEL))
     state = _read_state(folder)
     if state is None:
@@ -125,7 +135,7 @@ def read_config(path: Path) -> GPTConfig:
 
     Raises `InputError` where it is damaged or of another model.
     """
-    return from_hugging_face(_read_json(path), str(path))
+    return from_hugging_face(read_json(path), str(path))
 
 
 def read_options(path: str | Path) -> dict[str, Any] | None:
@@ -140,7 +150,7 @@ def find_checkpoint(path: Path) -> Path:
     Where `latest` is lost, the last is the whole one with the highest step.
     """
     for place in (path, path / LATEST, *reversed(run_checkpoints(path))):
-        folder = existing_folder(place.resolve())
+        folder = existing_folder(Path(os.path.realpath(place)))  # also of a link to itself
         if (folder / CONFIG).is_file():
             return folder
     found = "a folder without one" if path.is_dir() else "nothing there"
@@ -202,14 +212,17 @@ def from_hugging_face(content: dict[str, Any], source: str) -> GPTConfig:
     """
     for name, expected in HUGGING_FACE_FIXED.items():
         if content.get(name, expected) != expected:
-            raise InputError(f"{source}: expected {name} {expected}, got {content[name]}")
+            got = shown(content[name])
+            raise InputError(f"{source}: expected {name} {expected}, got {got}")
     names = HUGGING_FACE_NAMES.items()
     fields = {ours: content[theirs] for ours, theirs in names if theirs in content}
-    activation = fields.get("activation")
-    fields["activation"] = ACTIVATION_ALIASES.get(str(activation), activation or "gelu_new")
+    activation = fields.pop("activation", "gelu_new")
     for name, value in fields.items():
-        if name != "activation" and type(value) is not int:
-            raise InputError(f"{source}: {name}: expected a whole number, got {value!r}")
+        if type(value) is not int or value > MOST_SIZE:
+            raise InputError(f"{source}: {name}: expected a whole number, got {shown(value)}")
+    if not isinstance(activation, str):
+        raise InputError(f"{source}: activation_function: expected a name, got {shown(activation)}")
+    fields["activation"] = ACTIVATION_ALIASES.get(activation, activation)
     try:
         return GPTConfig(**fields)
     except InputError as error:
@@ -220,10 +233,12 @@ def _read_state(folder: Path) -> dict[str, Any] | None:
     source = folder / STATE
     if not source.exists():
         return None
-    content = _read_json(source)
+    content = read_json(source)
     version = content.get("format_version")
     if version != FORMAT_VERSION:
-        raise InputError(f"{source}: expected format_version {FORMAT_VERSION}, got {version}")
+        raise InputError(
+            f"{source}: expected format_version {FORMAT_VERSION}, got {shown(version)}"
+        )
     return content
 
 
@@ -234,7 +249,7 @@ def _check_files(folder: Path, state: dict[str, Any], *names: str) -> None:
             raise InputError(f"{folder / STATE}: expected a checksum of {name}, got none")
         if (got := checksum(folder / name)) != checksums[name]:
             raise InputError(
-                f"{folder / name}: expected checksum {checksums[name]}, got {got}: "
+                f"{folder / name}: expected checksum {shown(checksums[name])}, got {got}: "
                 f"the file is not as it was saved"
             )
 
@@ -260,20 +275,10 @@ def _read_training(folder: Path, config: GPTConfig, state: dict[str, Any]) -> Tr
 
 
 def _whole_number(value: Any) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError(f"expected a whole number, got {value!r}")
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise ValueError(f"expected a whole number, got {shown(value)}")
     return value
 
 
 def _json(content: dict[str, Any]) -> str:
     return json.dumps(content, indent=2) + "\n"
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: expected JSON, got: {error}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected a JSON object, got {type(content).__name__}")
-    return content

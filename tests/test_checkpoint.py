@@ -80,7 +80,7 @@ def test_config_there_and_back(preset, activation):
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("model_type", "llama", "expected model_type gpt2, got llama"),
+        ("model_type", "llama", "expected model_type gpt2, got 'llama'"),
         ("layer_norm_epsilon", 1e-6, "expected layer_norm_epsilon 1e-05, got 1e-06"),
         ("n_inner", 100, "expected n_inner None, got 100"),
         ("scale_attn_by_inverse_layer_idx", True, "got True"),
@@ -252,7 +252,7 @@ def change_a_number(path):
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "optimizer.safetensors"])
 def test_a_changed_file_is_refused(checkpoint_folder, name):
     change_a_number(checkpoint_folder / name)
-    words = rf"{name}: expected checksum [0-9a-f]{{8}}, got [0-9a-f]{{8}}: the file is not"
+    words = rf"{name}: expected checksum '[0-9a-f]{{8}}', got [0-9a-f]{{8}}: the file is not"
     with pytest.raises(InputError, match=words):
         read_checkpoint(checkpoint_folder)
     if name == "optimizer.safetensors":
@@ -271,7 +271,7 @@ def test_checksums_are_required(checkpoint_folder, checksums):
     path.write_text(json.dumps(content | {"checksums": checksums}))
     words = "expected a checksum of config.json, got none"
     if checksums:
-        words = "config.json: expected checksum 00000000"
+        words = "config.json: expected checksum '00000000'"
     with pytest.raises(InputError, match=words):
         read_checkpoint(checkpoint_folder)
 
