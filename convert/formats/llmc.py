@@ -5,12 +5,12 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from convert.formats.base import Format, first_bytes, require_activation
+from convert.formats.base import Format, require_activation
 from convert.names import LINEAR, check_weights, pad_rows
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import GPTConfig
 from gpt_common.errors import InputError
-from gpt_common.storage import atomic_file, write_array
+from gpt_common.storage import atomic_file, first_bytes, map_file, mapped_array, write_array
 from gpt_common.weights import Array, Weights, block_shapes
 
 NAME = "llmc"
@@ -63,10 +63,11 @@ def read(path: Path) -> Checkpoint:
     expected = 4 * HEADER + dtype.itemsize * sum(_product(shape) for shape in shapes.values())
     if path.stat().st_size != expected:
         raise InputError(f"{path}: expected {expected} bytes, got {path.stat().st_size}")
+    content = map_file(path)
     weights: Weights = {}
     offset = 4 * HEADER
     for name, shape in shapes.items():
-        array = np.memmap(path, dtype, "r", offset, shape).view(np.ndarray)
+        array = mapped_array(content, dtype, shape, offset)
         offset += array.nbytes
         weights |= _split(name, array)
     embedding = "transformer.wte.weight"
