@@ -26,6 +26,7 @@ class Format:
     read: Callable[[Path], Checkpoint]
     write: Callable[[Path, Checkpoint], None] | None = None
     keeps_training: bool = False
+    described: bool = False  # by a configuration beside: FILE.json
 
 
 def beside(path: Path) -> Path:

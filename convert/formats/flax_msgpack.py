@@ -141,4 +141,6 @@ def save(path: Path, flat: dict[str, Array]) -> None:
     path.write_bytes(msgpack_serialize(unflatten_dict(contiguous, sep="/"), in_place=True))
 
 
-FORMAT = Format("flax", ".msgpack of gpt_flax parameters, FILE.json beside", detect, read, write)
+FORMAT = Format(
+    "flax", ".msgpack of gpt_flax parameters, FILE.json beside", detect, read, write, described=True
+)

@@ -53,4 +53,6 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
         torch_files.save(part, state)
 
 
-FORMAT = Format("torch", ".pt state dict of gpt_torch, FILE.json beside", detect, read, write)
+FORMAT = Format(
+    "torch", ".pt state dict of gpt_torch, FILE.json beside", detect, read, write, described=True
+)
