@@ -16,7 +16,7 @@ from gpt_common.storage import require_file
 from gpt_common.weights import Array, num_bytes
 
 LEGACY_START = b"\x80\x02"  # a pickle of protocol 2, which torch before 1.6 opens with
-MOST_OPCODES = 1_000_000  # in a pickle: those of thirty thousand tensors
+MOST_OPCODES = 300_000  # in a pickle: those of eight thousand tensors
 MOST_IN_TUPLE = 1000  # objects; a tensor takes 20
 MARK = 0  # on the stack, in place of a size
 
@@ -74,8 +74,13 @@ def save(path: Path, content: dict[str, Any]) -> None:
     """Write a torch file. Raises `OSError` where there is no room for it."""
     import torch
 
-    with path.open("wb") as file:  # of a path, torch makes a RuntimeError of a full disk
-        torch.save(content, file)
+    with path.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # which is what torch makes of a file that cannot be written
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def _reason(error: Exception) -> str:

@@ -17,6 +17,7 @@ from gpt_common.errors import (
     require_fraction,
     require_not_negative,
     require_positive,
+    shown,
 )
 
 Activation = Literal["gelu_new", "gelu"]
@@ -56,7 +57,7 @@ class GPTConfig:
         if self.activation not in get_args(Activation):
             raise InputError(
                 f"activation must be one of {', '.join(get_args(Activation))}, "
-                f"got {self.activation}"
+                f"got {shown(self.activation)}"
             )
 
     @property

@@ -38,8 +38,8 @@ TEMPORARY = re.compile(r"\..+-[0-9a-f]{32}\.part")
 ASIDE = re.compile(r"\.(.+)-aside\.part")
 
 
-MOST_JSON_BYTES = 1 << 23  # a hundred times the largest configuration or index
-MOST_HEADER_BYTES = 1 << 25  # a safetensors header of 300 thousand tensors
+MOST_JSON_BYTES = 1 << 22  # fifty times the index of the largest GPT-2
+MOST_HEADER_BYTES = 1 << 24  # a safetensors header of 150 thousand tensors
 
 
 def require_file(path: Path) -> None:

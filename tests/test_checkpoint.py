@@ -85,7 +85,7 @@ def test_config_there_and_back(preset, activation):
         ("n_inner", 100, "expected n_inner None, got 100"),
         ("scale_attn_by_inverse_layer_idx", True, "got True"),
         ("tie_word_embeddings", False, "expected tie_word_embeddings True"),
-        ("activation_function", "relu", "got relu"),
+        ("activation_function", "relu", "got 'relu'"),
         ("n_head", 7, "n_head 7"),
         ("n_layer", "12", "expected a whole number, got '12'"),
     ],

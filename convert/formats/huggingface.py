@@ -53,7 +53,7 @@ def _read_shards(folder: Path, name: str) -> dict[str, Array]:
         raise InputError(f"{index}: expected a weight_map of names and files")
     tensors: dict[str, Array] = {}
     for file in sorted(set(places.values())):
-        if Path(file).name != file:
+        if Path(file).name != file or not file.isprintable():
             raise InputError(
                 f"{index}: expected the name of a file beside it, got {printable(file)}"
             )
