@@ -217,14 +217,21 @@ def from_hugging_face(content: dict[str, Any], source: str) -> GPTConfig:
     names = HUGGING_FACE_NAMES.items()
     fields = {ours: content[theirs] for ours, theirs in names if theirs in content}
     activation = fields.pop("activation", "gelu_new")
-    for name, value in fields.items():
-        if type(value) is not int or value > MOST_SIZE:
-            raise InputError(f"{source}: {name}: expected a whole number, got {shown(value)}")
     if not isinstance(activation, str):
         raise InputError(f"{source}: activation_function: expected a name, got {shown(activation)}")
-    fields["activation"] = ACTIVATION_ALIASES.get(activation, activation)
+    return shape_of(fields, ACTIVATION_ALIASES.get(activation, activation), source)
+
+
+def shape_of(sizes: dict[str, Any], activation: str, source: str) -> GPTConfig:
+    """Return the model's shape from sizes that a file gives. Raises `InputError` for strange ones.
+
+    `source` names the file in the message.
+    """
+    for name, value in sizes.items():
+        if type(value) is not int or value > MOST_SIZE:
+            raise InputError(f"{source}: {name}: expected a whole number, got {shown(value)}")
     try:
-        return GPTConfig(**fields)
+        return GPTConfig(**sizes, activation=activation)  # type: ignore[arg-type]
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
 

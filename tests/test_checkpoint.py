@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from transformers import AutoTokenizer
 
 from gpt_common import checkpoint as checkpoint_module
 from gpt_common.checkpoint import (
@@ -68,6 +69,26 @@ def test_files_are_those_of_hugging_face(tmp_path):
         .read_bytes()[8:]
         .startswith(b'{"__metadata__":{"format":"pt"}')
     )
+
+
+@pytest.mark.parametrize(("vocab_size", "end"), [(50304, 50256), (50257, 50256), (50256, None)])
+def test_where_the_vocabulary_is_gpt2s_the_tokenizer_and_its_end_of_text_go_along(
+    vocab_size, end, tmp_path
+):
+    """Also where rows pad it, as nanoGPT and build-nanogpt train it."""
+    config = dataclasses.replace(PRESETS["tiny"], vocab_size=vocab_size)
+    write_checkpoint(tmp_path / "c", random_checkpoint(config))
+    content = json.loads((tmp_path / "c" / "config.json").read_text())
+    assert content["eos_token_id"] == content["bos_token_id"] == end
+    assert (tmp_path / "c" / "vocab.json").exists() == (end is not None)
+
+
+def test_transformers_truncates_texts_to_the_length_of_the_model(tmp_path):
+    config = dataclasses.replace(PRESETS["tiny"], block_size=19)
+    write_checkpoint(tmp_path / "c", random_checkpoint(config))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "c")
+    assert tokenizer.model_max_length == 19
+    assert len(tokenizer("word " * 200, truncation=True)["input_ids"]) == 19
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -8,8 +8,9 @@ import resource
 import shutil
 import subprocess
 import sys
+from functools import partial
+from pathlib import Path
 
-import numpy as np
 import pytest
 
 from convert import formats
@@ -58,21 +59,44 @@ def tree(folder):
 # Killed, or without room.
 
 
-def die_at_every_instant(folder):
+def in_a_child(task):
+    """Run a task in a process of its own, and return with which code that ends."""
+    if (child := os.fork()) == 0:
+        task()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def write_old(folder):
+    for name in WRITTEN:
+        write(name, folder / name / "old", seed=1)
+    write("orbax", folder / "orbax" / "new", seed=2, n_head=2)
+
+
+def write_new_and_die(name, copy, instant):
+    # What Orbax writes, at length, is under another name until all of it is there.
+    params = copy.parents[1] / "orbax" / "new" / "model" / "params"
+    formats.orbax.save = lambda path, tree: shutil.copytree(params, path)
+    die_at(instant)
+    write(name, copy, seed=2, n_head=2)
+
+
+def die_at_every_instant(folder: Path):
     """Write anew in each format, and die at each instant of it, each time in a copy of the old."""
+    import orbax.checkpoint  # noqa: F401 - once, and not in every child
+
+    import gpt_flax.weights  # noqa: F401
+    import gpt_torch.weights  # noqa: F401
+
+    os.fsync = lambda descriptor: None  # nobody pulls the plug
+    # In a child, as jax and Orbax start threads, which no fork takes along.
+    assert in_a_child(partial(write_old, folder)) == 0
     for name in WRITTEN:
         for instant in itertools.count():
             copy = folder / name / f"{instant:03d}"
             shutil.copytree(folder / name / "old", copy)
-            if (child := os.fork()) == 0:
-                # What Orbax writes, at length, is under another name until all of it is there.
-                formats.orbax.save = lambda path, tree: shutil.copytree(
-                    folder / "orbax" / "new" / "model" / "params", path
-                )
-                die_at(instant)
-                write(name, copy, seed=2, n_head=2)
-                os._exit(0)
-            if (code := os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])) != KILLED:
+            code = in_a_child(partial(write_new_and_die, name, copy, instant))
+            if code != KILLED:
                 assert code == 0, name
                 break
 
@@ -81,21 +105,9 @@ def die_at_every_instant(folder):
 def crashed(tmp_path_factory):
     """A folder for each format, with one for each instant in it."""
     folder = tmp_path_factory.mktemp("crashed")
-    code = f"""
-import os
-os.fsync = lambda descriptor: None  # nobody pulls the plug
-import orbax.checkpoint, gpt_flax.weights, gpt_torch.weights  # once, not in every child
-from tests import test_overwrite as t
-folder = t.Path({str(folder)!r})
-if os.fork() == 0:  # in a child, as Orbax has threads, which a fork would lose
-    for name in t.WRITTEN:
-        t.write(name, folder / name / "old", seed=1)
-    t.write("orbax", folder / "orbax" / "new", seed=2, n_head=2)
-    os._exit(0)
-assert os.wait()[1] == 0
-t.die_at_every_instant(folder)
-"""
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, cwd=ROOT)
+    code = "from tests.test_overwrite import *; die_at_every_instant(Path(sys.argv[1]))"
+    python = [sys.executable, "-W", "ignore", "-c", code, str(folder)]
+    subprocess.run(python, check=True, cwd=ROOT)
     return folder
 
 
@@ -284,14 +296,11 @@ def test_a_refused_overwrite_leaves_the_destination(name, tmp_path, call):
     """A model that the format cannot hold, and a file where a folder is or the other way round."""
     other_gelu = "gelu_new" if name == "nanogpt" else "gelu"
     config = dataclasses.replace(MODEL, activation=other_gelu)
-    float16 = {k: w.astype(np.float16) for k, w in random_weights(config).items()}
-    write_checkpoint(tmp_path / "source", Checkpoint(config, float16))
+    write_checkpoint(tmp_path / "source", Checkpoint(config, random_weights(config)))
     file = write(name, tmp_path / "there", seed=1)
     before = tree(file.parent)
-    targets = ["llmc", "huggingface" if file.is_file() else "build-nanogpt"]
-    if name in ("nanogpt", "build-nanogpt"):
-        targets.append(name)
-    for to in targets:
+    cannot = ["nanogpt"] if name == "nanogpt" else ["llmc", "build-nanogpt"]
+    for to in [*cannot, "huggingface" if file.is_file() else "torch"]:
         flags = ("--to", to, "--overwrite")
         assert_one_line_error(call("convert.__main__", tmp_path / "source", file, *flags))
         assert tree(file.parent) == before

@@ -7,8 +7,9 @@ import numpy as np
 
 from convert import torch_files
 from convert.names import HEAD, check_weights, neutral_weights, transposed_linears
+from gpt_common.checkpoint import shape_of
 from gpt_common.config import Activation, GPTConfig
-from gpt_common.errors import InputError, shown
+from gpt_common.errors import InputError
 from gpt_common.storage import atomic_file
 from gpt_common.weights import Weights, weight_shapes
 
@@ -17,11 +18,7 @@ SHAPE_FIELDS = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
 
 def read_shape(fields: dict[str, Any], activation: Activation, source: str) -> GPTConfig:
     """Return the model's shape from the fields of theirs. Raises `InputError` for a strange one."""
-    for name in SHAPE_FIELDS:
-        if type(fields.get(name)) is not int:
-            got = shown(fields.get(name))
-            raise InputError(f"{source}: {name}: expected a whole number, got {got}")
-    return GPTConfig(**{name: fields[name] for name in SHAPE_FIELDS}, activation=activation)
+    return shape_of({name: fields.get(name) for name in SHAPE_FIELDS}, activation, source)
 
 
 def read_weights(state: Any, config: GPTConfig, source: str, biases: bool = True) -> Weights:

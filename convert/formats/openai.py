@@ -9,9 +9,9 @@ import numpy as np
 
 from convert.formats.base import Format
 from convert.names import check_weights
-from gpt_common.checkpoint import MOST_SIZE, Checkpoint
+from gpt_common.checkpoint import Checkpoint, shape_of
 from gpt_common.config import GPTConfig
-from gpt_common.errors import InputError, reason, shown
+from gpt_common.errors import InputError, reason
 from gpt_common.storage import read_json
 from gpt_common.weights import Array, Weights, num_bytes, require_plausible, weight_shapes
 
@@ -58,13 +58,7 @@ def read_config(path: Path) -> GPTConfig:
     """Return the shape from `hparams.json`. Raises `InputError` where it is damaged."""
     content = read_json(path)
     sizes = {ours: content.get(theirs) for ours, theirs in FIELDS.items()}
-    if any(type(size) is not int or size > MOST_SIZE for size in sizes.values()):
-        got = ", ".join(shown(size) for size in sizes.values())
-        raise InputError(f"{path}: expected {', '.join(FIELDS.values())}, got {got}")
-    try:
-        return GPTConfig(**sizes)  # type: ignore[arg-type]
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+    return shape_of(sizes, "gelu_new", str(path))
 
 
 def load(prefix: Path) -> dict[str, Array]:
