@@ -27,7 +27,7 @@ from gpt_common.checkpoint import (
     to_hugging_face,
     write_checkpoint,
 )
-from gpt_common.config import GPTConfig
+from gpt_common.config import GPTConfig, TrainConfig
 from gpt_common.errors import InputError
 from gpt_common.storage import MOST_HEADER_BYTES, MOST_JSON_BYTES
 from gpt_common.weights import num_parameters, require_plausible, weight_shapes
@@ -385,6 +385,29 @@ def test_hparams_that_make_no_sense(change, tmp_path):
     assert openai.read_config(tmp_path / "hparams.json") == GPTConfig(5, 2, 4, 3, 7)
     (tmp_path / "hparams.json").write_text(json.dumps(hparams | change))
     assert "hparams.json: " in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "value"),
+    [
+        ("data", "batch_size", 2.5),
+        ("data", "data", None),
+        ("data", "data", 5),
+        ("output", "keep_last", 1.5),
+        ("output", "eval_every", []),
+        ("runtime", "dtype", "banana"),
+        ("runtime", "compile", ESCAPE * 1000),
+        ("optimizer", "learning_rate", True),
+    ],
+)
+def test_options_of_another_type(group, name, value, tmp_path, call):
+    write_checkpoint(tmp_path, random_checkpoint(MODEL))
+    state = json.loads((tmp_path / STATE).read_text())
+    options = TrainConfig().as_dict()
+    wrong = options | {group: options[group] | {name: value}}
+    for options in (wrong, options | {group: value}, {}, [], 3):
+        (tmp_path / STATE).write_text(json.dumps(state | {"options": options}))
+        assert_one_line_error(call("gpt_torch.train", "--resume", tmp_path), "training_state.json")
 
 
 def test_names_that_would_write_to_the_terminal(tmp_path, call):
