@@ -403,9 +403,9 @@ def test_hparams_that_make_no_sense(change, tmp_path):
 def test_options_of_another_type(group, name, value, tmp_path, call):
     write_checkpoint(tmp_path, random_checkpoint(MODEL))
     state = json.loads((tmp_path / STATE).read_text())
-    options = TrainConfig().as_dict()
-    wrong = options | {group: options[group] | {name: value}}
-    for options in (wrong, options | {group: value}, {}, [], 3):
+    right = TrainConfig().as_dict()
+    wrong = right | {group: right[group] | {name: value}}
+    for options in (wrong, right | {group: value}, {}, [], 3):
         (tmp_path / STATE).write_text(json.dumps(state | {"options": options}))
         assert_one_line_error(call("gpt_torch.train", "--resume", tmp_path), "training_state.json")
 
