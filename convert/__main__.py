@@ -66,7 +66,7 @@ def convert(config: ConvertConfig, console: Console) -> None:
     check_destination(destination, target, Path(config.source), config.overwrite)
     with console.status(f"reading {config.source}"):
         checkpoint, source = formats.read(config.source)
-    notes = [f"{source.name} -> {target.name}"]
+    notes = [f"{source.name} -> {target.name}", *checkpoint.notes]
     if config.dtype:
         notes.append(f"cast to {config.dtype}")
         checkpoint = cast(checkpoint, DTYPES[config.dtype])

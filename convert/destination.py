@@ -6,7 +6,7 @@ from pathlib import Path
 from convert import formats
 from convert.formats.base import Format, beside
 from convert.formats.orbax import PARAMS
-from gpt_common.checkpoint import CONFIG
+from gpt_common.checkpoint import CONFIG, STEP_FOLDER, is_run
 from gpt_common.errors import InputError, printable, shown
 from gpt_common.storage import existing_folder, read_json
 
@@ -16,7 +16,6 @@ MODEL_FILES = re.compile(
     r"|special_tokens_map)\.json|merges\.txt|optimizer\.safetensors|flax_model\.msgpack"
     r"|(model|pytorch_model)(-\d{5}-of-\d{5})?\.(safetensors|bin)(\.index\.json)?"
 )
-STEP = re.compile(r"step_\d+")
 
 
 def check_destination(destination: Path, target: Format, source: Path, overwrite: bool) -> None:
@@ -84,7 +83,7 @@ def require_model_folder(folder: Path, place: Path) -> None:
         )
     if names:
         require_configuration(folder / CONFIG)
-    if STEP.fullmatch(place.name) and place.parent.joinpath("log.jsonl").exists():
+    if STEP_FOLDER.fullmatch(place.name) and is_run(place.parent):
         raise InputError(f"{place}: expected a folder of its own, got a checkpoint of a run")
 
 

@@ -251,3 +251,9 @@ def tiny_shakespeare() -> Path:
     if digest != TINY_SHAKESPEARE_SHA256:
         raise InputError(f"{path}: expected sha256 {TINY_SHAKESPEARE_SHA256}, got {digest}")
     return path
+
+
+def fingerprint(tokens: Tokens) -> dict[str, int | str]:
+    """Return the length of tokens and the hash of samples of them."""
+    digest = hashlib.sha256(tokens[:4096].tobytes()).hexdigest()
+    return {"length": len(tokens), "hash": digest[:16]}

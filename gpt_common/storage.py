@@ -101,7 +101,7 @@ def _tensor(path: Path, content: MappedFile, start: int, name: str, entry: dict)
 
 def map_file(path: Path) -> MappedFile:
     """Return the bytes of a file, memory-mapped: one open file, however many arrays lie in it."""
-    with _naming(path):
+    with naming(path):
         return np.memmap(path, np.uint8, "r").view(np.ndarray)
 
 
@@ -148,7 +148,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = temporary_beside(path)
     try:
-        with _naming(path):
+        with naming(path):
             yield part
             sync(part)
             os.replace(part, path)
@@ -167,7 +167,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     recover_folder(folder)
     part = temporary_beside(folder)
     try:
-        with _naming(folder):
+        with naming(folder):
             part.mkdir()
             yield part
             for file in part.rglob("*"):
@@ -185,7 +185,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """Name `path` in an error that names no file, as that of a full disk does not."""
     try:
         yield

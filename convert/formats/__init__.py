@@ -20,7 +20,7 @@ from convert.formats import (
     torch_state_dict,
 )
 from convert.formats.base import Format
-from gpt_common.checkpoint import STATE, Checkpoint, find_checkpoint, read_checkpoint
+from gpt_common.checkpoint import CONFIG, STATE, Checkpoint, checkpoint_folders, read_checkpoint
 from gpt_common.errors import InputError
 
 FORMATS: dict[str, Format] = {
@@ -54,8 +54,8 @@ def locate(source: str) -> Path:
     Raises `InputError` where there is no such thing.
     """
     path = Path(source)
-    with contextlib.suppress(InputError):  # of what is not a checkpoint of ours
-        return find_checkpoint(path)
+    with contextlib.suppress(InputError, StopIteration):  # of what is not a checkpoint of ours
+        return next(f for f in checkpoint_folders(path) if (f / CONFIG).is_file())
     return path if path.exists() else huggingface_hub.download(source)
 
 

@@ -46,8 +46,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "a link to itself is followed",
         CHECKPOINT,
-        "existing_folder(Path(os.path.realpath(place)))",
-        "existing_folder(place.resolve())",
+        "return Path(os.path.realpath(path))",
+        "return path.resolve()",
     ),
     # Files.
     Fault(
@@ -224,8 +224,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "--overwrite: a checkpoint of a run",
         DESTINATION,
-        "if STEP.fullmatch(place.name)",
-        "if STEP.fullmatch(place.suffix)",
+        "if STEP_FOLDER.fullmatch(place.name)",
+        "if STEP_FOLDER.fullmatch(place.suffix)",
     ),
     Fault(
         "--overwrite: files that are no model",

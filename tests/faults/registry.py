@@ -364,12 +364,6 @@ OPS = (
         "M_TRIM_THRESHOLD, -1",
         "M_TRIM_THRESHOLD, 2**31 - 1",
     ),
-    Fault(
-        "bfloat16 is chosen where it is emulated",
-        HARDWARE,
-        "has_bfloat16 and seconds",
-        "seconds",
-    ),
 )
 
 WEIGHTS = (
