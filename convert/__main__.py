@@ -51,7 +51,7 @@ class ConvertConfig:
     ] = None
     """Keep the first rows of the embedding only: 50257 cuts those that pad it to 50304."""
     overwrite: bool = False
-    """Replace a destination that is there."""
+    """Replace the model that is at the destination."""
     weights_only: bool = False
     """Leave out the state of the run: moments, step, options."""
     list: bool = False
