@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,17 +23,24 @@ from typing import Any
 
 from gpt_common import tokenizer
 from gpt_common.config import LAYER_NORM_EPSILON, GPTConfig
-from gpt_common.errors import InputError
+from gpt_common.errors import InputError, shown
 from gpt_common.storage import (
     atomic_file,
     atomic_folder,
     checksum,
     existing_folder,
+    read_json,
     read_safetensors,
     remove_folder,
     write_safetensors,
 )
-from gpt_common.weights import Weights, check_shapes, weight_shapes
+from gpt_common.weights import (
+    Weights,
+    check_shapes,
+    num_bytes,
+    require_plausible,
+    weight_shapes,
+)
 
 FORMAT_VERSION = 1
 CONFIG, MODEL, OPTIMIZER = "config.json", "model.safetensors", "optimizer.safetensors"
@@ -58,6 +66,7 @@ HUGGING_FACE_FIXED = {
     "tie_word_embeddings": True,
     "add_cross_attention": False,
 }
+MOST_SIZE = 2**31 - 1  # of anything in a model: tokens and positions are int32
 ACTIVATION_ALIASES = {"gelu_pytorch_tanh": "gelu_new"}
 
 
@@ -108,7 +117,7 @@ def write_description(folder: Path, config: GPTConfig) -> None:
     """Write what a Hugging Face folder has beside the weights: configuration and tokenizer."""
     (folder / CONFIG).write_text(_json(to_hugging_face(config)))
     if config.vocab_size >= tokenizer.VOCAB_SIZE:
-        for name, content in tokenizer.tokenizer_files().items():
+        for name, content in tokenizer.tokenizer_files(config.block_size).items():
             (folder / name).write_bytes(content)
 
 
@@ -142,6 +151,7 @@ def _whole_beside(damaged: Path) -> str:
 def _read_folder(folder: Path, with_training: bool) -> Checkpoint:
     config = read_config(folder / CONFIG)
     weights = read_safetensors(folder / MODEL)
+    require_plausible(config, len(weights), num_bytes(weights), str(folder / MODEL))
     check_shapes(weights, weight_shapes(config), str(folder / MODEL))
     state = _read_state(folder)
     if state is None:
@@ -157,7 +167,7 @@ def read_config(path: Path) -> GPTConfig:
 
     Raises `InputError` where it is damaged or of another model.
     """
-    return from_hugging_face(_read_json(path), str(path))
+    return from_hugging_face(read_json(path), str(path))
 
 
 def read_options(path: str | Path) -> tuple[Path, dict[str, Any] | None]:
@@ -188,13 +198,13 @@ def checkpoint_folders(path: Path) -> list[Path]:
     The newest is the one that `latest` names, then those before it. Where `latest` is lost, it is
     the one with the highest step. Raises `InputError` where there is none.
     """
-    own = existing_folder(path.resolve())
+    own = existing_folder(_resolved(path))
     if (own / CONFIG).is_file():
         return [own]
-    found = [folder.resolve() for folder in reversed(run_checkpoints(path))]
+    found = [_resolved(folder) for folder in reversed(run_checkpoints(path))]
     link = path / LATEST
     if link.is_symlink() or link.is_dir():
-        latest = existing_folder(link.resolve())
+        latest = existing_folder(_resolved(link))
         # Later steps are of a run that went back to an earlier one.
         if STEP_FOLDER.fullmatch(latest.name):
             found.sort(key=lambda folder: step_of(folder) > step_of(latest))
@@ -203,6 +213,10 @@ def checkpoint_folders(path: Path) -> list[Path]:
         return found
     what = "a folder without one" if path.is_dir() else "nothing there"
     raise InputError(f"{path}: expected a checkpoint folder with a config.json, got {what}")
+
+
+def _resolved(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # unlike resolve(), also of a link that leads to itself
 
 
 def run_checkpoints(run: Path) -> list[Path]:
@@ -272,16 +286,26 @@ def from_hugging_face(content: dict[str, Any], source: str) -> GPTConfig:
     """
     for name, expected in HUGGING_FACE_FIXED.items():
         if content.get(name, expected) != expected:
-            raise InputError(f"{source}: expected {name} {expected}, got {content[name]}")
+            got = shown(content[name])
+            raise InputError(f"{source}: expected {name} {expected}, got {got}")
     names = HUGGING_FACE_NAMES.items()
     fields = {ours: content[theirs] for ours, theirs in names if theirs in content}
-    activation = fields.get("activation")
-    fields["activation"] = ACTIVATION_ALIASES.get(str(activation), activation or "gelu_new")
-    for name, value in fields.items():
-        if name != "activation" and type(value) is not int:
-            raise InputError(f"{source}: {name}: expected a whole number, got {value!r}")
+    activation = fields.pop("activation", "gelu_new")
+    if not isinstance(activation, str):
+        raise InputError(f"{source}: activation_function: expected a name, got {shown(activation)}")
+    return shape_of(fields, ACTIVATION_ALIASES.get(activation, activation), source)
+
+
+def shape_of(sizes: dict[str, Any], activation: str, source: str) -> GPTConfig:
+    """Return the model's shape from sizes that a file gives. Raises `InputError` for strange ones.
+
+    `source` names the file in the message.
+    """
+    for name, value in sizes.items():
+        if type(value) is not int or value > MOST_SIZE:
+            raise InputError(f"{source}: {name}: expected a whole number, got {shown(value)}")
     try:
-        return GPTConfig(**fields)
+        return GPTConfig(**sizes, activation=activation)  # type: ignore[arg-type]
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
 
@@ -290,10 +314,12 @@ def _read_state(folder: Path) -> dict[str, Any] | None:
     source = folder / STATE
     if not source.exists():
         return None
-    content = _read_json(source)
+    content = read_json(source)
     version = content.get("format_version")
     if version != FORMAT_VERSION:
-        raise InputError(f"{source}: expected format_version {FORMAT_VERSION}, got {version}")
+        raise InputError(
+            f"{source}: expected format_version {FORMAT_VERSION}, got {shown(version)}"
+        )
     return content
 
 
@@ -304,7 +330,7 @@ def _check_files(folder: Path, state: dict[str, Any], *names: str) -> None:
             raise InputError(f"{folder / STATE}: expected a checksum of {name}, got none")
         if (got := checksum(folder / name)) != checksums[name]:
             raise InputError(
-                f"{folder / name}: expected checksum {checksums[name]}, got {got}: "
+                f"{folder / name}: expected checksum {shown(checksums[name])}, got {got}: "
                 f"the file is not as it was saved"
             )
 
@@ -331,20 +357,10 @@ def _read_training(folder: Path, config: GPTConfig, state: dict[str, Any]) -> Tr
 
 
 def _whole_number(value: Any) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError(f"expected a whole number, got {value!r}")
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise ValueError(f"expected a whole number, got {shown(value)}")
     return value
 
 
 def _json(content: dict[str, Any]) -> str:
     return json.dumps(content, indent=2) + "\n"
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: expected JSON, got: {error}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected a JSON object, got {type(content).__name__}")
-    return content

@@ -4,6 +4,7 @@ Linear kernels are `(in, out)`; the tied head is stored once, as `transformer.wt
 twin's `weights.py` maps these names to its own parameters.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping
 
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt_common.config import GPTConfig
-from gpt_common.errors import InputError
+from gpt_common.errors import InputError, printable
 
 Array = npt.NDArray[np.floating]
 Weights = dict[str, Array]
@@ -51,7 +52,30 @@ def weight_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
 
 def num_parameters(config: GPTConfig) -> int:
     """Return the number of parameters: 124,439,808 for `gpt2`. The padded rows do not count."""
-    return sum(math.prod(shape) for shape in weight_shapes(config).values())
+    one = dataclasses.replace(config, n_layer=1)
+    block = sum(math.prod(shape) for shape in block_shapes(config).values())
+    return sum(map(math.prod, weight_shapes(one).values())) + (config.n_layer - 1) * block
+
+
+def num_bytes(arrays: Mapping[str, Array]) -> int:
+    """Return the bytes of all arrays together."""
+    return sum(array.nbytes for array in arrays.values())
+
+
+def require_plausible(config: GPTConfig, num_tensors: int, size: int, source: str) -> None:
+    """Raise `InputError` where a configuration is of a larger model than a file can hold.
+
+    To be asked before anything of the size that it claims is made, were it only names. `size` is
+    in bytes.
+    """
+    if config.n_layer > num_tensors:
+        raise InputError(
+            f"{source}: expected the tensors of {config.n_layer} layers, got {num_tensors} tensors"
+        )
+    if (parameters := num_parameters(config)) > size:
+        raise InputError(
+            f"{source}: expected the bytes of {parameters} parameters, got {size} bytes"
+        )
 
 
 def check_shapes(
@@ -73,4 +97,4 @@ def check_shapes(
 def listing(names: list[str]) -> str:
     """Return names as text: the first four, and how many more."""
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-    return ", ".join(names[:4]) + more
+    return ", ".join(printable(name) for name in names[:4]) + more

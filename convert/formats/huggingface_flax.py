@@ -13,7 +13,7 @@ from gpt_common import checkpoint as neutral
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import GPTConfig
 from gpt_common.storage import atomic_folder
-from gpt_common.weights import Weights, weight_shapes
+from gpt_common.weights import Weights, num_bytes, require_plausible, weight_shapes
 
 FILE = "flax_model.msgpack"
 
@@ -42,6 +42,7 @@ def read(path: Path) -> Checkpoint:
 def read_tree(tree: dict[str, Any], config: GPTConfig, source: str) -> Weights:
     """Return the neutral weights of Hugging Face's tree."""
     flat = flax_msgpack.flatten(tree, source)
+    require_plausible(config, len(flat), num_bytes(flat), source)
     paths = {name: flax_path(name) for name in weight_shapes(config)}
     require_names(flat, dict.fromkeys(paths.values()), source)
     weights = transposed_linears({name: flat[path] for name, path in paths.items()})

@@ -1,6 +1,5 @@
 """What nanoGPT and build-nanogpt share: names, layout, and the fields of the model's shape."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from convert import torch_files
 from convert.names import HEAD, check_weights, neutral_weights, transposed_linears
+from gpt_common.checkpoint import shape_of
 from gpt_common.config import Activation, GPTConfig
 from gpt_common.errors import InputError
 from gpt_common.storage import atomic_file
@@ -18,10 +18,7 @@ SHAPE_FIELDS = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
 
 def read_shape(fields: dict[str, Any], activation: Activation, source: str) -> GPTConfig:
     """Return the model's shape from the fields of theirs. Raises `InputError` for a strange one."""
-    for name in SHAPE_FIELDS:
-        if type(fields.get(name)) is not int:
-            raise InputError(f"{source}: {name}: expected a whole number, got {fields.get(name)!r}")
-    return GPTConfig(**{name: fields[name] for name in SHAPE_FIELDS}, activation=activation)
+    return shape_of({name: fields.get(name) for name in SHAPE_FIELDS}, activation, source)
 
 
 def read_weights(state: Any, config: GPTConfig, source: str, biases: bool = True) -> Weights:
@@ -50,7 +47,5 @@ def state_dict(weights: Weights) -> dict[str, Any]:
 
 def save(path: Path, content: dict[str, Any]) -> None:
     """Write a torch file, whole or not at all."""
-    import torch
-
-    with atomic_file(path) as part, open(os.fspath(part), "wb") as file:
-        torch.save(content, file)
+    with atomic_file(path) as part:
+        torch_files.save(part, content)

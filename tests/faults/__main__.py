@@ -37,6 +37,10 @@ TESTED_BY = {
     "generate": ("generation", "generate"),
     "names": ("convert",),
     "nanogpt": ("convert",),
+    **dict.fromkeys(("storage", "weights", "errors"), ("storage", "hostile", "overwrite")),
+    **dict.fromkeys(("torch_files", "flax_msgpack", "orbax"), ("hostile", "overwrite")),
+    **dict.fromkeys(("destination", "base", "llmc"), ("overwrite",)),
+    **dict.fromkeys(("openai", "build_nanogpt", "huggingface_hub"), ("hostile", "convert")),
 }
 SECONDS = 1200  # in which the tests must have failed
 
