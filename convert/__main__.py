@@ -64,7 +64,7 @@ def convert(config: ConvertConfig, console: Console) -> None:
         raise InputError(f"{destination}: there already; --overwrite replaces it")
     with console.status(f"reading {config.source}"):
         checkpoint, source = formats.read(config.source)
-    notes = [f"{source.name} -> {target.name}"]
+    notes = [f"{source.name} -> {target.name}", *checkpoint.notes]
     if config.dtype:
         notes.append(f"cast to {config.dtype}")
         checkpoint = cast(checkpoint, DTYPES[config.dtype])
@@ -76,6 +76,8 @@ def convert(config: ConvertConfig, console: Console) -> None:
     if checkpoint.training and not target.keeps_training:
         notes.append(f"{target.name} has no place for the state of the run: left out")
         checkpoint = replace(checkpoint, training=None)
+    if target.needs_biases and not checkpoint.config.bias:
+        notes.append(f"{target.name} has no models without biases: each is there, and is zero")
     with console.status(f"writing {destination}"):
         assert target.write is not None  # destination_format has seen to it
         target.write(destination, checkpoint)
@@ -108,7 +110,8 @@ def cut_vocabulary(checkpoint: Checkpoint, vocab_size: int) -> Checkpoint:
         exp_avg_sq=cut(checkpoint.training.exp_avg_sq),
     )
     shape = replace(checkpoint.config, vocab_size=vocab_size)
-    return Checkpoint(shape, cut(checkpoint.weights), training)
+    weights = cut(checkpoint.weights)
+    return replace(checkpoint, config=shape, weights=weights, training=training)
 
 
 def summary(checkpoint: Checkpoint, seconds: float) -> Table:

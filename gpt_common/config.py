@@ -34,7 +34,8 @@ VOCAB_MULTIPLE = 64  # 50257 pads to 50304, a size that matrix hardware likes
 class GPTConfig:
     """The shape of a GPT-2: pre-LayerNorm blocks, learned positions, tied head.
 
-    `activation` is `gelu_new` (the tanh form, GPT-2's own) or `gelu` (the erf form).
+    `activation` is `gelu_new` (the tanh form, GPT-2's own) or `gelu` (the erf form). Without `bias`
+    neither linear layers nor norms have one.
     Raises `InputError` where a size is not positive or `n_embd` is not divisible by `n_head`.
     """
 
@@ -44,6 +45,7 @@ class GPTConfig:
     block_size: int = 1024
     vocab_size: int = 50257
     activation: Activation = "gelu_new"
+    bias: bool = True
 
     def __post_init__(self) -> None:
         for name in ("n_layer", "n_head", "n_embd", "block_size", "vocab_size"):
@@ -107,6 +109,11 @@ class ModelOptions:
         tyro.conf.arg(metavar="{gelu_new,gelu}", help_behavior_hint="(default: the preset's)"),
     ] = None
     """gelu_new is GPT-2's tanh form, gelu the erf form."""
+    bias: Annotated[
+        bool | None,
+        tyro.conf.arg(metavar="{True,False}", help_behavior_hint="(default: the preset's)"),
+    ] = None
+    """Whether linear layers and norms have biases."""
     init: Annotated[str, tyro.conf.arg(metavar="scratch|PATH|NAME")] = "scratch"
     """Start from random weights, or from the weights and the shape of a model: a path, or gpt2."""
 

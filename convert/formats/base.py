@@ -14,7 +14,10 @@ from gpt_common.storage import atomic_file
 
 @dataclass(frozen=True)
 class Format:
-    """A checkpoint format: how to know it, to read it, and to write it, whole or not at all."""
+    """A checkpoint format: how to know it, to read it, and to write it, whole or not at all.
+
+    One that `needs_biases` has no word for a model without: zeros are written in their place.
+    """
 
     name: str
     description: str
@@ -22,6 +25,7 @@ class Format:
     read: Callable[[Path], Checkpoint]
     write: Callable[[Path, Checkpoint], None] | None = None
     keeps_training: bool = False
+    needs_biases: bool = False
 
 
 def first_bytes(path: Path, count: int) -> bytes:
