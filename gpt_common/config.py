@@ -162,8 +162,14 @@ class OptimizerOptions:
     """Learning rate at the end of the cosine."""
     warmup_steps: int = 0
     """Steps of linear warm-up."""
+    warmup_peak: Literal["last", "next"] = "last"
+    """The first step at the peak: the last of the warm-up, or, as in nanoGPT, the next one."""
     lr_schedule: Literal["constant", "cosine"] = "constant"
     """What follows the warm-up."""
+    lr_decay_steps: Annotated[
+        int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: steps)")
+    ] = None
+    """Step at which the cosine ends; past it the learning rate is min_lr."""
     beta1: float = 0.9
     """Decay of the first moment."""
     beta2: float = 0.95
@@ -178,6 +184,8 @@ class OptimizerOptions:
     def __post_init__(self) -> None:
         for name in ("steps", "grad_accum", "eps"):
             require_positive(name, getattr(self, name))
+        if self.lr_decay_steps is not None:
+            require_positive("lr_decay_steps", self.lr_decay_steps)
         for name in ("learning_rate", "min_lr", "warmup_steps", "weight_decay", "grad_clip"):
             require_not_negative(name, getattr(self, name))
         require_fraction("beta1", self.beta1)

@@ -630,8 +630,8 @@ TRAINING = (
     Fault(
         "schedule: warm-up starts at 0",
         SCHEDULE,
-        "* (step + 1) / options.warmup_steps",
-        "* step / options.warmup_steps",
+        "* (step + 1) / rise",
+        "* step / rise",
     ),
     Fault(
         "schedule: warm-up takes one step more",
@@ -642,8 +642,8 @@ TRAINING = (
     Fault(
         "schedule: the cosine begins with the run",
         SCHEDULE,
-        "(step - options.warmup_steps) / max",
-        "step / max",
+        "(step - options.warmup_steps) / (",
+        "step / (",
     ),
     Fault(
         "schedule: the cosine goes down to 0",
