@@ -232,8 +232,8 @@ def from_hugging_face(content: dict[str, Any], source: str) -> GPTConfig:
     fields = {ours: content[theirs] for ours, theirs in names if theirs in content}
     activation = fields.get("activation")
     fields["activation"] = ACTIVATION_ALIASES.get(str(activation), activation or "gelu_new")
-    if type(fields.setdefault("bias", True)) is not bool:
-        raise InputError(f"{source}: expected bias true or false, got {fields['bias']!r}")
+    if type(bias := fields.setdefault("bias", True)) is not bool:
+        raise InputError(f"{source}: bias: expected true or false, got {type(bias).__name__}")
     for name, value in fields.items():
         if name not in ("activation", "bias") and type(value) is not int:
             raise InputError(f"{source}: {name}: expected a whole number, got {value!r}")

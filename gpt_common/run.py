@@ -45,6 +45,7 @@ PACKAGES = ("gpt-twins", "torch", "jax", "flax", "optax", "numpy")
 # What a resumed run may change; any other flag has to be the one that the run began with.
 MAY_CHANGE = {
     "data",
+    "val_fraction",
     "steps",
     "device",
     "dtype",
@@ -165,6 +166,7 @@ class Run:
 
     def save(self, step: int, weights: Weights, exp_avg: Weights, exp_avg_sq: Weights) -> Path:
         """Write the checkpoint after `step` updates, and return its folder."""
+        start = self.start.training
         training = TrainingState(
             step=step,
             exp_avg=exp_avg,
@@ -172,6 +174,8 @@ class Run:
             loader=self.train_loader.state(),
             options=self.config.as_dict(),
             versions=versions() | {"framework": self.framework},
+            optimizer_step=start.optimizer_step_at(step) if start else step,
+            source=start.source if start else {},
         )
         folder = step_folder(self.folder, step)
         write_checkpoint(folder, Checkpoint(self.start.config, weights, training))
@@ -215,6 +219,8 @@ def start_run(
         f"{num_parameters(start.config):,} parameters | {run.tokens_per_step:,} tokens a step | "
         f"{data.data}: {len(train):,} tokens to train on, {len(val):,} to validate"
     )
+    for note in start.notes:
+        run.log.print(note)
     if output.resume:
         run.log.print(f"resumed {output.resume} after step {run.first_step}")
         for change in changes(stored_config(output.resume), config):

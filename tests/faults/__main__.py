@@ -32,7 +32,8 @@ TESTED_BY = {
     "run": ("train",),
     "generate": ("generation", "generate"),
     "names": ("convert",),
-    "nanogpt": ("convert",),
+    "nanogpt": ("nanogpt", "convert"),
+    "karpathy": ("nanogpt", "convert"),
 }
 SECONDS = 1200  # in which the tests must have failed
 

@@ -786,8 +786,8 @@ CHECKPOINT = (
     Fault(
         "convert: nanoGPT's moments in the order of its weights",
         "convert/formats/nanogpt.py",
-        "[n for n in names if len(shapes[n]) >= 2] + [n for n in names if len(shapes[n]) < 2]",
-        "names",
+        "[n for n in shapes if len(shapes[n]) >= 2] + [n for n in shapes if len(shapes[n]) < 2]",
+        "list(shapes)",
     ),
     Fault(
         "convert: nanoGPT's models compute the tanh GELU",
