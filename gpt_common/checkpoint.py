@@ -70,7 +70,7 @@ ACTIVATION_ALIASES = {"gelu_pytorch_tanh": "gelu_new"}
 class TrainingState:
     """What a run needs beside the weights to go on: moments, step, place in the data, options.
 
-    `optimizer_step` is AdamW's own count of its updates, where it is not the run's. `source` is
+    `optimizer_step` is AdamW's own count of its updates; None is as many as the run's. `source` is
     what another program's file says beside this, by the format's name: it goes back into one.
     """
 

@@ -109,16 +109,10 @@ def parameter_order(config: GPTConfig) -> list[str]:
 
 def read_training(content: dict[str, Any], config: GPTConfig, source: str) -> TrainingState | None:
     """Return the state of a run, or None where the file has none of AdamW's."""
-    if content.get("optimizer") is None:
-        return None
-    optimizer = require_dict(content["optimizer"], "optimizer", source)
-    state = require_dict(optimizer.get("state"), "optimizer: state", source)
-    if not state:
-        return None
     names = parameter_order(config)
-    if set(state) != set(range(len(names))):
-        raise InputError(f"{source}: optimizer: expected {len(names)} parameters, got {len(state)}")
-    entries = [require_dict(state[i], f"optimizer: {i}", source) for i in range(len(names))]
+    entries = read_entries(content.get("optimizer"), len(names), source)
+    if not entries:
+        return None
     exp_avg, exp_avg_sq = (
         read_moment([entry.get(moment) for entry in entries], names, config, source)
         for moment in ("exp_avg", "exp_avg_sq")
@@ -133,6 +127,19 @@ def read_training(content: dict[str, Any], config: GPTConfig, source: str) -> Tr
             "source": {NAME: kept(content)},
         },
     )
+
+
+def read_entries(optimizer: Any, count: int, source: str) -> list[dict[Any, Any]]:
+    """Return AdamW's state of each parameter, of none where it has not made an update."""
+    if optimizer is None:
+        return []
+    state = require_dict(optimizer, "optimizer", source).get("state")
+    state = require_dict(state, "optimizer: state", source)
+    if not state:
+        return []
+    if set(state) != set(range(count)):
+        raise InputError(f"{source}: optimizer: expected {count} parameters, got {len(state)}")
+    return [require_dict(state[index], f"optimizer: {index}", source) for index in range(count)]
 
 
 def read_moment(tensors: list, names: list[str], config: GPTConfig, source: str) -> Weights:
@@ -192,13 +199,8 @@ def read_options(content: dict[str, Any], config: GPTConfig, source: str) -> Tra
     it goes on. Raises `InputError` for strange settings.
     """
     settings = plain(content.get("config"))
-    found: dict[str, Any] = {
-        **{o: _whole(settings[t], t, source) for t, o in WHOLE.items() if t in settings},
-        **{o: _real(settings[t], t, source) for t, o in REAL.items() if t in settings},
-        **read_group(content.get("optimizer")),
-        "lr_schedule": "cosine",
-        "warmup_peak": "next",
-    }
+    found = read_numbers(settings, source) | read_group(content.get("optimizer"))
+    found |= {"lr_schedule": "cosine", "warmup_peak": "next"}
     if settings.get("decay_lr") is not True:  # which the warm-up is part of
         found |= {"lr_schedule": "constant", "warmup_steps": 0}
     if isinstance(settings.get("dataset"), str):
@@ -211,6 +213,12 @@ def read_options(content: dict[str, Any], config: GPTConfig, source: str) -> Tra
         return TrainConfig(model, DataOptions(**data), OptimizerOptions(**found))
     except InputError as error:
         raise InputError(f"{source}: config: {error}") from None
+
+
+def read_numbers(settings: dict[str, Any], source: str) -> dict[str, Any]:
+    """Return the options that are numbers, under our names."""
+    whole = {o: _whole(settings[t], t, source) for t, o in WHOLE.items() if t in settings}
+    return whole | {o: _real(settings[t], t, source) for t, o in REAL.items() if t in settings}
 
 
 def _whole(value: Any, name: str, source: str) -> int:

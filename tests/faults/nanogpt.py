@@ -62,7 +62,7 @@ READING = (
     Fault(
         "nanoGPT: its settings count before its optimizer",
         NANOGPT,
-        '        **read_group(content.get("optimizer")),\n',
+        ' | read_group(content.get("optimizer"))',
         "",
     ),
     Fault(
