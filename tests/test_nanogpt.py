@@ -410,7 +410,8 @@ def test_a_strange_file_is_one_short_line(change, words, content, saved, call, t
     "strange",
     [
         {"config": LIST}, {"config": SETTINGS | {"decay_lr": LIST}}, {"gpt_twins": LIST},
-        {"best_val_loss": nested()}, {"config": SETTINGS | {"note": nested(), "n": 10**600}},
+        {"best_val_loss": nested()}, {"config": SETTINGS | {"note": "x" * 100_000}},
+        {"config": SETTINGS | {"note": nested(), "n": 10**600}},
         {"best_val_loss": math.nan}, {"best_val_loss": torch.empty((), device="meta")},
     ],
 )  # fmt: skip
