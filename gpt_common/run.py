@@ -57,8 +57,8 @@ UNSAID = "\0"  # no path, and so no value of --data
 
 # What a resumed run may change; any other flag has to be the one that the run began with.
 MAY_CHANGE = {
-    "data",
     "val_fraction",
+    "data",
     "steps",
     "device",
     "dtype",

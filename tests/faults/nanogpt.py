@@ -218,7 +218,7 @@ RUNS = (
     Fault(
         "the trainer does not say what it leaves out",
         RUN,
-        "for note in start.notes:",
+        "for note in run.start.notes:",
         "for note in ():",
     ),
     Fault(

@@ -648,8 +648,8 @@ TRAINING = (
     Fault(
         "a resumed run starts at the first batch",
         RUN,
-        "train_loader.restore(start.training.loader)",
-        "pass",
+        "    loader.restore(training.loader)",
+        "    pass",
     ),
     Fault(
         "a resumed run does one step twice",
