@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from convert import formats
+from convert.destination import check_destination
 from convert.names import EMBEDDING
 from gpt_common import cli
 from gpt_common.checkpoint import Checkpoint
@@ -51,6 +52,8 @@ class ConvertConfig:
     """Keep the first rows of the embedding only: 50257 cuts those that pad it to 50304."""
     overwrite: bool = False
     """Replace a destination that is there."""
+    weights_only: bool = False
+    """Leave out the state of the run: moments, step, options."""
     list: bool = False
     """Show the formats."""
 
@@ -60,8 +63,7 @@ def convert(config: ConvertConfig, console: Console) -> None:
     started = time.perf_counter()
     destination = Path(config.destination)
     target = formats.destination_format(destination, config.to)
-    if destination.exists() and not config.overwrite:
-        raise InputError(f"{destination}: there already; --overwrite replaces it")
+    check_destination(destination, target, Path(config.source), config.overwrite)
     with console.status(f"reading {config.source}"):
         checkpoint, source = formats.read(config.source)
     notes = [f"{source.name} -> {target.name}", *checkpoint.notes]
@@ -73,8 +75,9 @@ def convert(config: ConvertConfig, console: Console) -> None:
         notes.append(f"cut to the first {config.vocab_size} tokens of the vocabulary")
     elif checkpoint.config.vocab_size == PADDED:
         notes.append(f"{PADDED} tokens, {PADDED - VOCAB_SIZE} of them padding: kept (--vocab_size)")
-    if checkpoint.training and not target.keeps_training:
-        notes.append(f"{target.name} has no place for the state of the run: left out")
+    if checkpoint.training and (config.weights_only or not target.keeps_training):
+        why = "" if config.weights_only else f"{target.name} has no place for "
+        notes.append(f"{why}the state of the run: left out")
         checkpoint = replace(checkpoint, training=None)
     if target.needs_biases and not checkpoint.config.bias:
         notes.append(f"{target.name} has no models without biases: each is there, and is zero")
@@ -87,8 +90,17 @@ def convert(config: ConvertConfig, console: Console) -> None:
 
 
 def cast(checkpoint: Checkpoint, dtype: np.dtype) -> Checkpoint:
-    """Return a checkpoint with its weights in another type; the moments stay as they are."""
-    return replace(checkpoint, weights={k: w.astype(dtype) for k, w in checkpoint.weights.items()})
+    """Return a checkpoint with its weights in another type; the moments stay as they are.
+
+    Raises `InputError` where a weight is too large for the type.
+    """
+    weights: Weights = {}
+    for name, weight in checkpoint.weights.items():
+        with np.errstate(over="ignore"):
+            weights[name] = weight.astype(dtype)
+        if (np.isinf(weights[name]) & ~np.isinf(weight)).any():
+            raise InputError(f"{name}: expected weights that {dtype} can hold, got larger ones")
+    return replace(checkpoint, weights=weights)
 
 
 def cut_vocabulary(checkpoint: Checkpoint, vocab_size: int) -> Checkpoint:

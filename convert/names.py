@@ -7,7 +7,7 @@ import numpy as np
 
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import GPTConfig
-from gpt_common.errors import InputError
+from gpt_common.errors import InputError, printable
 from gpt_common.storage import DTYPE_NAMES
 from gpt_common.weights import Array, Weights, fitting_weights, listing
 
@@ -43,7 +43,9 @@ def neutral_weights(tensors: Mapping[str, Array], source: str) -> Weights:
         if MASK_BUFFERS.search(neutral):
             continue
         if neutral in weights:
-            raise InputError(f"{source}: duplicate {neutral} (again as {name})")
+            raise InputError(
+                f"{source}: duplicate {printable(neutral)} (again as {printable(name)})"
+            )
         weights[neutral] = tensor
     head = weights.pop(HEAD, None)
     embedding = weights.get(EMBEDDING)
@@ -71,6 +73,11 @@ def check_weights(weights: Weights, config: GPTConfig, source: str) -> Weights:
 def transposed_linears(weights: Weights) -> Weights:
     """Return weights with the linear kernels the other way round: `(in, out)` to `(out, in)`."""
     return {name: w.T if LINEAR.search(name) and w.ndim == 2 else w for name, w in weights.items()}
+
+
+def cut_rows(array: Array, rows: int) -> Array:
+    """Return the first rows of an embedding; as it is what has no rows, for `check_weights`."""
+    return array[:rows] if array.ndim else array
 
 
 def pad_rows(array: Array, rows: int) -> Array:

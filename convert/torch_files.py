@@ -6,15 +6,19 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import ml_dtypes
 import numpy as np
 
-from gpt_common.errors import InputError
-from gpt_common.weights import Array
+from gpt_common.errors import InputError, printable, reason, shown
+from gpt_common.storage import require_file
+from gpt_common.weights import Array, num_bytes
 
 LEGACY_START = b"\x80\x02"  # a pickle of protocol 2, which torch before 1.6 opens with
+MOST_OPCODES = 300_000  # in a pickle: those of eight thousand tensors
+MOST_IN_TUPLE = 1000  # objects; a tensor takes 20
+MARK = 0  # on the stack, in place of a size
 
 
 class BuildNanoGPTConfig:
@@ -53,9 +57,10 @@ def load(path: Path) -> Any:
     """
     import torch
 
+    require_file(path)
     try:
         is_zip = zipfile.is_zipfile(path)
-        _check_sizes(path, is_zip)
+        _check_zip(path) if is_zip else _check_legacy(path)
         with torch.serialization.safe_globals(CLASSES), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch, about what a damaged file asks for
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
@@ -65,46 +70,117 @@ def load(path: Path) -> Any:
         raise InputError(f"{path}: {_reason(error)}") from None
 
 
+def save(path: Path, content: dict[str, Any]) -> None:
+    """Write a torch file. Raises `OSError` where there is no room for it."""
+    import torch
+
+    with path.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # which is what torch makes of a file that cannot be written
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
 def _reason(error: Exception) -> str:
     text = str(error)
     if unwanted := re.search(r"GLOBAL (\S+)|Trying to load unsupported GLOBAL (\S+)", text):
-        return f"refused: the file asks for {unwanted[1] or unwanted[2]}, which could run code"
-    return (
-        f"expected a whole torch file of tensors, got: {text.splitlines()[0] if text else error!r}"
-    )
+        name = printable(unwanted[1] or unwanted[2])
+        return f"refused: the file asks for {name}, which could run code"
+    return f"expected a whole torch file of tensors, got: {reason(error)}"
 
 
-def _check_sizes(path: Path, is_zip: bool) -> None:
+def _check_zip(path: Path) -> None:
     """Raise `InputError` where a file claims to hold more than it has bytes."""
-    size = path.stat().st_size
-    if is_zip:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
         packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
-        if packed or sum(entry.file_size for entry in entries) > size:
+        if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
             raise InputError(f"{path}: expected a torch file, whose entries are not compressed")
-        return
-    # Before torch 1.6 a file was four pickles, the last of which has the sizes of the tensors.
+        for entry in entries:
+            if entry.filename.endswith(".pkl"):
+                with archive.open(entry) as file:
+                    _check_pickle(file, path)
+
+
+def _check_legacy(path: Path) -> None:
+    """Raise `InputError` where a file claims to hold more than it has bytes.
+
+    Before torch 1.6 it was five pickles: two numbers, the system, the content, the storages' keys.
+    """
+    size = path.stat().st_size
     with path.open("rb") as file:
-        for _ in range(3):
-            for _ in pickletools.genops(file):
-                pass
-        numbers = [argument for _, argument, _ in pickletools.genops(file)]
-    if any(isinstance(n, int) and abs(n) > size for n in numbers):
+        numbers = [_check_pickle(file, path) for _ in range(5)]
+    if any(abs(n) > size for n in numbers[3]):
         raise InputError(f"{path}: expected tensors no larger than the file of {size} bytes")
+
+
+def _check_pickle(file: IO[bytes], path: Path) -> list[int]:
+    """Return the whole numbers in a pickle. Raises `InputError` for one made to keep us busy.
+
+    A tuple of one tuple twice, in another twice, and so on n times, is hashed 2**n times as a key.
+    """
+    sizes: dict[Any, int] = {}  # of what is memoized, with the tuples in it
+    stack: list[int] = []
+    numbers: list[int] = []
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        if count == MOST_OPCODES:
+            raise InputError(f"{path}: expected at most {MOST_OPCODES} opcodes in a pickle")
+        if opcode.name in ("BINPUT", "LONG_BINPUT"):
+            sizes[argument] = stack[-1]
+        elif opcode.name in ("BINGET", "LONG_BINGET"):
+            stack.append(sizes[argument])
+        else:
+            stack += _sizes_after(opcode, stack)
+            numbers += [argument] if isinstance(argument, int) else []
+        if stack and stack[-1] > MOST_IN_TUPLE:
+            raise InputError(f"{path}: expected at most {MOST_IN_TUPLE} objects in a tuple")
+    return numbers
+
+
+def _sizes_after(opcode: pickletools.OpcodeInfo, stack: list[int]) -> list[int]:
+    """Take from the stack what an opcode takes; return the sizes of what it puts there."""
+    taken, before = 0, list(opcode.stack_before)
+    if pickletools.markobject in before:
+        while size := stack.pop():
+            taken += size
+        before = before[:-2]
+    taken += sum(stack.pop() for _ in before)
+    if opcode.name == "MARK":
+        return [MARK]
+    holds = opcode.name.startswith("TUPLE") or opcode.name in ("REDUCE", "NEWOBJ", "BUILD")
+    return [1 + taken if holds else 1 for _ in opcode.stack_after]
 
 
 def to_arrays(tensors: Mapping[str, Any], source: str) -> dict[str, Array]:
     """Return a state dict as numpy arrays of the same bits.
 
-    Raises `InputError` where an entry is not a tensor under a name.
+    Raises `InputError` where an entry is not a plain tensor under a name, or where tensors of few
+    bytes claim to be large ones.
     """
     import torch
 
+    arrays: dict[str, Array] = {}
+    storages: dict[int, int] = {}
     for name, tensor in tensors.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
-            raise InputError(f"{source}: expected tensors by name, got {name!r}: {type(tensor)}")
-    return {name: to_array(tensor) for name, tensor in tensors.items()}
+            kind = type(tensor).__name__
+            raise InputError(f"{source}: expected tensors by name, got {shown(name)}: {kind}")
+        try:
+            arrays[name] = to_array(tensor)
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        except Exception:  # sparse, quantized, of eight bits: each has its own
+            kind = f"{tensor.layout} of {tensor.dtype}"
+            raise InputError(
+                f"{source}: {printable(name)}: expected an array, got {kind}"
+            ) from None
+    # The head may be the embedding again; nothing else lies in another's bytes.
+    if num_bytes(arrays) > 2 * sum(storages.values()):
+        raise InputError(
+            f"{source}: expected tensors with numbers of their own, got some that share"
+        )
+    return arrays
 
 
 def to_array(tensor: Any) -> Array:

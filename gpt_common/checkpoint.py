@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,12 +23,13 @@ from typing import Any
 
 from gpt_common import tokenizer
 from gpt_common.config import LAYER_NORM_EPSILON, GPTConfig
-from gpt_common.errors import InputError
+from gpt_common.errors import InputError, shown
 from gpt_common.storage import (
     atomic_file,
     atomic_folder,
     checksum,
     existing_folder,
+    read_json,
     read_safetensors,
     remove_folder,
     write_safetensors,
@@ -65,6 +67,7 @@ HUGGING_FACE_FIXED = {
     "tie_word_embeddings": True,
     "add_cross_attention": False,
 }
+MOST_SIZE = 2**31 - 1  # of anything in a model: tokens and positions are int32
 ACTIVATION_ALIASES = {"gelu_pytorch_tanh": "gelu_new"}
 
 
@@ -125,7 +128,7 @@ def write_description(folder: Path, config: GPTConfig) -> None:
     """Write what a Hugging Face folder has beside the weights: configuration and tokenizer."""
     (folder / CONFIG).write_text(_json(to_hugging_face(config)))
     if config.vocab_size >= tokenizer.VOCAB_SIZE:
-        for name, content in tokenizer.tokenizer_files().items():
+        for name, content in tokenizer.tokenizer_files(config.block_size).items():
             (folder / name).write_bytes(content)
 
 
@@ -174,7 +177,7 @@ def read_config(path: Path) -> GPTConfig:
 
     Raises `InputError` where it is damaged or of another model.
     """
-    return from_hugging_face(_read_json(path), str(path))
+    return from_hugging_face(read_json(path), str(path))
 
 
 def read_options(path: str | Path) -> tuple[Path, dict[str, Any] | None]:
@@ -205,13 +208,13 @@ def checkpoint_folders(path: Path) -> list[Path]:
     The newest is the one that `latest` names, then those before it. Where `latest` is lost, it is
     the one with the highest step. Raises `InputError` where there is none.
     """
-    own = existing_folder(path.resolve())
+    own = existing_folder(_resolved(path))
     if (own / CONFIG).is_file():
         return [own]
-    found = [folder.resolve() for folder in reversed(run_checkpoints(path))]
+    found = [_resolved(folder) for folder in reversed(run_checkpoints(path))]
     link = path / LATEST
     if link.is_symlink() or link.is_dir():
-        latest = existing_folder(link.resolve())
+        latest = existing_folder(_resolved(link))
         # Later steps are of a run that went back to an earlier one.
         if STEP_FOLDER.fullmatch(latest.name):
             found.sort(key=lambda folder: step_of(folder) > step_of(latest))
@@ -220,6 +223,10 @@ def checkpoint_folders(path: Path) -> list[Path]:
         return found
     what = "a folder without one" if path.is_dir() else "nothing there"
     raise InputError(f"{path}: expected a checkpoint folder with a config.json, got {what}")
+
+
+def _resolved(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # unlike resolve(), also of a link that leads to itself
 
 
 def run_checkpoints(run: Path) -> list[Path]:
@@ -291,18 +298,29 @@ def from_hugging_face(content: dict[str, Any], source: str) -> GPTConfig:
     """
     for name, expected in HUGGING_FACE_FIXED.items():
         if content.get(name, expected) != expected:
-            raise InputError(f"{source}: expected {name} {expected}, got {content[name]}")
+            got = shown(content[name])
+            raise InputError(f"{source}: expected {name} {expected}, got {got}")
     names = HUGGING_FACE_NAMES.items()
     fields = {ours: content[theirs] for ours, theirs in names if theirs in content}
-    activation = fields.get("activation")
-    fields["activation"] = ACTIVATION_ALIASES.get(str(activation), activation or "gelu_new")
-    if type(bias := fields.setdefault("bias", True)) is not bool:
-        raise InputError(f"{source}: bias: expected true or false, got {type(bias).__name__}")
-    for name, value in fields.items():
-        if name not in ("activation", "bias") and type(value) is not int:
-            raise InputError(f"{source}: {name}: expected a whole number, got {value!r}")
+    activation = fields.pop("activation", "gelu_new")
+    if not isinstance(activation, str):
+        raise InputError(f"{source}: activation_function: expected a name, got {shown(activation)}")
+    bias = fields.pop("bias", True)
+    return shape_of(fields, ACTIVATION_ALIASES.get(activation, activation), source, bias)
+
+
+def shape_of(sizes: dict[str, Any], activation: str, source: str, bias: Any = True) -> GPTConfig:
+    """Return the model's shape from what a file says. Raises `InputError` for strange sizes.
+
+    `source` names the file in the message.
+    """
+    if type(bias) is not bool:
+        raise InputError(f"{source}: bias: expected true or false, got {shown(bias)}")
+    for name, value in sizes.items():
+        if type(value) is not int or value > MOST_SIZE:
+            raise InputError(f"{source}: {name}: expected a whole number, got {shown(value)}")
     try:
-        return GPTConfig(**fields)
+        return GPTConfig(**sizes, activation=activation, bias=bias)  # type: ignore[arg-type]
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
 
@@ -311,10 +329,12 @@ def _read_state(folder: Path) -> dict[str, Any] | None:
     source = folder / STATE
     if not source.exists():
         return None
-    content = _read_json(source)
+    content = read_json(source)
     version = content.get("format_version")
     if version != FORMAT_VERSION:
-        raise InputError(f"{source}: expected format_version {FORMAT_VERSION}, got {version}")
+        raise InputError(
+            f"{source}: expected format_version {FORMAT_VERSION}, got {shown(version)}"
+        )
     return content
 
 
@@ -325,7 +345,7 @@ def _check_files(folder: Path, state: dict[str, Any], *names: str) -> None:
             raise InputError(f"{folder / STATE}: expected a checksum of {name}, got none")
         if (got := checksum(folder / name)) != checksums[name]:
             raise InputError(
-                f"{folder / name}: expected checksum {checksums[name]}, got {got}: "
+                f"{folder / name}: expected checksum {shown(checksums[name])}, got {got}: "
                 f"the file is not as it was saved"
             )
 
@@ -367,20 +387,10 @@ def read_state_fields(content: dict[str, Any], source: str) -> dict[str, Any]:
 
 
 def _whole_number(value: Any) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError(f"expected a whole number, got {value!r}")
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise ValueError(f"expected a whole number, got {shown(value)}")
     return value
 
 
 def _json(content: dict[str, Any]) -> str:
     return json.dumps(content, indent=2) + "\n"
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: expected JSON, got: {error}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected a JSON object, got {type(content).__name__}")
-    return content

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, get_args
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -17,6 +18,7 @@ from gpt_common.errors import (
     require_fraction,
     require_not_negative,
     require_positive,
+    shown,
 )
 
 Activation = Literal["gelu_new", "gelu"]
@@ -58,7 +60,7 @@ class GPTConfig:
         if self.activation not in get_args(Activation):
             raise InputError(
                 f"activation must be one of {', '.join(get_args(Activation))}, "
-                f"got {self.activation}"
+                f"got {shown(self.activation)}"
             )
 
     @property
@@ -270,13 +272,34 @@ class TrainConfig:
     @classmethod
     def from_dict(cls, groups: dict[str, dict[str, Any]]) -> TrainConfig:
         """Return the options that `as_dict` returned. Raises `KeyError` or `TypeError`."""
-        return cls(
-            model=ModelOptions(**groups["model"]),
-            data=DataOptions(**groups["data"]),
-            optimizer=OptimizerOptions(**groups["optimizer"]),
-            runtime=RuntimeOptions(**groups["runtime"]),
-            output=OutputOptions(**groups["output"]),
-        )
+        types = get_type_hints(cls)
+        for group, options in types.items():
+            if not isinstance(groups[group], dict):
+                raise TypeError(f"{group}: expected its options, got {shown(groups[group])}")
+            _require_types(options, groups[group])
+        return cls(**{group: options(**groups[group]) for group, options in types.items()})
+
+
+def _require_types(options: type, values: dict[str, Any]) -> None:
+    """Raise `TypeError` where a value, as a file may give it, is not of its field's type."""
+    hints = get_type_hints(options)
+    for name, value in values.items():
+        if name in hints and not _is_of(value, hints[name]):
+            raise TypeError(f"{name}: expected {_in_words(hints[name])}, got {shown(value)}")
+
+
+def _in_words(hint: Any) -> str:
+    if options := get_args(hint):
+        return " or ".join(map(_in_words, options))
+    return str(getattr(hint, "__name__", hint))
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    if get_origin(hint) in (Union, UnionType):
+        return any(_is_of(value, one) for one in get_args(hint))
+    if get_origin(hint) is Literal:
+        return isinstance(value, str) and value in get_args(hint)
+    return type(value) in ((int, float) if hint is float else (hint,))
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,14 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from gpt_common.errors import InputError
+from gpt_common.errors import InputError, printable, reason
 from gpt_common.weights import Array, Weights
 
 # The dtypes of https://huggingface.co/docs/safetensors that weights come in.
@@ -29,10 +31,38 @@ DTYPES = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+MappedFile = npt.NDArray[np.uint8]
 
 # The names that `temporary_beside` and `_aside` give.
 TEMPORARY = re.compile(r"\..+-[0-9a-f]{32}\.part")
 ASIDE = re.compile(r"\.(.+)-aside\.part")
+
+
+MOST_JSON_BYTES = 1 << 22  # fifty times the index of the largest GPT-2
+MOST_HEADER_BYTES = 1 << 24  # a safetensors header of 150 thousand tensors
+
+
+def require_file(path: Path) -> None:
+    """Raise `InputError` unless `path` is a regular file: others may never end, or never begin."""
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    if not path.is_file():
+        kind = "a folder" if path.is_dir() else "a device, a pipe or a socket"
+        raise InputError(f"{path}: expected a file, got {kind}")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file. Raises `InputError` where there is none."""
+    require_file(path)
+    if (size := path.stat().st_size) > MOST_JSON_BYTES:
+        raise InputError(f"{path}: expected JSON of at most {MOST_JSON_BYTES} bytes, got {size}")
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: expected JSON, got: {reason(error)}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content
 
 
 def read_safetensors(path: Path) -> Weights:
@@ -40,30 +70,52 @@ def read_safetensors(path: Path) -> Weights:
 
     Raises `InputError` where the file is missing, damaged, or holds another type than floats.
     """
+    require_file(path)
+    length = int.from_bytes(first_bytes(path, 8), "little")
+    if length > MOST_HEADER_BYTES:
+        raise InputError(
+            f"{path}: expected a whole safetensors file, got a header of {length} bytes"
+        )
     try:
         with safe_open(path, framework="np"):  # checks the header and the length of the file
             pass
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: expected a whole safetensors file, got: {error}") from None
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
+        raise InputError(
+            f"{path}: expected a whole safetensors file, got: {reason(error)}"
+        ) from None
+    header = json.loads(first_bytes(path, 8 + length)[8:])
     header.pop("__metadata__", None)
-    return {name: _map_tensor(path, 8 + length, name, entry) for name, entry in header.items()}
+    content = map_file(path)
+    return {name: _tensor(path, content, 8 + length, name, e) for name, e in header.items()}
 
 
-def _map_tensor(path: Path, start: int, name: str, entry: dict) -> Array:
+def _tensor(path: Path, content: MappedFile, start: int, name: str, entry: dict) -> Array:
     dtype = DTYPES.get(entry["dtype"])
     if dtype is None:
+        kinds = ", ".join(DTYPES)
         raise InputError(
-            f"{path}: {name}: expected one of {', '.join(DTYPES)}, got {entry['dtype']}"
+            f"{path}: {printable(name)}: expected one of {kinds}, got {entry['dtype']}"
         )
-    shape = tuple(entry["shape"])
-    if 0 in shape:  # nothing to map
-        return np.empty(shape, dtype)
-    return np.memmap(path, dtype, "r", start + entry["data_offsets"][0], shape)
+    return mapped_array(content, dtype, tuple(entry["shape"]), start + entry["data_offsets"][0])
+
+
+def map_file(path: Path) -> MappedFile:
+    """Return the bytes of a file, memory-mapped: one open file, however many arrays lie in it."""
+    with naming(path):
+        return np.memmap(path, np.uint8, "r").view(np.ndarray)
+
+
+def mapped_array(
+    content: MappedFile, dtype: np.dtype, shape: tuple[int, ...], offset: int
+) -> Array:
+    """Return the array that begins `offset` bytes into a mapped file; it cannot be written to."""
+    return np.ndarray(shape, dtype, content.data, offset)
+
+
+def first_bytes(path: Path, count: int) -> bytes:
+    """Return the first bytes of a file."""
+    with path.open("rb") as file:
+        return file.read(count)
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Array]) -> None:

@@ -126,13 +126,17 @@ def byte_characters() -> dict[int, str]:
 
 
 @cache
-def tokenizer_files() -> dict[str, bytes]:
-    """Return the files, by name, from which Hugging Face's GPT-2 tokenizer loads."""
+def tokenizer_files(max_length: int) -> dict[str, bytes]:
+    """Return the files, by name, from which Hugging Face's GPT-2 tokenizer loads.
+
+    `max_length` is that of the model, in tokens, to which the tokenizer truncates.
+    """
     characters = byte_characters()
     vocab = {"".join(characters[b] for b in t): rank for t, rank in mergeable_ranks().items()}
     vocab[END_OF_TEXT] = END_OF_TEXT_TOKEN
     settings = {
         "tokenizer_class": "GPT2Tokenizer",
+        "model_max_length": max_length,
         "add_prefix_space": False,
         "clean_up_tokenization_spaces": False,
         **dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT),

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt_common.config import GPTConfig
-from gpt_common.errors import InputError
+from gpt_common.errors import InputError, printable
 
 Array = npt.NDArray[np.floating]
 Weights = dict[str, Array]
@@ -63,18 +63,24 @@ def num_parameters(config: GPTConfig) -> int:
     return sum(map(math.prod, weight_shapes(one).values())) + (config.n_layer - 1) * block
 
 
-def require_plausible(config: GPTConfig, num_tensors: int, num_bytes: int, source: str) -> None:
+def num_bytes(arrays: Mapping[str, Array]) -> int:
+    """Return the bytes of all arrays together."""
+    return sum(array.nbytes for array in arrays.values())
+
+
+def require_plausible(config: GPTConfig, num_tensors: int, size: int, source: str) -> None:
     """Raise `InputError` where a configuration is of a larger model than a file can hold.
 
-    To be asked before anything of the size that it claims is made, were it only names.
+    To be asked before anything of the size that it claims is made, were it only names. `size` is
+    in bytes.
     """
     if config.n_layer > num_tensors:
         raise InputError(
             f"{source}: expected the tensors of {config.n_layer} layers, got {num_tensors} tensors"
         )
-    if (parameters := num_parameters(config)) > num_bytes:
+    if (parameters := num_parameters(config)) > size:
         raise InputError(
-            f"{source}: expected the bytes of {parameters} parameters, got {num_bytes} bytes"
+            f"{source}: expected the bytes of {parameters} parameters, got {size} bytes"
         )
 
 
@@ -84,8 +90,7 @@ def fitting_weights(arrays: Mapping[str, Array], config: GPTConfig, source: str)
     Raises `InputError` unless `arrays` has exactly its weights, and at most zeros for such biases.
     `source` names the file in the message.
     """
-    num_bytes = sum(array.nbytes for array in arrays.values())
-    require_plausible(config, len(arrays), num_bytes, source)
+    require_plausible(config, len(arrays), num_bytes(arrays), source)
     whole = weight_shapes(dataclasses.replace(config, bias=True))
     shapes = {name: s for name, s in whole.items() if in_model(name, config) or name in arrays}
     check_shapes(arrays, shapes, source)
@@ -125,4 +130,4 @@ def check_shapes(
 def listing(names: list[str]) -> str:
     """Return names as text: the first four, and how many more."""
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-    return ", ".join(names[:4]) + more
+    return ", ".join(printable(name) for name in names[:4]) + more

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from transformers import AutoTokenizer
 
 from gpt_common import checkpoint as checkpoint_module
 from gpt_common.checkpoint import (
@@ -70,6 +71,26 @@ def test_files_are_those_of_hugging_face(tmp_path):
     )
 
 
+@pytest.mark.parametrize(("vocab_size", "end"), [(50304, 50256), (50257, 50256), (50256, None)])
+def test_where_the_vocabulary_is_gpt2s_the_tokenizer_and_its_end_of_text_go_along(
+    vocab_size, end, tmp_path
+):
+    """Also where rows pad it, as nanoGPT and build-nanogpt train it."""
+    config = dataclasses.replace(PRESETS["tiny"], vocab_size=vocab_size)
+    write_checkpoint(tmp_path / "c", random_checkpoint(config))
+    content = json.loads((tmp_path / "c" / "config.json").read_text())
+    assert content["eos_token_id"] == content["bos_token_id"] == end
+    assert (tmp_path / "c" / "vocab.json").exists() == (end is not None)
+
+
+def test_transformers_truncates_texts_to_the_length_of_the_model(tmp_path):
+    config = dataclasses.replace(PRESETS["tiny"], block_size=19)
+    write_checkpoint(tmp_path / "c", random_checkpoint(config))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "c")
+    assert tokenizer.model_max_length == 19
+    assert len(tokenizer("word " * 200, truncation=True)["input_ids"]) == 19
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("activation", ["gelu_new", "gelu"])
 def test_config_there_and_back(preset, activation):
@@ -80,12 +101,12 @@ def test_config_there_and_back(preset, activation):
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("model_type", "llama", "expected model_type gpt2, got llama"),
+        ("model_type", "llama", "expected model_type gpt2, got 'llama'"),
         ("layer_norm_epsilon", 1e-6, "expected layer_norm_epsilon 1e-05, got 1e-06"),
         ("n_inner", 100, "expected n_inner None, got 100"),
         ("scale_attn_by_inverse_layer_idx", True, "got True"),
         ("tie_word_embeddings", False, "expected tie_word_embeddings True"),
-        ("activation_function", "relu", "got relu"),
+        ("activation_function", "relu", "got 'relu'"),
         ("n_head", 7, "n_head 7"),
         ("n_layer", "12", "expected a whole number, got '12'"),
     ],
@@ -252,7 +273,7 @@ def change_a_number(path):
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "optimizer.safetensors"])
 def test_a_changed_file_is_refused(checkpoint_folder, name):
     change_a_number(checkpoint_folder / name)
-    words = rf"{name}: expected checksum [0-9a-f]{{8}}, got [0-9a-f]{{8}}: the file is not"
+    words = rf"{name}: expected checksum '[0-9a-f]{{8}}', got [0-9a-f]{{8}}: the file is not"
     with pytest.raises(InputError, match=words):
         read_checkpoint(checkpoint_folder)
     if name == "optimizer.safetensors":
@@ -271,7 +292,7 @@ def test_checksums_are_required(checkpoint_folder, checksums):
     path.write_text(json.dumps(content | {"checksums": checksums}))
     words = "expected a checksum of config.json, got none"
     if checksums:
-        words = "config.json: expected checksum 00000000"
+        words = "config.json: expected checksum '00000000'"
     with pytest.raises(InputError, match=words):
         read_checkpoint(checkpoint_folder)
 

@@ -31,7 +31,7 @@ def test_padded_vocabulary(vocab_size, rows):
         ({"n_layer": 0}, "n_layer must be positive, got 0"),
         ({"n_embd": -8}, "n_embd must be positive, got -8"),
         ({"n_head": 7}, "n_embd 768, n_head 7"),
-        ({"activation": "relu"}, "got relu"),
+        ({"activation": "relu"}, "got 'relu'"),
     ],
 )
 def test_impossible_shapes_are_refused(fields, words):

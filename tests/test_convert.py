@@ -1,8 +1,10 @@
 """Every format to every other, bit for bit; files of other people's programs; and wrong ones."""
 
 import dataclasses
+import fnmatch
 import json
 import pickle
+import shutil
 import zipfile
 
 import ml_dtypes
@@ -12,7 +14,7 @@ import torch
 from safetensors.numpy import save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from convert import formats
+from convert import formats, torch_files
 from convert.formats import FORMATS, huggingface, huggingface_hub
 from gpt_common.checkpoint import Checkpoint, TrainingState, to_hugging_face
 from gpt_common.config import GPTConfig, TrainConfig
@@ -201,6 +203,9 @@ def test_build_nanogpt_is_written_as_its_program_reads_it(tmp_path):
         del __main__.GPTConfig
     assert type(content["config"]) is GPTConfig
     assert content["config"].vocab_size == 997
+    assert content["step"] == 0
+    FORMATS["build-nanogpt"].write(path, model(training=True))
+    assert torch_files.load(path)["step"] == 9
     assert "lm_head.weight" in content["model"]
 
 
@@ -268,6 +273,32 @@ def test_a_hub_name_is_found_in_the_cache(tmp_path, monkeypatch):
     (repository / "refs" / "main").write_text("0" * 40)
     folder = huggingface_hub.download("someone/small-gpt2")
     assert_same_as(hugging_face(), folder)
+
+
+def test_a_hub_name_is_downloaded_with_all_that_a_model_needs(tmp_path, monkeypatch):
+    """By patterns, of which the Hub sends what fits: first of a repository without safetensors."""
+    hub, cache = tmp_path / "hub", tmp_path / "cache"
+    hugging_face().save_pretrained(hub)
+    (hub / "tf_model.h5").touch()
+    state = hugging_face().state_dict()
+    torch.save(state, hub / "pytorch_model.bin")
+
+    def snapshot_download(name, allow_patterns):
+        assert name == "someone/small-gpt2"
+        cache.mkdir(exist_ok=True)
+        for path in hub.iterdir():
+            if any(fnmatch.fnmatch(path.name, pattern) for pattern in allow_patterns):
+                shutil.copy(path, cache)
+        return str(cache)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    monkeypatch.chdir(tmp_path)
+    assert_same_as(hugging_face(), "someone/small-gpt2")
+    assert sorted(p.name for p in cache.iterdir()) == ["config.json", "model.safetensors"]
+    shutil.rmtree(cache)
+    (hub / "model.safetensors").unlink()
+    assert_same_as(hugging_face(), "someone/small-gpt2")
+    assert sorted(p.name for p in cache.iterdir()) == ["config.json", "pytorch_model.bin"]
 
 
 def test_a_hub_name_without_a_network_says_how_to_bring_the_files(tmp_path, monkeypatch):
@@ -425,21 +456,27 @@ def test_a_cast_is_asked_for_and_said(tmp_path, call):
     assert_same(read.weights, {k: w.astype(ml_dtypes.bfloat16) for k, w in model().weights.items()})
 
 
-@pytest.mark.parametrize("name", ["a.bin", "folder"])
-def test_a_refused_overwrite_leaves_the_destination(name, tmp_path, call):
-    """A model that the format cannot hold, and a file where a folder is or the other way round."""
-    source = written("huggingface", tmp_path, model("gelu"))
-    destination = tmp_path / name
-    if name == "folder":
-        FORMATS["huggingface"].write(destination, model())
-    else:
-        destination.write_text("precious")
-    other = "llmc" if name == "folder" else "huggingface"
-    for to in ("llmc", other):
-        flags = ("--to", to, "--overwrite")
-        assert_one_line_error(call("convert.__main__", source, destination, *flags))
-    kept = destination / "model.safetensors" if name == "folder" else destination
-    assert kept.stat().st_size > 7
+def test_a_cast_that_would_make_weights_infinite_is_refused(tmp_path, call):
+    checkpoint = model()
+    checkpoint.weights["transformer.ln_f.bias"][0] = 70_000
+    source = written("huggingface", tmp_path, checkpoint)
+    result = call("convert.__main__", source, tmp_path / "out", "--dtype", "float16")
+    assert_one_line_error(result, "transformer.ln_f.bias: expected weights that float16 can hold")
+    assert not (tmp_path / "out").exists()
+    checkpoint.weights["transformer.ln_f.bias"][0] = np.inf  # which it was before, and stays
+    FORMATS["huggingface"].write(source, checkpoint)
+    assert call("convert.__main__", source, tmp_path / "out", "--dtype", "float16").returncode == 0
+
+
+def test_the_state_of_a_run_is_left_out_where_weights_are_asked_for(tmp_path, call):
+    source = written("huggingface", tmp_path, model(training=True))
+    for flags, kept in (((), True), (("--weights_only",), False)):
+        out = tmp_path / f"out{kept}"
+        result = call("convert.__main__", source, out, *flags)
+        assert ("the state of the run: left out" in result.stdout) != kept
+        assert (out / "optimizer.safetensors").exists() == kept
+        assert (out / "training_state.json").exists() == kept
+        assert (formats.read(str(out))[0].training is not None) == kept
 
 
 @pytest.mark.parametrize("state", [[1], {"state": {0: 1}}, {"state": 3}])

@@ -11,9 +11,11 @@ from gpt_common.storage import (
     checksum,
     clean_folder,
     existing_folder,
+    read_safetensors,
     recover_folder,
     remove_folder,
     temporary_beside,
+    write_safetensors,
 )
 
 
@@ -51,6 +53,33 @@ def test_a_file_is_replaced_whole(tmp_path):
             part.write_text(text)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "new"
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_place(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(
+        storage, "sync", lambda path: synced.append((path.name, (tmp_path / "file").exists()))
+    )
+    with atomic_file(tmp_path / "file") as part:
+        part.touch()
+    assert synced == [(part.name, False), (tmp_path.name, True)]
+
+
+@pytest.mark.parametrize("name", ["a" * n for n in range(1, 9)])
+def test_tensors_lie_on_multiples_of_eight_bytes(name, tmp_path):
+    """From where they can be computed with as they are mapped."""
+    tensors = {name: np.arange(3.0), "other": np.arange(5.0)}
+    write_safetensors(tmp_path / "file", tensors)
+    assert int.from_bytes((tmp_path / "file").read_bytes()[:8], "little") % 8 == 0
+    for key, tensor in read_safetensors(tmp_path / "file").items():
+        assert tensor.flags.aligned
+        assert not tensor.flags.writeable
+        assert np.array_equal(tensor, tensors[key])
+
+
+def test_a_file_of_no_numbers(tmp_path):
+    write_safetensors(tmp_path / "file", {"a": np.empty((0, 3), np.float16)})
+    assert read_safetensors(tmp_path / "file")["a"].shape == (0, 3)
 
 
 @pytest.mark.parametrize("atomic", [atomic_file, atomic_folder])

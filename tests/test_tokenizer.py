@@ -25,7 +25,7 @@ HARD_TEXTS = [
 @pytest.fixture(scope="module")
 def hugging_face(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
-    for name, content in tokenizer.tokenizer_files().items():
+    for name, content in tokenizer.tokenizer_files(1024).items():
         (folder / name).write_bytes(content)
     return GPT2TokenizerFast.from_pretrained(folder)
 
@@ -47,7 +47,7 @@ def test_first_line_of_tiny_shakespeare():
 
 def test_ranks_have_the_released_hash():
     """Of OpenAI's `encoder.json`, whose order is that of the ranks, re-made from the merges."""
-    vocab = json.loads(tokenizer.tokenizer_files()["vocab.json"])
+    vocab = json.loads(tokenizer.tokenizer_files(1024)["vocab.json"])
     assert list(vocab.values()) == list(range(50257))
     assert hashlib.sha256(tokenizer.merges_file()).hexdigest() == tokenizer.MERGES_SHA256
     released = json.dumps(vocab).encode()

@@ -14,10 +14,13 @@ import pytest
 import gpt_flax.ops
 from convert.verify import (
     TOLERANCES,
+    Trace,
     VerifyConfig,
     choose_tokens,
+    compare,
     difference,
     kl_divergence,
+    log_softmax,
     trace_flax,
     trace_huggingface,
     trace_torch,
@@ -122,6 +125,29 @@ def test_every_model_computes_in_bfloat16(trace, odd_config):
     batch, _ = choose_tokens(VerifyConfig("c"), odd_config)
     fine, coarse = (trace("x", checkpoint, batch, d).layers for d in ("float32", "bfloat16"))
     assert 1e-3 < difference("", fine["logits"], coarse["logits"], 0).relative < 1e-1
+
+
+@pytest.mark.parametrize("trace", [trace_torch, trace_flax, trace_huggingface])
+def test_every_loss_is_that_of_the_logits_in_full(trace, odd_config):
+    """Also where the model computes in bfloat16, in whose three digits a fault could hide."""
+    checkpoint = Checkpoint(odd_config, random_weights(odd_config))
+    batch, _ = choose_tokens(VerifyConfig("c"), odd_config)
+    found = trace("x", checkpoint, batch, "bfloat16")
+    targets = np.asarray(batch[1])[..., None]
+    expected = -np.take_along_axis(log_softmax(found.layers["logits"]), targets, -1).mean()
+    assert found.loss == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_a_loss_is_held_to_less_than_the_logits_are(dtype):
+    """By a loss that differs by what is allowed of one and not of the other."""
+    tolerance = TOLERANCES[dtype]
+    between = (tolerance.loss + min(tolerance.logits, tolerance.layers)) / 2
+    logits = {"logits": np.ones((1, 1, 3))}
+    reference, other = (Trace("x", logits, loss) for loss in (1.0, 1.0 + between))
+    comparison = compare(reference, other, tolerance)
+    assert comparison.first_difference is comparison.loss
+    assert compare(reference, Trace("x", logits, 1.0 + tolerance.loss / 2), tolerance).agrees
 
 
 def test_torch_agrees_with_hugging_face_in_float64(verify, checkpoint_folder):

@@ -3,6 +3,7 @@
 A format is found by what a file is, not by what it is called.
 """
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from convert.formats import (
     torch_state_dict,
 )
 from convert.formats.base import Format
-from gpt_common.checkpoint import LATEST, STATE, Checkpoint, find_checkpoint, read_checkpoint
+from gpt_common.checkpoint import CONFIG, STATE, Checkpoint, checkpoint_folders, read_checkpoint
 from gpt_common.errors import InputError
 
 FORMATS: dict[str, Format] = {
@@ -48,12 +49,14 @@ def detect(path: Path) -> Format:
 
 
 def locate(source: str) -> Path:
-    """Return where a source lies: a path, a run's last checkpoint, or a Hub name's download."""
+    """Return where a source lies: a path, a run's last checkpoint, or a Hub name's download.
+
+    Raises `InputError` where there is no such thing.
+    """
     path = Path(source)
-    if not path.exists():
-        return huggingface_hub.download(source)
-    is_run = path.is_dir() and not (path / "config.json").exists() and (path / LATEST).exists()
-    return (path / LATEST).resolve() if is_run else path
+    with contextlib.suppress(InputError, StopIteration):  # of what is not a checkpoint of ours
+        return next(f for f in checkpoint_folders(path) if (f / CONFIG).is_file())
+    return path if path.exists() else huggingface_hub.download(source)
 
 
 def read(source: str) -> tuple[Checkpoint, Format]:
@@ -71,13 +74,10 @@ def read_weights(source: str) -> Checkpoint:
 
     Raises `InputError` where there is nothing to read or it is damaged.
     """
-    try:
-        folder = find_checkpoint(Path(source))
-    except InputError:  # not a folder of ours
-        return replace(read(source)[0], training=None)
-    if (folder / STATE).exists():
-        return read_checkpoint(folder, with_training=False)
-    return read(str(folder))[0]
+    path = locate(source)
+    if (path / STATE).exists():
+        return read_checkpoint(path, with_training=False)
+    return replace(detect(path).read(path), training=None)
 
 
 def destination_format(path: Path, name: str | None) -> Format:

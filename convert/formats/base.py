@@ -1,15 +1,19 @@
 """What a format is, and the configuration beside files that have no place for one."""
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from gpt_common import checkpoint as neutral
 from gpt_common.checkpoint import Checkpoint, to_hugging_face
 from gpt_common.config import Activation, GPTConfig
-from gpt_common.errors import InputError
-from gpt_common.storage import atomic_file
+from gpt_common.errors import InputError, shown
+from gpt_common.storage import atomic_file, checksum, read_json, sync
+
+CHECKSUM = "weights_checksum"  # CRC-32 of the file that a configuration lies beside
 
 
 @dataclass(frozen=True)
@@ -26,12 +30,7 @@ class Format:
     write: Callable[[Path, Checkpoint], None] | None = None
     keeps_training: bool = False
     needs_biases: bool = False
-
-
-def first_bytes(path: Path, count: int) -> bytes:
-    """Return the first bytes of a file."""
-    with path.open("rb") as file:
-        return file.read(count)
+    described: bool = False  # by a configuration beside: FILE.json
 
 
 def beside(path: Path) -> Path:
@@ -44,21 +43,70 @@ def read_config(path: Path) -> GPTConfig:
 
     Raises `InputError` where it is missing, damaged, or of another model.
     """
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"{path}: no such file: weights alone do not say n_head")
     return neutral.read_config(path)
 
 
 def config_of(path: Path) -> GPTConfig:
-    """Return the shape beside a file of weights: `FILE.json`, or `config.json` in its folder."""
+    """Return the shape beside a file of weights: `FILE.json`, or `config.json` in its folder.
+
+    Raises `InputError` where `FILE.json` says that it belongs to another file.
+    """
+    if is_of(_next(path), path):
+        return read_config(_next(path))
     own = beside(path)
-    return read_config(own if own.exists() else path.parent / "config.json")
+    if not own.exists():
+        return read_config(path.parent / "config.json")
+    expected = read_json(own).get(CHECKSUM)
+    if expected is not None and (got := checksum(path)) != expected:
+        raise InputError(
+            f"{own}: expected the file of checksum {shown(expected)} beside it, got {got}; "
+            f"without {CHECKSUM} in it, it is taken for that of any file"
+        )
+    return read_config(own)
 
 
-def write_config(path: Path, config: GPTConfig) -> None:
-    """Write a Hugging Face `config.json`."""
+def write_config(path: Path, config: GPTConfig, **more: str) -> None:
+    """Write a Hugging Face `config.json`, with what else is to be said in it."""
     with atomic_file(path) as part:
-        part.write_text(json.dumps(to_hugging_face(config), indent=2) + "\n")
+        part.write_text(json.dumps(to_hugging_face(config) | more, indent=2) + "\n")
+
+
+@contextmanager
+def described_file(path: Path, config: GPTConfig) -> Iterator[Path]:
+    """Yield a temporary path; its file takes the place of `path`, and `config` that beside it.
+
+    Two files cannot be replaced in one step. So the new configuration waits, whole and under a name
+    that readers know, with the checksum that tells them whether the new file has its place yet.
+    """
+    settle(path)
+    try:
+        with atomic_file(path) as part:
+            yield part
+            write_config(_next(path), config, **{CHECKSUM: checksum(part)})
+    finally:
+        settle(path)
+
+
+def settle(path: Path) -> None:
+    """Put the configuration that waits beside a file in its place, or remove that of no file."""
+    if is_of(_next(path), path):
+        os.replace(_next(path), beside(path))
+        sync(path.parent)
+    else:
+        _next(path).unlink(missing_ok=True)
+
+
+def is_of(description: Path, path: Path) -> bool:
+    """Whether a configuration is there and has the checksum of this file."""
+    if not (description.is_file() and path.is_file()):
+        return False
+    return read_json(description).get(CHECKSUM) == checksum(path)
+
+
+def _next(path: Path) -> Path:
+    return path.with_name(f".{path.name}.json-next.part")
 
 
 def require_activation(config: GPTConfig, activation: Activation, name: str) -> None:

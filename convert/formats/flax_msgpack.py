@@ -1,20 +1,24 @@
 """Parameters of `gpt_flax` in Flax's msgpack, with their configuration beside: `FILE.json`."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from convert.formats.base import Format, beside, config_of, first_bytes, write_config
-from convert.names import check_weights, padded_weights, require_names
+from convert.formats.base import Format, config_of, described_file
+from convert.names import EMBEDDING, check_weights, cut_rows, padded_weights, require_names
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import GPTConfig
-from gpt_common.errors import InputError
-from gpt_common.storage import atomic_file
-from gpt_common.weights import Array, Weights
+from gpt_common.errors import MOST_SHOWN, InputError, printable, reason, shown
+from gpt_common.storage import first_bytes, require_file
+from gpt_common.weights import Array, Weights, num_bytes, require_plausible
 
 # How a msgpack map of at least one entry opens; nothing else here opens so.
 FIRST_BYTES = {*range(0x81, 0x90), 0xDE, 0xDF}
+MOST_OBJECTS = 200_000  # in a file; GPT-2's largest has five thousand
+MOST_LEVELS = 8  # of names; the twins' have 4
+MOST_DIMENSIONS = 64  # numpy's
 
 
 def detect(path: Path) -> bool:
@@ -34,17 +38,20 @@ def read(path: Path) -> Checkpoint:
 
 def read_tree(tree: dict[str, Any], config: GPTConfig, source: str) -> Weights:
     """Return the neutral weights of a tree of `gpt_flax` parameters."""
-    from gpt_flax.weights import name_table, to_neutral
+    from gpt_flax.weights import name_table
 
     flat = flatten(tree, source)
-    require_names(flat, dict.fromkeys(name_table(config).values()), source)
-    return check_weights(to_neutral(tree, config), config, source)
+    require_plausible(config, len(flat), num_bytes(flat), source)
+    table = name_table(config)
+    require_names(flat, dict.fromkeys(table.values()), source)
+    weights = {name: flat[path] for name, path in table.items()}
+    weights[EMBEDDING] = cut_rows(weights[EMBEDDING], config.vocab_size)
+    return check_weights(weights, config, source)
 
 
 def write(path: Path, checkpoint: Checkpoint) -> None:
     """Write a file and its configuration beside it."""
-    write_config(beside(path), checkpoint.config)
-    with atomic_file(path) as part:
+    with described_file(path, checkpoint.config) as part:
         save(part, flat_parameters(checkpoint))
 
 
@@ -56,17 +63,26 @@ def flat_parameters(checkpoint: Checkpoint) -> dict[str, Array]:
     return {path: weights[name] for name, path in name_table(checkpoint.config).items()}
 
 
-def flatten(tree: dict[str, Any], source: str) -> dict[str, Array]:
+def flatten(tree: dict[Any, Any], source: str) -> dict[str, Array]:
     """Return the arrays of a tree by their paths. Raises `InputError` for anything else in it."""
-    from flax.traverse_util import flatten_dict
+    flat: dict[str, Array] = {}
 
-    try:
-        flat = flatten_dict(tree, sep="/")
-    except (TypeError, AssertionError):
-        raise InputError(f"{source}: expected names that are text") from None
-    for path, leaf in flat.items():
-        if not isinstance(leaf, np.ndarray):
-            raise InputError(f"{source}: {path}: expected an array, got {type(leaf).__name__}")
+    def walk(branch: dict[Any, Any], parents: tuple[str, ...]) -> None:
+        for name, value in branch.items():
+            if not isinstance(name, str) or len(name) > MOST_SHOWN:
+                raise InputError(f"{source}: expected short names that are text, got {shown(name)}")
+            if len(parents) == MOST_LEVELS:
+                raise InputError(f"{source}: expected at most {MOST_LEVELS} levels of names")
+            path = (*parents, name)
+            if isinstance(value, dict):
+                walk(value, path)
+            elif isinstance(value, np.ndarray):
+                flat["/".join(path)] = value
+            else:
+                kind, place = type(value).__name__, printable("/".join(path))
+                raise InputError(f"{source}: {place}: expected an array, got {kind}")
+
+    walk(tree, ())
     return flat
 
 
@@ -74,13 +90,46 @@ def load(path: Path) -> dict[str, Any]:
     """Return the tree in a msgpack file. Raises `InputError` where it is damaged."""
     from flax.serialization import msgpack_restore
 
+    require_file(path)
+    content = path.read_bytes()
     try:
-        tree = msgpack_restore(path.read_bytes())
+        require_few_objects(content)
+        tree = msgpack_restore(content)
     except Exception as error:  # msgpack, numpy and Flax each have their own
-        raise InputError(f"{path}: expected a whole msgpack file, got: {error!r}") from None
+        raise InputError(f"{path}: expected a whole msgpack file, got: {reason(error)}") from None
     if not isinstance(tree, dict):
         raise InputError(f"{path}: expected a tree of arrays, got {type(tree).__name__}")
     return tree
+
+
+def require_few_objects(content: bytes) -> None:
+    """Raise `ValueError` for more maps and lists than a model has: each takes 50 times its bytes.
+
+    Nothing is built on the way. An array is a msgpack of its own, in its tree's.
+    """
+    import msgpack
+
+    count = 0
+
+    def forget(entries: list) -> None:
+        nonlocal count
+        count += 1 + len(entries)
+        if count > MOST_OBJECTS:
+            raise ValueError(f"more than {MOST_OBJECTS} objects")
+
+    def look_into(code: int, data: bytes) -> None:
+        unpack(data, raw=True)
+
+    unpack = partial(
+        msgpack.unpackb,
+        ext_hook=look_into,
+        object_pairs_hook=forget,
+        list_hook=forget,
+        strict_map_key=False,
+        max_map_len=MOST_OBJECTS,
+        max_array_len=MOST_DIMENSIONS,
+    )
+    unpack(content)
 
 
 def save(path: Path, flat: dict[str, Array]) -> None:
@@ -92,4 +141,6 @@ def save(path: Path, flat: dict[str, Array]) -> None:
     path.write_bytes(msgpack_serialize(unflatten_dict(contiguous, sep="/"), in_place=True))
 
 
-FORMAT = Format("flax", ".msgpack of gpt_flax parameters, FILE.json beside", detect, read, write)
+FORMAT = Format(
+    "flax", ".msgpack of gpt_flax parameters, FILE.json beside", detect, read, write, described=True
+)

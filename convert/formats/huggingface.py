@@ -12,9 +12,9 @@ from convert.formats.base import Format, read_config
 from convert.names import check_weights, neutral_weights
 from gpt_common import checkpoint as neutral
 from gpt_common.checkpoint import Checkpoint
-from gpt_common.errors import InputError
-from gpt_common.storage import atomic_folder, read_safetensors, write_safetensors
-from gpt_common.weights import Array, Weights, with_zero_biases
+from gpt_common.errors import InputError, printable
+from gpt_common.storage import atomic_folder, read_json, read_safetensors, write_safetensors
+from gpt_common.weights import Array, Weights, num_bytes, with_zero_biases
 
 SAFETENSORS = "model.safetensors"
 PICKLE = "pytorch_model.bin"
@@ -48,21 +48,23 @@ def _read_file(path: Path) -> dict[str, Array]:
 def _read_shards(folder: Path, name: str) -> dict[str, Array]:
     """Return the tensors of all shards, each from the shard that the index names for it."""
     index = folder / name
-    try:
-        places = json.loads(index.read_bytes())["weight_map"]
-        files = sorted(set(places.values()))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{index}: expected an index of shards, got: {error!r}") from None
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(f, str) for f in places.values()):
+        raise InputError(f"{index}: expected a weight_map of names and files")
     tensors: dict[str, Array] = {}
-    for file in files:
-        if Path(file).name != file:
-            raise InputError(f"{index}: expected the name of a file beside it, got {file}")
+    for file in sorted(set(places.values())):
+        if Path(file).name != file or not file.isprintable():
+            raise InputError(
+                f"{index}: expected the name of a file beside it, got {printable(file)}"
+            )
         for tensor, array in _read_file(folder / file).items():
             if places.get(tensor) != file:
-                raise InputError(f"{folder / file}: {tensor} is not what the index puts there")
+                raise InputError(
+                    f"{folder / file}: {printable(tensor)} is not what the index puts there"
+                )
             tensors[tensor] = array
-    if absent := set(places) - set(tensors):
-        raise InputError(f"{index}: {min(absent)} is not in {places[min(absent)]}")
+    if absent := places.keys() - tensors.keys():
+        raise InputError(f"{index}: {printable(min(absent))} is not in the file it names")
     return tensors
 
 
@@ -84,9 +86,7 @@ def _write_file(path: Path, weights: Weights) -> None:
     if path.suffix == ".safetensors":
         write_safetensors(path, weights)
         return
-    import torch
-
-    torch.save({name: torch_files.to_tensor(w) for name, w in weights.items()}, path)
+    torch_files.save(path, {name: torch_files.to_tensor(w) for name, w in weights.items()})
 
 
 def _write_shards(folder: Path, name: str, weights: Weights) -> None:
@@ -97,17 +97,16 @@ def _write_shards(folder: Path, name: str, weights: Weights) -> None:
         file = f"{stem}-{number:05d}-of-{len(shards):05d}.{ending}"
         _write_file(folder / file, shard)
         places |= dict.fromkeys(shard, file)
-    total = sum(w.nbytes for w in weights.values())
-    index = {"metadata": {"total_size": total}, "weight_map": places}
+    index = {"metadata": {"total_size": num_bytes(weights)}, "weight_map": places}
     (folder / name).write_text(json.dumps(index, indent=2) + "\n")
 
 
 def split(weights: Weights, limit: int) -> list[Weights]:
     """Return weights in shards of at most `limit` bytes, or of one tensor; two at the least."""
-    limit = min(limit, sum(w.nbytes for w in weights.values()) // 2)
+    limit = min(limit, num_bytes(weights) // 2)
     shards: list[Weights] = [{}]
     for name, weight in weights.items():
-        if shards[-1] and sum(w.nbytes for w in shards[-1].values()) + weight.nbytes > limit:
+        if shards[-1] and num_bytes(shards[-1]) + weight.nbytes > limit:
             shards.append({})
         shards[-1][name] = weight
     return shards

@@ -14,7 +14,14 @@ from gpt_common import checkpoint as neutral
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import GPTConfig
 from gpt_common.storage import atomic_folder
-from gpt_common.weights import Weights, in_model, weight_shapes, with_zero_biases
+from gpt_common.weights import (
+    Weights,
+    in_model,
+    num_bytes,
+    require_plausible,
+    weight_shapes,
+    with_zero_biases,
+)
 
 FILE = "flax_model.msgpack"
 
@@ -43,6 +50,7 @@ def read(path: Path) -> Checkpoint:
 def read_tree(tree: dict[str, Any], config: GPTConfig, source: str) -> Weights:
     """Return the neutral weights of Hugging Face's tree."""
     flat = flax_msgpack.flatten(tree, source)
+    require_plausible(config, len(flat), num_bytes(flat), source)
     whole = weight_shapes(replace(config, bias=True))
     paths = {n: flax_path(n) for n in whole if in_model(n, config) or flax_path(n) in flat}
     require_names(flat, dict.fromkeys(paths.values()), source)

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from gpt_common.errors import InputError
+from gpt_common.errors import InputError, reason
 
 NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 FILE_ENDINGS = (".pt", ".pth", ".bin", ".msgpack", ".safetensors", ".json")
@@ -28,7 +28,7 @@ def download(name: str) -> Path:
     except Exception as error:  # of the network, the Hub, or the disk: the reason is in its text
         raise InputError(
             f"{name}: no such file or folder, and no download from the Hugging Face Hub "
-            f"({str(error).splitlines()[0]}); to bring the model by hand, put its config.json and "
+            f"({reason(error)}); to bring the model by hand, put its config.json and "
             f"model.safetensors into a folder and name that"
         ) from None
     raise InputError(f"{name}: expected weights on the Hub, got a model without: {WEIGHTS}")

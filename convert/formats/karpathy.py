@@ -1,18 +1,17 @@
 """What nanoGPT and build-nanogpt share: names, layout, and the fields of the model's shape."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 from convert import torch_files
 from convert.names import HEAD, check_weights, neutral_weights, transposed_linears
+from gpt_common.checkpoint import MOST_SIZE, shape_of
 from gpt_common.config import Activation, GPTConfig
-from gpt_common.errors import InputError
+from gpt_common.errors import InputError, shown
 from gpt_common.storage import atomic_file
 from gpt_common.weights import Weights
 
 SHAPE_FIELDS = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
-MOST = 2**31 - 1  # of any count in their files, and in ours
 
 
 def read_shape(fields: dict[str, Any], activation: Activation, source: str) -> GPTConfig:
@@ -20,21 +19,14 @@ def read_shape(fields: dict[str, Any], activation: Activation, source: str) -> G
 
     Raises `InputError` for a strange one.
     """
-    sizes = {name: whole_number(fields.get(name), name, source) for name in SHAPE_FIELDS}
-    bias = fields.get("bias", True)
-    if type(bias) is not bool:
-        raise InputError(f"{source}: bias: expected True or False, got {type(bias).__name__}")
-    try:
-        return GPTConfig(**sizes, activation=activation, bias=bias)
-    except InputError as error:
-        raise InputError(f"{source}: {error}") from None
+    sizes = {name: fields.get(name) for name in SHAPE_FIELDS}
+    return shape_of(sizes, activation, source, fields.get("bias", True))
 
 
 def whole_number(value: Any, name: str, source: str) -> int:
     """Return a count. Raises `InputError` where it is none, or a very large one."""
-    if type(value) is not int or abs(value) > MOST:
-        got = "one above 2**31" if type(value) is int else type(value).__name__
-        raise InputError(f"{source}: {name}: expected a whole number, got {got}")
+    if type(value) is not int or abs(value) > MOST_SIZE:
+        raise InputError(f"{source}: {name}: expected a whole number, got {shown(value)}")
     return value
 
 
@@ -55,7 +47,5 @@ def state_dict(weights: Weights) -> dict[str, Any]:
 
 def save(path: Path, content: dict[str, Any]) -> None:
     """Write a torch file, whole or not at all."""
-    import torch
-
-    with atomic_file(path) as part, open(os.fspath(part), "wb") as file:
-        torch.save(content, file)
+    with atomic_file(path) as part:
+        torch_files.save(part, content)

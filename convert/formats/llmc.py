@@ -6,17 +6,18 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from convert.formats.base import Format, first_bytes, require_activation
+from convert.formats.base import Format, require_activation
 from convert.names import LINEAR, check_weights, pad_rows
-from gpt_common.checkpoint import Checkpoint
+from gpt_common.checkpoint import Checkpoint, shape_of
 from gpt_common.config import GPTConfig
 from gpt_common.errors import InputError
-from gpt_common.storage import atomic_file, write_array
+from gpt_common.storage import atomic_file, first_bytes, map_file, mapped_array, write_array
 from gpt_common.weights import Array, Weights, block_shapes, with_zero_biases
 
 NAME = "llmc"
 MAGIC = 20240326
 HEADER = 256  # int32 numbers
+SIZES = ("block_size", "vocab_size", "n_layer", "n_head", "n_embd")  # in the header's order
 VERSIONS = {3: np.dtype(np.float32), 5: np.dtype(ml_dtypes.bfloat16)}
 VOCAB_MULTIPLE = 128  # llm.c pads 50257 to 50304
 
@@ -31,12 +32,14 @@ def read_header(path: Path) -> tuple[GPTConfig, np.dtype, int]:
     header = np.fromfile(path, "<i4", HEADER)
     if len(header) < HEADER:
         raise InputError(f"{path}: expected a header of {HEADER} numbers, got {len(header)}")
-    _, version, block_size, vocab_size, n_layer, n_head, n_embd, rows = header[:8].tolist()
+    _, version, *sizes, rows = header[:8].tolist()
     if version not in VERSIONS:
         raise InputError(f"{path}: expected version 3 (float32) or 5 (bfloat16), got {version}")
-    config = GPTConfig(n_layer, n_head, n_embd, block_size, vocab_size)
-    if rows < vocab_size:
-        raise InputError(f"{path}: expected at least {vocab_size} rows of embedding, got {rows}")
+    config = shape_of(dict(zip(SIZES, sizes, strict=True)), "gelu_new", str(path))
+    if rows < config.vocab_size:
+        raise InputError(
+            f"{path}: expected at least {config.vocab_size} rows of embedding, got {rows}"
+        )
     return config, VERSIONS[version], rows
 
 
@@ -64,10 +67,11 @@ def read(path: Path) -> Checkpoint:
     expected = 4 * HEADER + dtype.itemsize * sum(_product(shape) for shape in shapes.values())
     if path.stat().st_size != expected:
         raise InputError(f"{path}: expected {expected} bytes, got {path.stat().st_size}")
+    content = map_file(path)
     weights: Weights = {}
     offset = 4 * HEADER
     for name, shape in shapes.items():
-        array = np.memmap(path, dtype, "r", offset, shape).view(np.ndarray)
+        array = mapped_array(content, dtype, shape, offset)
         offset += array.nbytes
         weights |= _split(name, array)
     embedding = "transformer.wte.weight"
@@ -100,7 +104,7 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
     if version is None:
         raise InputError(f"{NAME} holds float32 or bfloat16, got {dtype}: see --dtype")
     rows = -(-config.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
-    sizes = (config.block_size, config.vocab_size, config.n_layer, config.n_head, config.n_embd)
+    sizes = (getattr(config, name) for name in SIZES)
     header = np.zeros(HEADER, "<i4")
     header[:8] = (MAGIC, version, *sizes, rows)
     with atomic_file(path) as part, part.open("wb") as file:

@@ -18,7 +18,7 @@ from convert.formats.karpathy import whole_number
 from convert.names import check_weights, transposed_linears
 from gpt_common.checkpoint import Checkpoint, TrainingState, read_state_fields, state_fields
 from gpt_common.config import DataOptions, GPTConfig, ModelOptions, OptimizerOptions, TrainConfig
-from gpt_common.errors import InputError
+from gpt_common.errors import InputError, shown
 from gpt_common.weights import Weights, weight_shapes
 
 NAME = "nanogpt"
@@ -228,7 +228,7 @@ def _whole(value: Any, name: str, source: str) -> int:
 
 def _real(value: Any, name: str, source: str) -> float:
     if type(value) not in (int, float):
-        raise InputError(f"{source}: config: {name}: expected a number, got {type(value).__name__}")
+        raise InputError(f"{source}: config: {name}: expected a number, got {shown(value)}")
     return float(value)
 
 

@@ -3,18 +3,17 @@
 Needs TensorFlow, to read its format: `pip install "gpt-twins[tensorflow]"`.
 """
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from convert.formats.base import Format
 from convert.names import check_weights
-from gpt_common.checkpoint import Checkpoint
+from gpt_common.checkpoint import Checkpoint, shape_of
 from gpt_common.config import GPTConfig
-from gpt_common.errors import InputError
-from gpt_common.weights import Array, Weights, weight_shapes
+from gpt_common.errors import InputError, reason
+from gpt_common.storage import read_json
+from gpt_common.weights import Array, Weights, num_bytes, require_plausible, weight_shapes
 
 FIELDS = {
     "n_layer": "n_layer",
@@ -44,6 +43,7 @@ def read(path: Path) -> Checkpoint:
     """Read a folder."""
     config = read_config(path / "hparams.json")
     arrays = load(path / "model.ckpt")
+    require_plausible(config, len(arrays), num_bytes(arrays), str(path))
     names = {name: tensorflow_name(name) for name in weight_shapes(config)}
     # Kernels are 1-wide convolutions there: (1, in, out).
     weights: Weights = {
@@ -56,12 +56,9 @@ def read(path: Path) -> Checkpoint:
 
 def read_config(path: Path) -> GPTConfig:
     """Return the shape from `hparams.json`. Raises `InputError` where it is damaged."""
-    try:
-        content: Any = json.loads(path.read_bytes())
-        sizes = {ours: int(content[theirs]) for ours, theirs in FIELDS.items()}
-        return GPTConfig(**sizes)  # type: ignore[arg-type]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{path}: expected {', '.join(FIELDS.values())}, got {error!r}") from None
+    content = read_json(path)
+    sizes = {ours: content.get(theirs) for ours, theirs in FIELDS.items()}
+    return shape_of(sizes, "gelu_new", str(path))
 
 
 def load(prefix: Path) -> dict[str, Array]:
@@ -76,9 +73,8 @@ def load(prefix: Path) -> dict[str, Array]:
         reader = load_checkpoint(str(prefix))
         return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
     except Exception as error:  # TensorFlow has its own
-        reason = (str(error) or repr(error)).splitlines()[0]
         raise InputError(
-            f"{prefix}: expected a whole TensorFlow checkpoint, got: {reason}"
+            f"{prefix}: expected a whole TensorFlow checkpoint, got: {reason(error)}"
         ) from None
 
 

@@ -1,6 +1,9 @@
 """Parameters of `gpt_flax` as an Orbax checkpoint, with their configuration in the same folder."""
 
 import logging
+import math
+import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +15,12 @@ import numpy as np
 from convert.formats import flax_msgpack
 from convert.formats.base import Format, read_config, write_config
 from gpt_common.checkpoint import Checkpoint
-from gpt_common.errors import InputError
-from gpt_common.storage import atomic_folder
+from gpt_common.errors import InputError, reason
+from gpt_common.storage import MOST_JSON_BYTES, atomic_folder, require_file
 
 PARAMS = "params"
+MOST_COMPRESSED = 16  # bytes in memory of a byte on the disk; of trained weights 1.1
+OS_ERROR = re.compile(r"os_error_code='(\d+)'")
 
 
 def detect(path: Path) -> bool:
@@ -35,26 +40,48 @@ def load(path: Path) -> dict[str, Any]:
     import jax
     import orbax.checkpoint as ocp
 
+    size = size_of_files(path)
     with quietly():
         try:
             with ocp.PyTreeCheckpointer() as checkpointer:
                 metadata = checkpointer.metadata(path.resolve()).item_metadata
                 if metadata is None:
                     raise ValueError("metadata that cannot be read")
+                claimed = sum(map(claimed_bytes, jax.tree.leaves(metadata.tree)))
+                if claimed > MOST_COMPRESSED * size:
+                    raise ValueError(f"arrays of {claimed} bytes in {size} bytes of files")
                 as_numpy = jax.tree.map(
                     lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata.tree
                 )
                 return checkpointer.restore(path.resolve(), restore_args=as_numpy)
         except Exception as error:  # Orbax and tensorstore each have their own
-            reason = (str(error) or repr(error)).splitlines()[0]
-            raise InputError(f"{path}: expected a whole Orbax checkpoint, got: {reason}") from None
+            raise InputError(
+                f"{path}: expected a whole Orbax checkpoint, got: {reason(error)}"
+            ) from None
+
+
+def size_of_files(folder: Path) -> int:
+    """Return the bytes of all files in a folder. Raises `InputError` where one is not a file."""
+    files = [path for path in folder.rglob("*") if not path.is_dir()]
+    for file in files:
+        require_file(file)
+        if file.name.startswith(("_", ".")) and file.stat().st_size > MOST_JSON_BYTES:
+            raise InputError(f"{file}: expected at most {MOST_JSON_BYTES} bytes of metadata")
+    return sum(file.stat().st_size for file in files)
+
+
+def claimed_bytes(leaf: Any) -> int:
+    """Return the bytes of an array, or of one of its chunks, by its metadata."""
+    chunk = leaf.storage.chunk_shape if leaf.storage else ()
+    return max(math.prod(leaf.shape), math.prod(chunk or ())) * np.dtype(leaf.dtype).itemsize
 
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Keep to ourselves what Orbax logs about a damaged checkpoint: the error says it in one line.
+    """Keep to ourselves what Orbax logs about a damaged checkpoint or a full disk.
 
-    Its threads go on for a while, and find the event loop of the failed read closed.
+    The error says it in one line. Orbax' threads go on for a while, and find the event loop of what
+    failed closed.
     """
     logger, before = logging.getLogger("absl"), sys.unraisablehook
     level = logger.level
@@ -74,14 +101,25 @@ def quietly() -> Iterator[None]:
 
 def write(path: Path, checkpoint: Checkpoint) -> None:
     """Write a folder."""
-    import orbax.checkpoint as ocp
     from flax.traverse_util import unflatten_dict
 
     with atomic_folder(path) as part:
         write_config(part / "config.json", checkpoint.config)
-        tree = unflatten_dict(flax_msgpack.flat_parameters(checkpoint), sep="/")
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            checkpointer.save((part / PARAMS).resolve(), tree)
+        save(part / PARAMS, unflatten_dict(flax_msgpack.flat_parameters(checkpoint), sep="/"))
+
+
+def save(path: Path, tree: dict[str, Any]) -> None:
+    """Write a tree of arrays. Raises `OSError` where there is no room for it."""
+    import orbax.checkpoint as ocp
+
+    with quietly():
+        try:
+            with ocp.PyTreeCheckpointer() as checkpointer:
+                checkpointer.save(path.resolve(), tree)
+        except ValueError as error:  # which is what tensorstore makes of a full disk
+            if not (code := OS_ERROR.search(str(error))):
+                raise
+            raise OSError(int(code[1]), os.strerror(int(code[1]))) from None
 
 
 FORMAT = Format(

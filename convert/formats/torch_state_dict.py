@@ -3,12 +3,17 @@
 from pathlib import Path
 
 from convert import torch_files
-from convert.formats.base import Format, beside, config_of, write_config
-from convert.names import check_weights, padded_weights, require_names, unwrapped
+from convert.formats.base import Format, config_of, described_file
+from convert.names import (
+    check_weights,
+    cut_rows,
+    padded_weights,
+    require_names,
+    unwrapped,
+)
 from gpt_common.checkpoint import Checkpoint
-from gpt_common.errors import InputError
-from gpt_common.storage import atomic_file
-from gpt_common.weights import Array
+from gpt_common.errors import InputError, printable
+from gpt_common.weights import Array, num_bytes, require_plausible
 
 
 def detect(path: Path) -> bool:
@@ -25,19 +30,18 @@ def read(path: Path) -> Checkpoint:
     arrays: dict[str, Array] = {}
     for name, array in torch_files.to_arrays(content, str(path)).items():
         if unwrapped(name) in arrays:
-            raise InputError(f"{path}: duplicate {unwrapped(name)} (again as {name})")
+            raise InputError(f"{path}: duplicate {printable(unwrapped(name))}")
         arrays[unwrapped(name)] = array
+    require_plausible(config, len(arrays), num_bytes(arrays), str(path))
     table = name_table(config)
     require_names(arrays, {name: None for name, _ in table.values()}, str(path))
-    arrays["wte.weight"] = arrays["wte.weight"][: config.vocab_size]
+    arrays["wte.weight"] = cut_rows(arrays["wte.weight"], config.vocab_size)
     weights = {n: arrays[name].T if flip else arrays[name] for n, (name, flip) in table.items()}
     return Checkpoint(config, check_weights(weights, config, str(path)))
 
 
 def write(path: Path, checkpoint: Checkpoint) -> None:
     """Write a file and its configuration beside it."""
-    import torch
-
     from gpt_torch.weights import name_table
 
     weights = padded_weights(checkpoint)
@@ -45,9 +49,10 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
         name: torch_files.to_tensor(weights[neutral].T if transposed else weights[neutral])
         for neutral, (name, transposed) in name_table(checkpoint.config).items()
     }
-    write_config(beside(path), checkpoint.config)
-    with atomic_file(path) as part:
-        torch.save(state, part)
+    with described_file(path, checkpoint.config) as part:
+        torch_files.save(part, state)
 
 
-FORMAT = Format("torch", ".pt state dict of gpt_torch, FILE.json beside", detect, read, write)
+FORMAT = Format(
+    "torch", ".pt state dict of gpt_torch, FILE.json beside", detect, read, write, described=True
+)

@@ -2,4 +2,303 @@
 
 from tests.faults.fault import Fault
 
-FAULTS: tuple[Fault, ...] = ()
+CHECKPOINT = "gpt_common/checkpoint.py"
+STORAGE = "gpt_common/storage.py"
+BASE = "convert/formats/base.py"
+DESTINATION = "convert/destination.py"
+TORCH_FILES = "convert/torch_files.py"
+MSGPACK = "convert/formats/flax_msgpack.py"
+ORBAX = "convert/formats/orbax.py"
+VERIFY = "convert/verify.py"
+
+FAULTS: tuple[Fault, ...] = (
+    # What a folder of ours holds.
+    Fault(
+        "config.json: no end of text",
+        CHECKPOINT,
+        "end = tokenizer.END_OF_TEXT_TOKEN if has_end else None",
+        "end = None",
+    ),
+    Fault(
+        "no tokenizer beside a padded vocabulary",
+        CHECKPOINT,
+        "if config.vocab_size >= tokenizer.VOCAB_SIZE:",
+        "if config.vocab_size == tokenizer.VOCAB_SIZE:",
+    ),
+    Fault(
+        "the tokenizer does not know the model's length",
+        "gpt_common/tokenizer.py",
+        '"model_max_length": max_length,',
+        "",
+    ),
+    Fault(
+        "an empty activation is taken for the default",
+        CHECKPOINT,
+        "ACTIVATION_ALIASES.get(activation, activation)",
+        'ACTIVATION_ALIASES.get(activation, activation or "gelu_new")',
+    ),
+    Fault(
+        "a run's options may be of any type",
+        "gpt_common/config.py",
+        "_require_types(options, groups[group])",
+        "pass",
+    ),
+    Fault(
+        "a link to itself is followed",
+        CHECKPOINT,
+        "return Path(os.path.realpath(path))",
+        "return path.resolve()",
+    ),
+    # Files.
+    Fault(
+        "a file has its place before it is on the disk",
+        STORAGE,
+        "            yield part\n            sync(part)\n            os.replace",
+        "            yield part\n            os.replace",
+    ),
+    Fault(
+        "safetensors are not aligned",
+        STORAGE,
+        'content += b" " * (-len(content) % 8)',
+        'content += b""',
+    ),
+    Fault(
+        "one map a tensor",
+        STORAGE,
+        "return mapped_array(content, dtype, tuple(entry",
+        "return mapped_array(map_file(path), dtype, tuple(entry",
+    ),
+    Fault(
+        "pipes and devices are opened",
+        STORAGE,
+        "    if not path.is_file():\n",
+        "    if path.is_dir():\n",
+    ),
+    Fault(
+        "JSON of any length",
+        STORAGE,
+        "(size := path.stat().st_size) > MOST_JSON_BYTES",
+        "(size := path.stat().st_size) > MOST_JSON_BYTES**2",
+    ),
+    Fault(
+        "a header of any length",
+        STORAGE,
+        "if length > MOST_HEADER_BYTES:",
+        "if length > MOST_HEADER_BYTES**2:",
+    ),
+    Fault(
+        "a folder that stands aside stays in the way",
+        STORAGE,
+        "    recover_folder(folder)\n    part = temporary_beside(folder)",
+        "    part = temporary_beside(folder)",
+    ),
+    Fault(
+        "control characters of a file reach the terminal",
+        "gpt_common/errors.py",
+        'c if c.isprintable() else c.encode("unicode_escape").decode()',
+        "c",
+    ),
+    Fault(
+        "what is shown of a file has no end",
+        "gpt_common/errors.py",
+        "cut = text[:most]",
+        "cut = text",
+    ),
+    # Sizes.
+    Fault(
+        "as many layers as a file claims",
+        "gpt_common/weights.py",
+        "if config.n_layer > num_tensors:",
+        "if config.n_layer > num_tensors**9:",
+    ),
+    Fault(
+        "as many parameters as a file claims",
+        "gpt_common/weights.py",
+        "(parameters := num_parameters(config)) > size",
+        "(parameters := num_parameters(config)) > size**9",
+    ),
+    Fault(
+        "tensors share their numbers",
+        TORCH_FILES,
+        "if num_bytes(arrays) > 2 * sum(storages.values()):",
+        "if num_bytes(arrays) < 0:",
+    ),
+    Fault(
+        "pickles: tuples in tuples without end",
+        TORCH_FILES,
+        "if stack and stack[-1] > MOST_IN_TUPLE:",
+        "if stack and stack[-1] < 0:",
+    ),
+    Fault(
+        "pickles: the tuples of what is called do not count",
+        TORCH_FILES,
+        'opcode.name in ("REDUCE", "NEWOBJ", "BUILD")',
+        'opcode.name in ("NEWOBJ", "BUILD")',
+    ),
+    Fault(
+        "pickles of any length",
+        TORCH_FILES,
+        "if count == MOST_OPCODES:",
+        "if count < 0:",
+    ),
+    Fault(
+        "msgpack: maps and lists without end",
+        MSGPACK,
+        "        require_few_objects(content)\n",
+        "",
+    ),
+    Fault(
+        "orbax: arrays as large as they claim",
+        ORBAX,
+        "if claimed > MOST_COMPRESSED * size:",
+        "if claimed < 0:",
+    ),
+    # Two files that belong together.
+    Fault(
+        "FILE.json: the checksum is not checked",
+        BASE,
+        "(got := checksum(path)) != expected",
+        "(got := checksum(path)) is None",
+    ),
+    Fault(
+        "FILE.json: what waits is not read",
+        BASE,
+        "    if is_of(_next(path), path):\n        return read_config(_next(path))\n",
+        "",
+    ),
+    Fault(
+        "FILE.json: replaced before its file",
+        BASE,
+        "write_config(_next(path), config, **{CHECKSUM: checksum(part)})",
+        "write_config(beside(path), config, **{CHECKSUM: checksum(part)})",
+    ),
+    Fault(
+        "FILE.json: what a killed process left waiting is lost",
+        BASE,
+        "    settle(path)\n    try:\n        with atomic_file(path) as part:",
+        "    try:\n        with atomic_file(path) as part:",
+    ),
+    Fault(
+        "torch: a full disk is a RuntimeError",
+        TORCH_FILES,
+        "if isinstance(error.__context__, OSError):",
+        "if isinstance(error.__context__, NotImplementedError):",
+    ),
+    Fault(
+        "orbax: a full disk is a ValueError",
+        ORBAX,
+        "if not (code := OS_ERROR.search(str(error))):",
+        "if not (code := OS_ERROR.match(str(error))):",
+    ),
+    # What --overwrite replaces.
+    Fault(
+        "--overwrite: the source",
+        DESTINATION,
+        "if overlap(found, source):",
+        "if False:",
+    ),
+    Fault(
+        "--overwrite: the source under another name",
+        DESTINATION,
+        "    if second.exists() and first.samefile(second):\n        return True\n",
+        "",
+    ),
+    Fault(
+        "--overwrite: links",
+        DESTINATION,
+        "if found.is_symlink():",
+        "if False:",
+    ),
+    Fault(
+        "--overwrite: folders with anything in them",
+        DESTINATION,
+        "if others := [name for name in names if not is_of_model(names[name])]:",
+        "if others := []:",
+    ),
+    Fault(
+        "--overwrite: folders that are no model",
+        DESTINATION,
+        "        require_configuration(folder / CONFIG)\n",
+        "        pass\n",
+    ),
+    Fault(
+        "--overwrite: a checkpoint of a run",
+        DESTINATION,
+        "if STEP_FOLDER.fullmatch(place.name)",
+        "if STEP_FOLDER.fullmatch(place.suffix)",
+    ),
+    Fault(
+        "--overwrite: files that are no model",
+        DESTINATION,
+        "            formats.detect(found)\n",
+        "            pass\n",
+    ),
+    Fault(
+        "--overwrite: another's FILE.json",
+        DESTINATION,
+        "if target.described else [destination]",
+        "if False else [destination]",
+    ),
+    Fault(
+        "--overwrite: devices and pipes",
+        DESTINATION,
+        "elif not found.is_file():",
+        "elif False:",
+    ),
+    Fault(
+        "a folder that stands aside is not there",
+        DESTINATION,
+        "found = existing_folder(place)",
+        "found = place",
+    ),
+    # The formats.
+    Fault(
+        "llm.c: the destination is overwritten before the activation is refused",
+        "convert/formats/llmc.py",
+        '    require_activation(config, "gelu_new", NAME)\n',
+        '    with atomic_file(path) as part:\n        part.write_bytes(b"half a model")\n'
+        '    require_activation(config, "gelu_new", NAME)\n',
+    ),
+    Fault(
+        "OpenAI: layers and heads change places",
+        "convert/formats/openai.py",
+        '    "n_layer": "n_layer",\n    "n_head": "n_head",',
+        '    "n_layer": "n_head",\n    "n_head": "n_layer",',
+    ),
+    Fault(
+        "build-nanogpt: the step is lost",
+        "convert/formats/build_nanogpt.py",
+        '"step": checkpoint.training.step if checkpoint.training else 0',
+        '"step": 0',
+    ),
+    Fault(
+        "Hub: the configuration is not downloaded",
+        "convert/formats/huggingface_hub.py",
+        'allow_patterns=["config.json", pattern]',
+        "allow_patterns=[pattern]",
+    ),
+    Fault(
+        "convert: a cast makes weights infinite",
+        "convert/__main__.py",
+        "if (np.isinf(weights[name]) & ~np.isinf(weight)).any():",
+        "if False:",
+    ),
+    Fault(
+        "convert: --weights_only keeps the state of the run",
+        "convert/__main__.py",
+        "(config.weights_only or not target.keeps_training)",
+        "(not target.keeps_training)",
+    ),
+    Fault(
+        "verify: the loss is held against the logits' tolerance",
+        VERIFY,
+        "np.array(other.loss), tolerance.loss)",
+        "np.array(other.loss), tolerance.logits)",
+    ),
+    Fault(
+        "verify: transformers' loss in bfloat16",
+        VERIFY,
+        "logits = model(x).logits.to(master_dtype(dtype))",
+        "logits = model(x).logits",
+    ),
+)

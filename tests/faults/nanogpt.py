@@ -92,8 +92,8 @@ READING = (
     Fault(
         "nanoGPT: a file of bias=False is refused",
         KARPATHY,
-        "activation=activation, bias=bias)",
-        "activation=activation)",
+        ', source, fields.get("bias", True))',
+        ", source)",
     ),
     Fault(
         "nanoGPT: a large setting is kept whatever its size",
