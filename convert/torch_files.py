@@ -149,8 +149,8 @@ def _sizes_after(opcode: pickletools.OpcodeInfo, stack: list[int]) -> list[int]:
     taken += sum(stack.pop() for _ in before)
     if opcode.name == "MARK":
         return [MARK]
-    holds = opcode.name.startswith("TUPLE") or opcode.name in ("REDUCE", "NEWOBJ", "BUILD")
-    return [1 + taken if holds else 1 for _ in opcode.stack_after]
+    size = 1 + taken if opcode.name.startswith("TUPLE") else 1  # nothing else is hashed through
+    return [size for _ in opcode.stack_after]
 
 
 def to_arrays(tensors: Mapping[str, Any], source: str) -> dict[str, Array]:

@@ -38,6 +38,10 @@ TESTED_BY = {
     "names": ("convert",),
     "nanogpt": ("nanogpt", "convert"),
     "karpathy": ("nanogpt", "convert"),
+    **dict.fromkeys(("storage", "weights", "errors"), ("storage", "hostile", "overwrite")),
+    **dict.fromkeys(("torch_files", "flax_msgpack", "orbax"), ("hostile", "overwrite")),
+    **dict.fromkeys(("destination", "base", "llmc"), ("overwrite",)),
+    **dict.fromkeys(("openai", "build_nanogpt", "huggingface_hub"), ("hostile", "convert")),
 }
 SECONDS = 1200  # in which the tests must have failed
 

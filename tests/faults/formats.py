@@ -78,13 +78,13 @@ FAULTS: tuple[Fault, ...] = (
         "JSON of any length",
         STORAGE,
         "(size := path.stat().st_size) > MOST_JSON_BYTES",
-        "(size := path.stat().st_size) > MOST_JSON_BYTES**2",
+        "(size := path.stat().st_size) < 0",
     ),
     Fault(
         "a header of any length",
         STORAGE,
         "if length > MOST_HEADER_BYTES:",
-        "if length > MOST_HEADER_BYTES**2:",
+        "if length < 0:",
     ),
     Fault(
         "a folder that stands aside stays in the way",
@@ -109,13 +109,13 @@ FAULTS: tuple[Fault, ...] = (
         "as many layers as a file claims",
         "gpt_common/weights.py",
         "if config.n_layer > num_tensors:",
-        "if config.n_layer > num_tensors**9:",
+        "if False:",
     ),
     Fault(
         "as many parameters as a file claims",
         "gpt_common/weights.py",
         "(parameters := num_parameters(config)) > size",
-        "(parameters := num_parameters(config)) > size**9",
+        "(parameters := num_parameters(config)) < 0",
     ),
     Fault(
         "tensors share their numbers",
@@ -128,12 +128,6 @@ FAULTS: tuple[Fault, ...] = (
         TORCH_FILES,
         "if stack and stack[-1] > MOST_IN_TUPLE:",
         "if stack and stack[-1] < 0:",
-    ),
-    Fault(
-        "pickles: the tuples of what is called do not count",
-        TORCH_FILES,
-        'opcode.name in ("REDUCE", "NEWOBJ", "BUILD")',
-        'opcode.name in ("NEWOBJ", "BUILD")',
     ),
     Fault(
         "pickles of any length",
