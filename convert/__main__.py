@@ -79,6 +79,8 @@ def convert(config: ConvertConfig, console: Console) -> None:
         why = "" if config.weights_only else f"{target.name} has no place for "
         notes.append(f"{why}the state of the run: left out")
         checkpoint = replace(checkpoint, training=None)
+    if target.needs_biases and not checkpoint.config.bias:
+        notes.append(f"{target.name} has no models without biases: each is there, and is zero")
     with console.status(f"writing {destination}"):
         assert target.write is not None  # destination_format has seen to it
         target.write(destination, checkpoint)
@@ -120,7 +122,8 @@ def cut_vocabulary(checkpoint: Checkpoint, vocab_size: int) -> Checkpoint:
         exp_avg_sq=cut(checkpoint.training.exp_avg_sq),
     )
     shape = replace(checkpoint.config, vocab_size=vocab_size)
-    return Checkpoint(shape, cut(checkpoint.weights), training)
+    weights = cut(checkpoint.weights)
+    return replace(checkpoint, config=shape, weights=weights, training=training)
 
 
 def summary(checkpoint: Checkpoint, seconds: float) -> Table:

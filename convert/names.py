@@ -9,15 +9,7 @@ from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import GPTConfig
 from gpt_common.errors import InputError, printable
 from gpt_common.storage import DTYPE_NAMES
-from gpt_common.weights import (
-    Array,
-    Weights,
-    check_shapes,
-    listing,
-    num_bytes,
-    require_plausible,
-    weight_shapes,
-)
+from gpt_common.weights import Array, Weights, fitting_weights, listing
 
 WRAPPERS = ("_orig_mod.", "module.")  # left in front by torch.compile and DistributedDataParallel
 MASK_BUFFERS = re.compile(r"\.attn\.(bias|masked_bias)$")
@@ -70,14 +62,12 @@ def check_weights(weights: Weights, config: GPTConfig, source: str) -> Weights:
 
     Raises `InputError` where they are not.
     """
-    require_plausible(config, len(weights), num_bytes(weights), source)
-    shapes = weight_shapes(config)
-    check_shapes(weights, shapes, source)
+    weights = fitting_weights(weights, config, source)
     types = {tensor.dtype for tensor in weights.values()}
     if len(types) != 1 or not types <= set(DTYPE_NAMES):
         found = ", ".join(sorted(str(dtype) for dtype in types))
         raise InputError(f"{source}: expected tensors of one floating type, got {found}")
-    return {name: weights[name] for name in shapes}
+    return weights
 
 
 def transposed_linears(weights: Weights) -> Weights:

@@ -27,7 +27,7 @@ from gpt_common.checkpoint import Checkpoint, to_hugging_face
 from gpt_common.config import Dtype, GPTConfig
 from gpt_common.data import Batch, BatchLoader, load_tokens
 from gpt_common.errors import InputError, require_positive
-from gpt_common.weights import check_shapes, num_parameters, weight_shapes
+from gpt_common.weights import check_shapes, num_parameters, weight_shapes, with_zero_biases
 
 Array = npt.NDArray[np.float64]
 CpuDtype = Literal["float32", "bfloat16", "float64"]
@@ -251,7 +251,8 @@ def huggingface_model(checkpoint: Checkpoint, dtype: Dtype) -> Any:
         raise InputError("huggingface needs transformers: pip install transformers") from None
     model: Any = GPT2LMHeadModel(GPT2Config(**to_hugging_face(checkpoint.config)))
     precision = np.float64 if dtype == "float64" else np.float32
-    copies = {name: np.array(weight, precision) for name, weight in checkpoint.weights.items()}
+    weights = with_zero_biases(checkpoint.weights, checkpoint.config)
+    copies = {name: np.array(weight, precision) for name, weight in weights.items()}
     state = {name: torch.from_numpy(weight) for name, weight in copies.items()}
     model.to(master_dtype(dtype)).eval()
     model.load_state_dict(state | {"lm_head.weight": state["transformer.wte.weight"]})

@@ -37,9 +37,9 @@ from gpt_common.storage import (
 from gpt_common.weights import (
     Weights,
     check_shapes,
-    num_bytes,
-    require_plausible,
+    fitting_weights,
     weight_shapes,
+    with_zero_biases,
 )
 
 FORMAT_VERSION = 1
@@ -55,6 +55,7 @@ HUGGING_FACE_NAMES = {
     "block_size": "n_positions",
     "vocab_size": "vocab_size",
     "activation": "activation_function",
+    "bias": "bias",  # not one of Hugging Face's: its GPT-2 always has biases, here of zeros
 }
 # What GPT-2 leaves open and we do not: another value is another model.
 HUGGING_FACE_FIXED = {
@@ -74,6 +75,8 @@ ACTIVATION_ALIASES = {"gelu_pytorch_tanh": "gelu_new"}
 class TrainingState:
     """What a run needs beside the weights to go on: moments, step, place in the data, options.
 
+    `optimizer_step` is AdamW's own count of its updates; None is as many as the run's. `source` is
+    what another program's file says beside this, by the format's name: it goes back into one.
     `fingerprint` is of the training data; empty where it is not known.
     """
 
@@ -84,6 +87,13 @@ class TrainingState:
     options: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     fingerprint: dict[str, Any] = field(default_factory=dict)
+    optimizer_step: int | None = None
+    source: dict[str, Any] = field(default_factory=dict)
+
+    def optimizer_step_at(self, step: int) -> int:
+        """Return AdamW's own count after `step` updates of the run."""
+        done = self.step if self.optimizer_step is None else self.optimizer_step
+        return done + step - self.step
 
 
 @dataclass(frozen=True)
@@ -103,11 +113,12 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint folder, whole or not at all."""
     with atomic_folder(folder) as part:
         write_description(part, checkpoint.config)
-        write_safetensors(part / MODEL, checkpoint.weights)
+        weights = with_zero_biases(checkpoint.weights, checkpoint.config)  # for transformers
+        write_safetensors(part / MODEL, weights)
         if state := checkpoint.training:
             moments = {f"{m}.{name}": w for m in MOMENTS for name, w in getattr(state, m).items()}
             write_safetensors(part / OPTIMIZER, moments)
-            fields = {k: v for k, v in vars(state).items() if k not in MOMENTS}
+            fields = state_fields(state)
             fields["format_version"] = FORMAT_VERSION
             fields["checksums"] = {n: checksum(part / n) for n in (CONFIG, MODEL, OPTIMIZER)}
             (part / STATE).write_text(_json(fields))
@@ -150,9 +161,8 @@ def _whole_beside(damaged: Path) -> str:
 
 def _read_folder(folder: Path, with_training: bool) -> Checkpoint:
     config = read_config(folder / CONFIG)
-    weights = read_safetensors(folder / MODEL)
-    require_plausible(config, len(weights), num_bytes(weights), str(folder / MODEL))
-    check_shapes(weights, weight_shapes(config), str(folder / MODEL))
+    source = folder / MODEL
+    weights = fitting_weights(read_safetensors(source), config, str(source))
     state = _read_state(folder)
     if state is None:
         return Checkpoint(config, weights)
@@ -266,6 +276,8 @@ def point_latest(run: Path, folder: Path) -> None:
 def to_hugging_face(config: GPTConfig) -> dict[str, Any]:
     """Return `config` as the content of a Hugging Face `config.json`."""
     shape = {HUGGING_FACE_NAMES[k]: v for k, v in dataclasses.asdict(config).items()}
+    if config.bias:
+        del shape["bias"]
     has_end = config.vocab_size > tokenizer.END_OF_TEXT_TOKEN
     end = tokenizer.END_OF_TEXT_TOKEN if has_end else None
     return {
@@ -293,19 +305,22 @@ def from_hugging_face(content: dict[str, Any], source: str) -> GPTConfig:
     activation = fields.pop("activation", "gelu_new")
     if not isinstance(activation, str):
         raise InputError(f"{source}: activation_function: expected a name, got {shown(activation)}")
-    return shape_of(fields, ACTIVATION_ALIASES.get(activation, activation), source)
+    bias = fields.pop("bias", True)
+    return shape_of(fields, ACTIVATION_ALIASES.get(activation, activation), source, bias)
 
 
-def shape_of(sizes: dict[str, Any], activation: str, source: str) -> GPTConfig:
-    """Return the model's shape from sizes that a file gives. Raises `InputError` for strange ones.
+def shape_of(sizes: dict[str, Any], activation: str, source: str, bias: Any = True) -> GPTConfig:
+    """Return the model's shape from what a file says. Raises `InputError` for strange sizes.
 
     `source` names the file in the message.
     """
+    if type(bias) is not bool:
+        raise InputError(f"{source}: bias: expected true or false, got {shown(bias)}")
     for name, value in sizes.items():
         if type(value) is not int or value > MOST_SIZE:
             raise InputError(f"{source}: {name}: expected a whole number, got {shown(value)}")
     try:
-        return GPTConfig(**sizes, activation=activation)  # type: ignore[arg-type]
+        return GPTConfig(**sizes, activation=activation, bias=bias)  # type: ignore[arg-type]
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
 
@@ -342,18 +357,33 @@ def _read_training(folder: Path, config: GPTConfig, state: dict[str, Any]) -> Tr
     expected = {f"{m}.{name}": shape for m in MOMENTS for name, shape in shapes.items()}
     check_shapes(moments, expected, str(source))
     _check_files(folder, state, OPTIMIZER)
+    return TrainingState(
+        exp_avg={name: moments[f"exp_avg.{name}"] for name in shapes},
+        exp_avg_sq={name: moments[f"exp_avg_sq.{name}"] for name in shapes},
+        **read_state_fields(state, str(folder / STATE)),
+    )
+
+
+def state_fields(state: TrainingState) -> dict[str, Any]:
+    """Return what a training state holds beside the moments, in a form that JSON can hold."""
+    return {name: value for name, value in vars(state).items() if name not in MOMENTS}
+
+
+def read_state_fields(content: dict[str, Any], source: str) -> dict[str, Any]:
+    """Return the fields that `state_fields` returned. Raises `InputError` for strange ones."""
     try:
-        return TrainingState(
-            step=_whole_number(state["step"]),
-            exp_avg={name: moments[f"exp_avg.{name}"] for name in shapes},
-            exp_avg_sq={name: moments[f"exp_avg_sq.{name}"] for name in shapes},
-            loader={"position": _whole_number(state["loader"]["position"])},
-            options=dict(state["options"]),
-            versions=dict(state["versions"]),
-            fingerprint=dict(state.get("fingerprint") or {}),
-        )
+        optimizer_step = content.get("optimizer_step")
+        return {
+            "step": _whole_number(content["step"]),
+            "loader": {"position": _whole_number(content["loader"]["position"])},
+            "options": dict(content["options"]),
+            "versions": dict(content["versions"]),
+            "optimizer_step": None if optimizer_step is None else _whole_number(optimizer_step),
+            "fingerprint": dict(content.get("fingerprint") or {}),
+            "source": dict(content.get("source", {})),
+        }
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{folder / STATE}: {type(error).__name__}: {error}") from None
+        raise InputError(f"{source}: {type(error).__name__}: {error}") from None
 
 
 def _whole_number(value: Any) -> int:

@@ -36,7 +36,8 @@ VOCAB_MULTIPLE = 64  # 50257 pads to 50304, a size that matrix hardware likes
 class GPTConfig:
     """The shape of a GPT-2: pre-LayerNorm blocks, learned positions, tied head.
 
-    `activation` is `gelu_new` (the tanh form, GPT-2's own) or `gelu` (the erf form).
+    `activation` is `gelu_new` (the tanh form, GPT-2's own) or `gelu` (the erf form). Without `bias`
+    neither linear layers nor norms have one.
     Raises `InputError` where a size is not positive or `n_embd` is not divisible by `n_head`.
     """
 
@@ -46,6 +47,7 @@ class GPTConfig:
     block_size: int = 1024
     vocab_size: int = 50257
     activation: Activation = "gelu_new"
+    bias: bool = True
 
     def __post_init__(self) -> None:
         for name in ("n_layer", "n_head", "n_embd", "block_size", "vocab_size"):
@@ -109,6 +111,11 @@ class ModelOptions:
         tyro.conf.arg(metavar="{gelu_new,gelu}", help_behavior_hint="(default: the preset's)"),
     ] = None
     """gelu_new is GPT-2's tanh form, gelu the erf form."""
+    bias: Annotated[
+        bool | None,
+        tyro.conf.arg(metavar="{True,False}", help_behavior_hint="(default: the preset's)"),
+    ] = None
+    """Whether linear layers and norms have biases."""
     init: Annotated[str, tyro.conf.arg(metavar="scratch|PATH|NAME")] = "scratch"
     """Start from random weights, or from the weights and the shape of a model: a path, or gpt2."""
 
@@ -158,8 +165,14 @@ class OptimizerOptions:
     """Learning rate at the end of the cosine."""
     warmup_steps: int = 0
     """Steps of linear warm-up."""
+    warmup_peak: Literal["last", "next"] = "last"
+    """The first step at the peak: the last of the warm-up, or, as in nanoGPT, the next one."""
     lr_schedule: Literal["constant", "cosine"] = "constant"
     """What follows the warm-up."""
+    lr_decay_steps: Annotated[
+        int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: steps)")
+    ] = None
+    """Step at which the cosine ends; past it the learning rate is min_lr."""
     beta1: float = 0.9
     """Decay of the first moment."""
     beta2: float = 0.95
@@ -174,6 +187,8 @@ class OptimizerOptions:
     def __post_init__(self) -> None:
         for name in ("steps", "grad_accum", "eps"):
             require_positive(name, getattr(self, name))
+        if self.lr_decay_steps is not None:
+            require_positive("lr_decay_steps", self.lr_decay_steps)
         for name in ("learning_rate", "min_lr", "warmup_steps", "weight_decay", "grad_clip"):
             require_not_negative(name, getattr(self, name))
         require_fraction("beta1", self.beta1)

@@ -57,6 +57,7 @@ UNSAID = "\0"  # no path, and so no value of --data
 
 # What a resumed run may change; any other flag has to be the one that the run began with.
 MAY_CHANGE = {
+    "val_fraction",
     "data",
     "steps",
     "device",
@@ -229,6 +230,7 @@ class Run:
         """
         self.log.flush()
         check_finite(step, weights, exp_avg, exp_avg_sq)
+        start = self.start.training
         training = TrainingState(
             step=step,
             exp_avg=exp_avg,
@@ -237,6 +239,8 @@ class Run:
             options=self.config.as_dict(),
             versions=versions() | {"framework": self.framework},
             fingerprint=self.fingerprint,
+            optimizer_step=start.optimizer_step_at(step) if start else step,
+            source=start.source if start else {},
         )
         folder = step_folder(self.folder, step)
         write_checkpoint(folder, Checkpoint(self.start.config, weights, training))

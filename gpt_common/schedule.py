@@ -8,13 +8,18 @@ from gpt_common.config import OptimizerOptions
 def learning_rate(step: int, options: OptimizerOptions) -> float:
     """Return the learning rate of the update that follows 0-based `step`.
 
-    Linear warm-up, `peak * (step + 1) / warmup_steps`, then constant, or the half cosine of
-    Loshchilov & Hutter 2017 (arXiv:1608.03983, eq. 5) down to `min_lr` at the last step.
+    Linear warm-up, `peak * (step + 1) / warmup_steps` (`warmup_peak` "next": one step more), then
+    constant, or the half cosine of Loshchilov & Hutter 2017 (arXiv:1608.03983, eq. 5), which is
+    down to `min_lr` at step `lr_decay_steps`, or `steps`, and stays there.
     """
     if step < options.warmup_steps:
-        return options.learning_rate * (step + 1) / options.warmup_steps
+        rise = options.warmup_steps + (options.warmup_peak == "next")
+        return options.learning_rate * (step + 1) / rise
     if options.lr_schedule == "constant":
         return options.learning_rate
-    progress = (step - options.warmup_steps) / max(1, options.steps - options.warmup_steps)
-    cosine = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    end = options.lr_decay_steps or options.steps
+    if step >= end:
+        return options.min_lr
+    progress = (step - options.warmup_steps) / (end - options.warmup_steps)
+    cosine = 0.5 * (1 + math.cos(math.pi * progress))
     return options.min_lr + cosine * (options.learning_rate - options.min_lr)

@@ -18,10 +18,15 @@ Array = npt.NDArray[np.floating]
 Weights = dict[str, Array]
 
 
+def in_model(name: str, config: GPTConfig) -> bool:
+    """Whether a model of this shape has the weight of this name: it may be without biases."""
+    return config.bias or not name.endswith(".bias")
+
+
 def block_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
     """Return the shapes in one block, under names that follow `transformer.h.N.`."""
     C = config.n_embd
-    return {
+    shapes: dict[str, tuple[int, ...]] = {
         "ln_1.weight": (C,),
         "ln_1.bias": (C,),
         "attn.c_attn.weight": (C, 3 * C),
@@ -35,19 +40,20 @@ def block_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
         "mlp.c_proj.weight": (4 * C, C),
         "mlp.c_proj.bias": (C,),
     }
+    return {name: shape for name, shape in shapes.items() if in_model(name, config)}
 
 
 def weight_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
     """Return the shape of every weight of a model, by its neutral name."""
-    C = config.n_embd
+    C, block = config.n_embd, block_shapes(config)
     shapes: dict[str, tuple[int, ...]] = {
         "transformer.wte.weight": (config.vocab_size, C),
         "transformer.wpe.weight": (config.block_size, C),
     }
     for layer in range(config.n_layer):
-        for name, shape in block_shapes(config).items():
-            shapes[f"transformer.h.{layer}.{name}"] = shape
-    return shapes | {"transformer.ln_f.weight": (C,), "transformer.ln_f.bias": (C,)}
+        shapes |= {f"transformer.h.{layer}.{name}": shape for name, shape in block.items()}
+    last = {"transformer.ln_f.weight": (C,), "transformer.ln_f.bias": (C,)}
+    return shapes | {name: shape for name, shape in last.items() if in_model(name, config)}
 
 
 def num_parameters(config: GPTConfig) -> int:
@@ -76,6 +82,33 @@ def require_plausible(config: GPTConfig, num_tensors: int, size: int, source: st
         raise InputError(
             f"{source}: expected the bytes of {parameters} parameters, got {size} bytes"
         )
+
+
+def fitting_weights(arrays: Mapping[str, Array], config: GPTConfig, source: str) -> Weights:
+    """Return the weights of a model in their order, without the zeros for biases it does not have.
+
+    Raises `InputError` unless `arrays` has exactly its weights, and at most zeros for such biases.
+    `source` names the file in the message.
+    """
+    require_plausible(config, len(arrays), num_bytes(arrays), source)
+    whole = weight_shapes(dataclasses.replace(config, bias=True))
+    shapes = {name: s for name, s in whole.items() if in_model(name, config) or name in arrays}
+    check_shapes(arrays, shapes, source)
+    for name in shapes:
+        if not in_model(name, config) and arrays[name].any():
+            raise InputError(f"{source}: {name}: expected zeros, as the model has no biases")
+    return {name: arrays[name] for name in shapes if in_model(name, config)}
+
+
+def with_zero_biases(weights: Weights, config: GPTConfig) -> Weights:
+    """Return weights with zeros in the place of each bias that the model does not have.
+
+    They are those of the same function, for programs that know no model without biases.
+    """
+    dtype = weights["transformer.wte.weight"].dtype
+    shapes = weight_shapes(dataclasses.replace(config, bias=True)).items()
+    zeros = {n: np.zeros(shape, dtype) for n, shape in shapes if not in_model(n, config)}
+    return weights | zeros
 
 
 def check_shapes(

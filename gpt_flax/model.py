@@ -52,7 +52,8 @@ class Linear(nn.Dense):
         if not self.ops.flat_linear:
             return super().__call__(x)
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
-        bias = self.param("bias", self.bias_init, (self.features,))
+        shape = (self.features,)
+        bias = self.param("bias", self.bias_init, shape) if self.use_bias else None
         return flat_linear(x.astype(self.dtype), kernel, bias)
 
 
@@ -65,8 +66,9 @@ class CausalSelfAttention(nn.Module):
 
     def setup(self) -> None:
         config = self.config
-        self.c_attn = linear(3 * config.n_embd, INITIAL_STD, self.dtype, self.ops)
-        self.c_proj = linear(config.n_embd, residual_std(config), self.dtype, self.ops)
+        self.c_attn = linear(3 * config.n_embd, INITIAL_STD, config.bias, self.dtype, self.ops)
+        std = residual_std(config)
+        self.c_proj = linear(config.n_embd, std, config.bias, self.dtype, self.ops)
 
     def __call__(self, x: Array, places: Places | None = None) -> Array:
         """Map `(B, T, C)` to `(B, T, C)`; with a cache, x stands at `places` in it."""
@@ -96,8 +98,9 @@ class MLP(nn.Module):
 
     def setup(self) -> None:
         config = self.config
-        self.c_fc = linear(4 * config.n_embd, INITIAL_STD, self.dtype, self.ops)
-        self.c_proj = linear(config.n_embd, residual_std(config), self.dtype, self.ops)
+        self.c_fc = linear(4 * config.n_embd, INITIAL_STD, config.bias, self.dtype, self.ops)
+        std = residual_std(config)
+        self.c_proj = linear(config.n_embd, std, config.bias, self.dtype, self.ops)
 
     def __call__(self, x: Array) -> Array:
         """Map `(B, T, C)` to `(B, T, C)`."""
@@ -113,9 +116,9 @@ class Block(nn.Module):
     ops: Ops
 
     def setup(self) -> None:
-        self.ln_1 = layer_norm()
+        self.ln_1 = layer_norm(self.config)
         self.attn = CausalSelfAttention(self.config, self.dtype, self.ops)
-        self.ln_2 = layer_norm()
+        self.ln_2 = layer_norm(self.config)
         self.mlp = MLP(self.config, self.dtype, self.ops)
 
     def __call__(self, x: Array, places: Places | None = None) -> Array:
@@ -140,7 +143,7 @@ class GPT(nn.Module):
         self.wte = nn.Embed(config.padded_vocab_size, config.n_embd, embedding_init=padded(config))
         self.wpe = nn.Embed(config.block_size, config.n_embd, embedding_init=normal(INITIAL_STD))
         self.h = [Block(config, self.dtype, self.ops) for _ in range(config.n_layer)]
-        self.ln_f = layer_norm()
+        self.ln_f = layer_norm(config)
 
     def __call__(self, tokens: Array, targets: Array | None = None) -> tuple[Array, Array | None]:
         """Return logits `(B, T, V)` and, where targets are given, the mean cross-entropy in nats.
@@ -230,14 +233,14 @@ def empty_cache(config: GPTConfig, rows: int, length: int, dtype: DTypeLike) -> 
     }
 
 
-def linear(features: int, std: float, dtype: DTypeLike, ops: Ops) -> Linear:
-    """Return a linear layer with a normal kernel `(in, out)` and a bias of zeros."""
-    return Linear(features, dtype=dtype, kernel_init=normal(std), ops=ops)
+def linear(features: int, std: float, bias: bool, dtype: DTypeLike, ops: Ops) -> Linear:
+    """Return a linear layer with a normal kernel `(in, out)` and, if any, a bias of zeros."""
+    return Linear(features, use_bias=bias, dtype=dtype, kernel_init=normal(std), ops=ops)
 
 
-def layer_norm() -> nn.LayerNorm:
+def layer_norm(config: GPTConfig) -> nn.LayerNorm:
     """Return a norm over C; Linen's own fast variance, E[x^2] - E[x]^2, loses digits."""
-    return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_fast_variance=False)
+    return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_bias=config.bias, use_fast_variance=False)
 
 
 def normal(std: float) -> nn.initializers.Initializer:

@@ -145,30 +145,33 @@ transposed.defvjp(lambda a: (transposed(a), None), lambda _, gradient: (transpos
 
 
 @jax.custom_vjp
-def flat_linear(x: Array, kernel: Array, bias: Array) -> Array:
-    """Return x kernel + bias, `(..., out)`, computed in the type of `x`.
+def flat_linear(x: Array, kernel: Array, bias: Array | None) -> Array:
+    """Return x kernel + bias, if any, `(..., out)`, computed in the type of `x`.
 
     As one matrix of rows: XLA contracts the two axes B and T of the kernel's gradient slowly. (b)
     in float32 300 ms a layer, forward and backward, where it had 375. The gradients of kernel and
     bias are summed in their own type: by way of bfloat16 they take longer, and lose digits.
     """
-    y = product(flat(x), kernel.astype(x.dtype)) + bias
+    y = product(flat(x), kernel.astype(x.dtype))
+    y = y if bias is None else y + bias
     return y.astype(x.dtype).reshape(*x.shape[:-1], -1)
 
 
-def _flat_linear_forward(x: Array, kernel: Array, bias: Array) -> tuple[Array, tuple[Array, Array]]:
-    return flat_linear(x, kernel, bias), (x, kernel)
+def _flat_linear_forward(
+    x: Array, kernel: Array, bias: Array | None
+) -> tuple[Array, tuple[Array, Array, Array | None]]:
+    return flat_linear(x, kernel, bias), (x, kernel, bias)
 
 
 def _flat_linear_backward(
-    saved: tuple[Array, Array], gradient: Array
-) -> tuple[Array, Array, Array]:
-    x, kernel = saved
+    saved: tuple[Array, Array, Array | None], gradient: Array
+) -> tuple[Array, Array, Array | None]:
+    x, kernel, bias = saved
     rows = flat(gradient)
     dx = product(rows, transposed(kernel.astype(x.dtype))).astype(x.dtype)
     d_kernel = product(transposed(flat(x)), rows)
-    d_bias = rows.astype(d_kernel.dtype).sum(axis=0)
-    return dx.reshape(x.shape), d_kernel.astype(kernel.dtype), d_bias.astype(kernel.dtype)
+    d_bias = None if bias is None else rows.astype(d_kernel.dtype).sum(axis=0).astype(bias.dtype)
+    return dx.reshape(x.shape), d_kernel.astype(kernel.dtype), d_bias
 
 
 flat_linear.defvjp(_flat_linear_forward, _flat_linear_backward)

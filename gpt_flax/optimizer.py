@@ -60,11 +60,12 @@ def state_to_neutral(opt_state: optax.OptState, config: GPTConfig) -> tuple[Weig
 def restore_state(
     opt_state: optax.OptState, config: GPTConfig, training: TrainingState
 ) -> optax.OptState:
-    """Return AdamW's state with the moments and the step of a checkpoint."""
+    """Return AdamW's state with the moments and AdamW's step of a checkpoint."""
+    step = training.optimizer_step_at(training.step)
     dtype = jax.tree.leaves(optax.tree.get(opt_state, "mu"))[0].dtype
     return optax.tree.set(
         opt_state,
-        count=jnp.array(training.step, jnp.int32),
+        count=jnp.array(step, jnp.int32),
         mu=from_neutral(training.exp_avg, config, dtype),
         nu=from_neutral(training.exp_avg_sq, config, dtype),
     )

@@ -9,7 +9,7 @@ from jax import Array as JaxArray
 from jax.typing import DTypeLike
 
 from gpt_common.config import GPTConfig
-from gpt_common.weights import Array, Weights
+from gpt_common.weights import Array, Weights, in_model
 
 Params = dict[str, Any]
 
@@ -42,7 +42,7 @@ def name_table(config: GPTConfig) -> dict[str, str]:
     for layer in range(config.n_layer):
         for neutral, path in BLOCK_TABLE.items():
             table[f"transformer.h.{layer}.{neutral}"] = f"h_{layer}/{path}"
-    return table
+    return {neutral: path for neutral, path in table.items() if in_model(neutral, config)}
 
 
 def from_neutral(weights: Weights, config: GPTConfig, dtype: DTypeLike) -> Params:

@@ -61,8 +61,8 @@ class CausalSelfAttention(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.n_head = config.n_head
-        self.c_attn = linear(config.n_embd, 3 * config.n_embd, INITIAL_STD)
-        self.c_proj = linear(config.n_embd, config.n_embd, residual_std(config))
+        self.c_attn = linear(config.n_embd, 3 * config.n_embd, INITIAL_STD, config.bias)
+        self.c_proj = linear(config.n_embd, config.n_embd, residual_std(config), config.bias)
 
     def forward(
         self, x: Tensor, places: Places | None = None, cache: LayerCache | None = None
@@ -84,8 +84,8 @@ class MLP(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.approximate = "tanh" if config.activation == "gelu_new" else "none"
-        self.c_fc = linear(config.n_embd, 4 * config.n_embd, INITIAL_STD)
-        self.c_proj = linear(4 * config.n_embd, config.n_embd, residual_std(config))
+        self.c_fc = linear(config.n_embd, 4 * config.n_embd, INITIAL_STD, config.bias)
+        self.c_proj = linear(4 * config.n_embd, config.n_embd, residual_std(config), config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(B, T, C)` to `(B, T, C)`."""
@@ -221,14 +221,15 @@ def empty_cache(
     ]
 
 
-def linear(in_features: int, out_features: int, std: float) -> Linear:
-    """Return a linear layer with a normal kernel `(out, in)` and a bias of zeros."""
-    layer = Linear(in_features, out_features)
+def linear(in_features: int, out_features: int, std: float, bias: bool) -> Linear:
+    """Return a linear layer with a normal kernel `(out, in)` and, if any, a bias of zeros."""
+    layer = Linear(in_features, out_features, bias)
     nn.init.normal_(layer.weight, std=std)
-    nn.init.zeros_(layer.bias)
+    if bias:
+        nn.init.zeros_(layer.bias)
     return layer
 
 
 def layer_norm(config: GPTConfig) -> nn.LayerNorm:
     """Return a norm over C."""
-    return nn.LayerNorm(config.n_embd, eps=LAYER_NORM_EPSILON)
+    return nn.LayerNorm(config.n_embd, eps=LAYER_NORM_EPSILON, bias=config.bias)

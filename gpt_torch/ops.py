@@ -70,13 +70,14 @@ class OneDNNLinear(torch.autograd.Function):
         return onednn_product(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the gradients of x, weight and bias."""
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the gradients of x, weight and, if any, bias."""
         (gradient,) = gradients
         x, weight = ctx.saved_tensors
         rows = gradient.flatten(0, -2)
         d_weight = onednn_product(rows.t(), x.flatten(0, -2).t())
-        return onednn_product(gradient, weight.t()), d_weight, rows.sum(0)
+        d_bias = rows.sum(0) if ctx.needs_input_grad[2] else None
+        return onednn_product(gradient, weight.t()), d_weight, d_bias
 
 
 def onednn_product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:

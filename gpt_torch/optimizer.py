@@ -65,14 +65,15 @@ def state_to_neutral(
 def restore_state(
     optimizer: AdamW, model: nn.Module, config: GPTConfig, training: TrainingState
 ) -> None:
-    """Give AdamW the moments and the step of a checkpoint."""
+    """Give AdamW the moments and AdamW's step of a checkpoint."""
+    step = training.optimizer_step_at(training.step)
     parameters = dict(model.named_parameters())
     dtype = next(iter(parameters.values())).dtype
     exp_avg = from_neutral(training.exp_avg, config, dtype)
     exp_avg_sq = from_neutral(training.exp_avg_sq, config, dtype)
     for name, parameter in parameters.items():
         optimizer.state[parameter] = {
-            "step": torch.tensor(float(training.step), device=parameter.device),
+            "step": torch.tensor(float(step), device=parameter.device),
             "exp_avg": exp_avg[name].to(parameter.device),
             "exp_avg_sq": exp_avg_sq[name].to(parameter.device),
         }

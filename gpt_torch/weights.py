@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gpt_common.config import GPTConfig
-from gpt_common.weights import Array, Weights
+from gpt_common.weights import Array, Weights, in_model
 
 StateDict = dict[str, Tensor]
 
@@ -40,7 +40,7 @@ def name_table(config: GPTConfig) -> dict[str, tuple[str, bool]]:
     for layer in range(config.n_layer):
         for neutral, (name, transposed) in BLOCK_TABLE.items():
             table[f"transformer.h.{layer}.{neutral}"] = (f"h.{layer}.{name}", transposed)
-    return table
+    return {neutral: entry for neutral, entry in table.items() if in_model(neutral, config)}
 
 
 def from_neutral(weights: Weights, config: GPTConfig, dtype: torch.dtype) -> StateDict:

@@ -1,6 +1,5 @@
 """Every format to every other, bit for bit; files of other people's programs; and wrong ones."""
 
-import copy
 import dataclasses
 import fnmatch
 import json
@@ -164,13 +163,12 @@ def test_the_released_layout_of_gpt2(legacy, tmp_path):
     assert_same_as(reference, tmp_path)
 
 
-def nanogpt_state(reference, biases=True, prefix=""):
+def nanogpt_state(reference, prefix=""):
     """The state dict that nanoGPT has for these weights: linear kernels the other way round."""
     linear = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
     return {
         prefix + name: (v.T.contiguous() if name.endswith(linear) else v)
         for name, v in reference.state_dict().items()
-        if biases or not name.endswith(".bias")
     }
 
 
@@ -187,61 +185,6 @@ def test_nanogpt(prefix, tmp_path):
     }
     torch.save(content, tmp_path / "ckpt.pt")
     assert assert_same_as(reference, tmp_path / "ckpt.pt").config.activation == "gelu"
-
-
-def test_nanogpt_without_biases_reads_them_as_zeros(tmp_path):
-    reference = hugging_face()
-    for name, parameter in reference.named_parameters():
-        if name.endswith(".bias"):
-            parameter.data.zero_()
-    shape = {
-        k: getattr(ODD, k) for k in ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
-    }
-    content = {
-        "model": nanogpt_state(reference, biases=False),
-        "model_args": shape | {"bias": False},
-    }
-    torch.save(content, tmp_path / "ckpt.pt")
-    assert_same_as(reference, tmp_path / "ckpt.pt")
-
-
-def test_nanogpts_optimizer(tmp_path):
-    """Two groups, by number of dimensions, in the order of the model's parameters."""
-    reference = hugging_face()
-    named = dict(reference.named_parameters())
-    matrices = [p for p in named.values() if p.dim() >= 2]
-    others = [p for p in named.values() if p.dim() < 2]
-    optimizer = torch.optim.AdamW([{"params": matrices}, {"params": others}])
-    for parameter in named.values():
-        parameter.grad = torch.randn_like(parameter)
-    optimizer.step()
-    linear = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
-    state = copy.deepcopy(optimizer.state_dict())
-    for index, parameter in enumerate([*matrices, *others]):
-        (name,) = (n for n, p in named.items() if p is parameter)
-        if name.endswith(linear):  # as it is in a model whose kernels lie the other way round
-            for moment in ("exp_avg", "exp_avg_sq"):
-                state["state"][index][moment] = state["state"][index][moment].T.contiguous()
-    shape = {
-        k: getattr(ODD, k) for k in ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
-    }
-    content = {
-        "model": nanogpt_state(reference), "model_args": shape, "optimizer": state, "iter_num": 1
-    }  # fmt: skip
-    content["config"] = {
-        "learning_rate": 6e-4, "beta2": 0.95, "warmup_iters": 2000, "lr_decay_iters": 600_000,
-        "gradient_accumulation_steps": 40, "decay_lr": True, "dataset": "openwebtext",
-    }  # fmt: skip
-    torch.save(content, tmp_path / "ckpt.pt")
-    training = formats.read(str(tmp_path / "ckpt.pt"))[0].training
-    assert training.step == 1
-    options = TrainConfig.from_dict(training.options).optimizer
-    assert (options.learning_rate, options.beta2, options.warmup_steps) == (6e-4, 0.95, 2000)
-    assert (options.lr_schedule, options.steps, options.grad_accum) == ("cosine", 600_000, 40)
-    for name, parameter in named.items():
-        moments = optimizer.state[parameter]
-        assert training.exp_avg[name].tobytes() == moments["exp_avg"].numpy().tobytes()
-        assert training.exp_avg_sq[name].tobytes() == moments["exp_avg_sq"].numpy().tobytes()
 
 
 def test_build_nanogpt_is_written_as_its_program_reads_it(tmp_path):

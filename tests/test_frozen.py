@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from gpt_common.checkpoint import Checkpoint
+from gpt_common.config import GPTConfig
 from gpt_flax import frozen as flax_frozen
 from gpt_flax import generate as flax_generate
 from gpt_flax.model import GPT as FlaxGPT
@@ -22,9 +23,14 @@ def start(odd_config):
     return Checkpoint(odd_config, random_weights(odd_config))
 
 
-@pytest.mark.parametrize(("dtype", "limit"), [("float32", 2e-6), ("bfloat16", 0)])
-def test_the_same_logits(framework, start, dtype, limit):
+@pytest.mark.parametrize(
+    ("dtype", "limit", "bias"),
+    [("float32", 2e-6, True), ("bfloat16", 0, True), ("float32", 2e-6, False)],
+)
+def test_the_same_logits(framework, odd_config, dtype, limit, bias):
     """In bfloat16 to the bit, as it is only cast sooner, where oneDNN does not pack it."""
+    config = GPTConfig(**vars(odd_config) | {"bias": bias})
+    start = Checkpoint(config, random_weights(config))
     if framework == "torch":
         model = load_model(start, torch.float32, torch.device("cpu"))
         with torch.inference_mode(), autocast(torch.device("cpu"), dtype):

@@ -18,7 +18,10 @@ CHECKSUM = "weights_checksum"  # CRC-32 of the file that a configuration lies be
 
 @dataclass(frozen=True)
 class Format:
-    """A checkpoint format: how to know it, to read it, and to write it, whole or not at all."""
+    """A checkpoint format: how to know it, to read it, and to write it, whole or not at all.
+
+    One that `needs_biases` has no word for a model without: zeros are written in their place.
+    """
 
     name: str
     description: str
@@ -26,6 +29,7 @@ class Format:
     read: Callable[[Path], Checkpoint]
     write: Callable[[Path, Checkpoint], None] | None = None
     keeps_training: bool = False
+    needs_biases: bool = False
     described: bool = False  # by a configuration beside: FILE.json
 
 

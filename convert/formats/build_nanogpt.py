@@ -10,6 +10,7 @@ from convert.formats import karpathy
 from convert.formats.base import Format, require_activation
 from convert.torch_files import BuildNanoGPTConfig
 from gpt_common.checkpoint import Checkpoint
+from gpt_common.weights import with_zero_biases
 
 NAME = "build-nanogpt"
 
@@ -29,10 +30,11 @@ def read(path: Path) -> Checkpoint:
 def write(path: Path, checkpoint: Checkpoint) -> None:
     """Write a file that build-nanogpt's program loads."""
     require_activation(checkpoint.config, "gelu_new", NAME)
+    weights = with_zero_biases(checkpoint.weights, checkpoint.config)
     described = BuildNanoGPTConfig()
     vars(described).update({f: getattr(checkpoint.config, f) for f in karpathy.SHAPE_FIELDS})
     content = {
-        "model": karpathy.state_dict(checkpoint.weights),
+        "model": karpathy.state_dict(weights),
         "config": described,
         "step": checkpoint.training.step if checkpoint.training else 0,
         "val_loss": None,
@@ -59,4 +61,4 @@ def called_as_their_program_calls_it() -> Iterator[None]:
             main.GPTConfig = before  # type: ignore[attr-defined]
 
 
-FORMAT = Format(NAME, "build-nanogpt's model_*.pt", detect, read, write)
+FORMAT = Format(NAME, "build-nanogpt's model_*.pt", detect, read, write, needs_biases=True)

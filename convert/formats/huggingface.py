@@ -14,7 +14,7 @@ from gpt_common import checkpoint as neutral
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.errors import InputError, printable
 from gpt_common.storage import atomic_folder, read_json, read_safetensors, write_safetensors
-from gpt_common.weights import Array, Weights, num_bytes
+from gpt_common.weights import Array, Weights, num_bytes, with_zero_biases
 
 SAFETENSORS = "model.safetensors"
 PICKLE = "pytorch_model.bin"
@@ -73,12 +73,13 @@ def write(path: Path, checkpoint: Checkpoint, name: str) -> None:
     if name == SAFETENSORS:
         neutral.write_checkpoint(path, checkpoint)
         return
+    weights = with_zero_biases(checkpoint.weights, checkpoint.config)
     with atomic_folder(path) as part:
         neutral.write_description(part, checkpoint.config)
         if name == PICKLE:
-            _write_file(part / name, checkpoint.weights)
+            _write_file(part / name, weights)
         else:
-            _write_shards(part, name, checkpoint.weights)
+            _write_shards(part, name, weights)
 
 
 def _write_file(path: Path, weights: Weights) -> None:

@@ -3,6 +3,7 @@
 Its linear kernels lie as `(out, in)`, transposed against ordinary Flax and the neutral ones.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,14 @@ from gpt_common import checkpoint as neutral
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import GPTConfig
 from gpt_common.storage import atomic_folder
-from gpt_common.weights import Weights, num_bytes, require_plausible, weight_shapes
+from gpt_common.weights import (
+    Weights,
+    in_model,
+    num_bytes,
+    require_plausible,
+    weight_shapes,
+    with_zero_biases,
+)
 
 FILE = "flax_model.msgpack"
 
@@ -43,7 +51,8 @@ def read_tree(tree: dict[str, Any], config: GPTConfig, source: str) -> Weights:
     """Return the neutral weights of Hugging Face's tree."""
     flat = flax_msgpack.flatten(tree, source)
     require_plausible(config, len(flat), num_bytes(flat), source)
-    paths = {name: flax_path(name) for name in weight_shapes(config)}
+    whole = weight_shapes(replace(config, bias=True))
+    paths = {n: flax_path(n) for n in whole if in_model(n, config) or flax_path(n) in flat}
     require_names(flat, dict.fromkeys(paths.values()), source)
     weights = transposed_linears({name: flat[path] for name, path in paths.items()})
     return check_weights(weights, config, source)
@@ -51,7 +60,7 @@ def read_tree(tree: dict[str, Any], config: GPTConfig, source: str) -> Weights:
 
 def write(path: Path, checkpoint: Checkpoint) -> None:
     """Write a folder, tokenizer and all."""
-    weights = transposed_linears(checkpoint.weights)
+    weights = transposed_linears(with_zero_biases(checkpoint.weights, checkpoint.config))
     with atomic_folder(path) as part:
         neutral.write_description(part, checkpoint.config)
         flax_msgpack.save(part / FILE, {flax_path(name): w for name, w in weights.items()})

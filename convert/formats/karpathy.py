@@ -3,39 +3,39 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from convert import torch_files
 from convert.names import HEAD, check_weights, neutral_weights, transposed_linears
-from gpt_common.checkpoint import shape_of
+from gpt_common.checkpoint import MOST_SIZE, shape_of
 from gpt_common.config import Activation, GPTConfig
-from gpt_common.errors import InputError
+from gpt_common.errors import InputError, shown
 from gpt_common.storage import atomic_file
-from gpt_common.weights import Weights, weight_shapes
+from gpt_common.weights import Weights
 
 SHAPE_FIELDS = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
 
 
 def read_shape(fields: dict[str, Any], activation: Activation, source: str) -> GPTConfig:
-    """Return the model's shape from the fields of theirs. Raises `InputError` for a strange one."""
-    return shape_of({name: fields.get(name) for name in SHAPE_FIELDS}, activation, source)
+    """Return the model's shape from the fields of theirs; a model has biases unless they say no.
+
+    Raises `InputError` for a strange one.
+    """
+    sizes = {name: fields.get(name) for name in SHAPE_FIELDS}
+    return shape_of(sizes, activation, source, fields.get("bias", True))
 
 
-def read_weights(state: Any, config: GPTConfig, source: str, biases: bool = True) -> Weights:
-    """Return neutral weights from a state dict; without `biases`, zeros in the place of each."""
+def whole_number(value: Any, name: str, source: str) -> int:
+    """Return a count. Raises `InputError` where it is none, or a very large one."""
+    if type(value) is not int or abs(value) > MOST_SIZE:
+        raise InputError(f"{source}: {name}: expected a whole number, got {shown(value)}")
+    return value
+
+
+def read_weights(state: Any, config: GPTConfig, source: str) -> Weights:
+    """Return neutral weights from a state dict. Raises `InputError` where they do not fit."""
     if not isinstance(state, dict):
         raise InputError(f"{source}: model: expected tensors by name, got {type(state).__name__}")
     tensors = neutral_weights(torch_files.to_arrays(state, source), source)
-    if not biases:
-        tensors = zero_biases(config, tensors) | tensors
     return check_weights(transposed_linears(tensors), config, source)
-
-
-def zero_biases(config: GPTConfig, like: Weights) -> Weights:
-    """Return zeros for every bias: what a model without biases adds, exactly."""
-    dtype = next((w.dtype for w in like.values()), np.dtype(np.float32))
-    shapes = weight_shapes(config).items()
-    return {name: np.zeros(shape, dtype) for name, shape in shapes if name.endswith(".bias")}
 
 
 def state_dict(weights: Weights) -> dict[str, Any]:

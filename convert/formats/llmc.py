@@ -1,5 +1,6 @@
 """llm.c's `.bin`: a header of 256 int32, then the weights, each kind for all layers together."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import ml_dtypes
@@ -11,7 +12,7 @@ from gpt_common.checkpoint import Checkpoint, shape_of
 from gpt_common.config import GPTConfig
 from gpt_common.errors import InputError
 from gpt_common.storage import atomic_file, first_bytes, map_file, mapped_array, write_array
-from gpt_common.weights import Array, Weights, block_shapes
+from gpt_common.weights import Array, Weights, block_shapes, with_zero_biases
 
 NAME = "llmc"
 MAGIC = 20240326
@@ -95,7 +96,8 @@ def _split(name: str, array: Array) -> Weights:
 
 def write(path: Path, checkpoint: Checkpoint) -> None:
     """Write a file that llm.c loads. Raises `InputError` for a model that it cannot hold."""
-    config, weights = checkpoint.config, checkpoint.weights
+    weights = with_zero_biases(checkpoint.weights, checkpoint.config)
+    config = replace(checkpoint.config, bias=True)
     require_activation(config, "gelu_new", NAME)
     dtype = next(iter(weights.values())).dtype
     version = {kind: number for number, kind in VERSIONS.items()}.get(dtype)
@@ -115,4 +117,4 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
                 write_array(file, weight.T if "*" in name and LINEAR.search(name) else weight)
 
 
-FORMAT = Format(NAME, "llm.c's .bin, float32 or bfloat16", detect, read, write)
+FORMAT = Format(NAME, "llm.c's .bin, float32 or bfloat16", detect, read, write, needs_biases=True)

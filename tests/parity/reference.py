@@ -131,30 +131,38 @@ class ReferenceGPT:
 
     def linear(self, x: Array, name: str) -> tuple[Array, Backward]:
         """x W + b."""
-        weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
+        weight = self.weights[f"{name}.weight"]
 
         def backward(dy: Array) -> Array:
             self.gradients[f"{name}.weight"] = rows(x).T @ rows(dy)
-            self.gradients[f"{name}.bias"] = rows(dy).sum(0)
+            self.bias_gradient(dy, name)
             return dy @ weight.T
 
-        return x @ weight + bias, backward
+        return x @ weight + self.bias(name), backward
 
     def layer_norm(self, x: Array, name: str) -> tuple[Array, Backward]:
         """Ba et al. 2016, arXiv:1607.06450, with GPT-2's epsilon."""
-        weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
+        weight = self.weights[f"{name}.weight"]
         centred = x - x.mean(-1, keepdims=True)
         deviation = np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
         normed = centred / deviation
 
         def backward(dy: Array) -> Array:
             self.gradients[f"{name}.weight"] = rows(dy * normed).sum(0)
-            self.gradients[f"{name}.bias"] = rows(dy).sum(0)
+            self.bias_gradient(dy, name)
             d = dy * weight
             along = normed * (d * normed).mean(-1, keepdims=True)
             return (d - d.mean(-1, keepdims=True) - along) / deviation
 
-        return normed * weight + bias, backward
+        return normed * weight + self.bias(name), backward
+
+    def bias(self, name: str) -> Array | float:
+        """b, which a model may be without."""
+        return self.weights[f"{name}.bias"] if self.config.bias else 0.0
+
+    def bias_gradient(self, dy: Array, name: str) -> None:
+        if self.config.bias:
+            self.gradients[f"{name}.bias"] = rows(dy).sum(0)
 
 
 def gelu_tanh(x: Array) -> tuple[Array, Array]:

@@ -56,6 +56,20 @@ def test_layers_loss_and_every_gradient(
     agree(what, outcome_differences(found, expected), LIMITS[dtype])
 
 
+@pytest.mark.parametrize(
+    ("dtype", "fast"), [("float64", False), ("float32", True), ("bfloat16", True)]
+)
+def test_a_model_without_biases(framework, dtype, fast, odd_config, agree):
+    config = dataclasses.replace(odd_config, bias=False)
+    weights = random_weights(config)
+    x, y = random_batch(config, 3, 17)
+    found = outcome(framework, config, weights, x, y, dtype, fast=fast)
+    expected = ReferenceGPT(config, weights)(x, y)
+    assert found.gradients.keys() == expected.gradients.keys()
+    what = f"no biases {dtype} {framework}"
+    agree(what, outcome_differences(found, expected), LIMITS[dtype])
+
+
 SLOW = pytest.mark.slow
 
 
@@ -109,7 +123,7 @@ def test_a_norm_far_from_zero(framework, odd_config):
     if framework == "torch":
         normed = torch_layer_norm(config)(torch.from_numpy(x)).detach().numpy()
     else:
-        norm = flax_layer_norm()
+        norm = flax_layer_norm(config)
         normed = np.asarray(norm.apply(norm.init(jax.random.key(0), x), x))
     centred = x.astype(np.float64) - x.mean(-1, keepdims=True, dtype=np.float64)
     expected = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
@@ -281,14 +295,17 @@ def through(framework, weights, config, dtype):
         return flax_to_neutral(flax_from_neutral(weights, config, dtype), config)
 
 
-def test_the_tables_name_every_parameter(framework, odd_config):
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_tables_name_every_parameter(framework, bias, odd_config):
     """Those that the model itself makes, no more and no fewer."""
-    table = importlib.import_module(f"gpt_{framework}.weights").name_table(odd_config)
+    config = dataclasses.replace(odd_config, bias=bias)
+    table = importlib.import_module(f"gpt_{framework}.weights").name_table(config)
+    assert table.keys() == weight_shapes(config).keys()
     if framework == "torch":
-        named = {name for name, _ in TorchGPT(odd_config).named_parameters()}
+        named = {name for name, _ in TorchGPT(config).named_parameters()}
         assert {name for name, _ in table.values()} == named
     else:
-        assert set(table.values()) == set(flat_flax_parameters(odd_config))
+        assert set(table.values()) == set(flat_flax_parameters(config))
 
 
 def flat_flax_parameters(config):
