@@ -13,6 +13,7 @@ import numpy.typing as npt
 from gpt_common import tokenizer
 from gpt_common.config import DtypeOption, GPTConfig, SamplingOptions, StoppingOptions
 from gpt_common.errors import InputError, NonFiniteError
+from gpt_common.sampling import uniforms
 
 Finish = Literal["length", "end", "stop"]
 
@@ -93,7 +94,8 @@ class Completion:
     """One continuation of a prompt.
 
     `finish` says why it ended: its length, `<|endoftext|>` (the last of its tokens, not of its
-    text), or a text to stop before. `sample` is its number among those of the same prompt.
+    text), or a text to stop before. `sample` is its number among those of the same prompt. The
+    numbers of `exact_draws`, those decided in float64, are of the float64 logits.
     """
 
     prompt: list[int]
@@ -104,6 +106,7 @@ class Completion:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     slacks: list[float] = field(default_factory=list)
+    exact_draws: list[int] = field(default_factory=list)  # indices of `tokens`
     finish: Finish | None = None
 
     @property
@@ -121,12 +124,17 @@ class Completion:
         """Tokens that are still to be made, at most."""
         return 0 if self.finish else self.length - self.total
 
-    def add(self, drawn: Drawn) -> None:
-        """Take one more token. Raises `NonFiniteError` where the logits were not finite."""
+    def add(self, drawn: Drawn, exact: bool = False) -> None:
+        """Take one more token, `exact` where float64 decided.
+
+        Raises `NonFiniteError` where the logits were not finite.
+        """
         if self.finish:
             return
         if not np.isfinite(drawn.logprob):
             raise NonFiniteError(f"token {len(self.tokens)}: the model's logits are not finite")
+        if exact:
+            self.exact_draws.append(len(self.tokens))
         self.tokens.append(int(drawn.token))
         self.logprobs.append(float(drawn.logprob))
         self.slacks.append(float(drawn.slack))
@@ -142,8 +150,13 @@ class Completion:
             self.stream.end()
 
     def close_draws(self, dtype: DtypeOption) -> list[int]:
-        """Return the indices of `tokens` that rounding in `dtype` may have decided."""
-        return [i for i, slack in enumerate(self.slacks) if slack <= ROUNDING[dtype]]
+        """Return the indices of `tokens` that rounding in `dtype` may have decided.
+
+        Of those that float64 has decided, its own rounding.
+        """
+        exact = set(self.exact_draws)
+        limits = (ROUNDING["float64" if i in exact else dtype] for i in range(len(self.tokens)))
+        return [i for i, limit in enumerate(limits) if self.slacks[i] <= limit]
 
 
 def start_completions(
@@ -209,11 +222,12 @@ def contexts(completions: Sequence[Completion], block_size: int) -> tuple[np.nda
     return tokens, lengths
 
 
-def add_chunk(completions: Sequence[Completion], chunk: Drawn) -> None:
-    """Give each continuation its tokens of a chunk `(n, R)`."""
+def add_chunk(completions: Sequence[Completion], chunk: Drawn) -> bool:
+    """Give each continuation its tokens of a chunk `(n, R)`; return whether one was changed: no."""
     for step in zip(*chunk, strict=True):
         for completion, *drawn in zip(completions, *step, strict=True):
             completion.add(Drawn(*drawn))
+    return False
 
 
 def next_steps(completions: Sequence[Completion], block_size: int) -> int:
@@ -231,10 +245,18 @@ def is_full(completions: Sequence[Completion], block_size: int) -> bool:
     return any(c.missing and c.total > block_size for c in completions)
 
 
-def next_draws(draws: npt.NDArray[np.float64], completions: Sequence[Completion]) -> np.ndarray:
-    """Return the column of `draws` `(R, positions)` that decides each row's next token, `(R,)`."""
-    places = [min(c.total, draws.shape[1] - 1) for c in completions]
-    return draws[np.arange(len(places)), places]
+def next_draws(seed: int, completions: Sequence[Completion], steps: int) -> npt.NDArray[np.float64]:
+    """Return the uniform numbers that decide each row's next tokens, `(R, steps)`."""
+    starts = [c.total for c in completions]
+    return uniforms(seed, [c.sample for c in completions], steps, starts)
+
+
+def last_tokens(
+    completions: Sequence[Completion], length: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the last token of each row and its position in a cache of `length`, `(R, 1)` each."""
+    tokens = [[c.tokens[-1]] for c in completions]
+    return np.array(tokens), np.array([[min(c.total, length) - 1] for c in completions])
 
 
 def seen_tokens(completions: Sequence[Completion], vocab_size: int) -> npt.NDArray[np.bool_]:

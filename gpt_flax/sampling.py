@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
+from gpt_common.completion import Drawn
 from gpt_common.config import SamplingOptions
 
 
@@ -44,6 +46,17 @@ def sample(
     largest = jnp.abs(logits).max(-1).astype(jnp.float64)
     close = slack(ranked, chosen, last, draws, options)
     return token[:, 0], logprob.astype(jnp.float64), close / largest
+
+
+jit_sample = jax.jit(sample, static_argnames="options")
+
+
+def sample_arrays(
+    options: SamplingOptions, logits: np.ndarray, draws: np.ndarray, seen: np.ndarray | None
+) -> Drawn:
+    """Return what `sample` does, of numpy arrays."""
+    with jax.enable_x64(True):
+        return Drawn(*map(np.asarray, jit_sample(logits, draws, seen, options)))
 
 
 def penalize(logits: Array, seen: Array | None, options: SamplingOptions) -> Array:

@@ -3,9 +3,11 @@
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from gpt_common.completion import Drawn
 from gpt_common.config import SamplingOptions
 
 
@@ -40,6 +42,15 @@ def sample(
     largest = logits.abs().amax(-1).double()
     close = slack(ranked, chosen, last, draws, options)
     return token[:, 0], logprob.double(), close / largest
+
+
+def sample_arrays(
+    options: SamplingOptions, logits: np.ndarray, draws: np.ndarray, seen: np.ndarray | None
+) -> Drawn:
+    """Return what `sample` does, of numpy arrays."""
+    occurred = None if seen is None else torch.from_numpy(seen)
+    drawn = sample(torch.from_numpy(logits), torch.from_numpy(draws), occurred, options)
+    return Drawn(*(column.numpy() for column in drawn))
 
 
 def penalize(logits: Tensor, seen: Tensor | None, options: SamplingOptions) -> Tensor:
