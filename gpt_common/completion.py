@@ -13,6 +13,7 @@ import numpy.typing as npt
 from gpt_common import tokenizer
 from gpt_common.config import DtypeOption, GPTConfig, SamplingOptions, StoppingOptions
 from gpt_common.errors import InputError, NonFiniteError
+from gpt_common.hardware import memory_bytes
 from gpt_common.sampling import uniforms
 
 Finish = Literal["length", "end", "stop"]
@@ -176,11 +177,13 @@ def start_completions(
         raise InputError(
             f"top_k must be at most vocab_size {config.vocab_size}, got {sampling.top_k}"
         )
+    rows = [[int(token) for token in given] or [tokenizer.END_OF_TEXT_TOKEN] for given in prompts]
+    for prompt in rows:
+        check_prompt(prompt, stopping.end(len(prompt)), stopping, config)
+    check_memory(rows, num_samples, stopping, config)
     completions = []
-    for given in prompts:
-        prompt = [int(token) for token in given] or [tokenizer.END_OF_TEXT_TOKEN]
+    for prompt in rows:
         length = stopping.end(len(prompt))
-        check_prompt(prompt, length, stopping, config)
         for sample in range(num_samples):
             end = None if stopping.ignore_end else tokenizer.END_OF_TEXT_TOKEN
             stream = TextStream(stopping.stop)
@@ -205,6 +208,20 @@ def check_prompt(
         raise InputError(
             f"expected at most block_size {config.block_size} tokens, where learned positions "
             f"end, got {length} ({len(prompt)} of the prompt); window goes past it"
+        )
+
+
+def check_memory(
+    prompts: list[list[int]], num_samples: int, stopping: StoppingOptions, config: GPTConfig
+) -> None:
+    """Raise `InputError` where keys, values (of 2 bytes) and logits alone are too much to hold."""
+    length = min(max(stopping.end(len(prompt)) for prompt in prompts), config.block_size)
+    row = 4 * config.n_layer * config.n_embd * length + 8 * config.vocab_size
+    needed, there = num_samples * len(prompts) * row, memory_bytes()
+    if needed > there:
+        raise InputError(
+            f"num_samples {num_samples}: {num_samples * len(prompts)} continuations side by side "
+            f"take more than {needed / 1e9:.0f} GB, and there are {there / 1e9:.0f}"
         )
 
 

@@ -343,7 +343,7 @@ class PromptOptions:
     ] = None
     """Continuations."""
     interactive: bool = False
-    """Ask for prompts, one after the other, and answer each with 100 new tokens."""
+    """Ask for prompts, one after the other, and answer each with 100 new tokens, or what fits."""
 
     def __post_init__(self) -> None:
         require_positive("num_samples", self.count)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +50,13 @@ def auto_dtype(has_bfloat16: bool, seconds: Callable[[Dtype], float]) -> Dtype:
     """
     faster = has_bfloat16 and seconds("bfloat16") < seconds("float32")
     return "bfloat16" if faster else "float32"
+
+
+def memory_bytes() -> float:
+    """Return the size of this machine's memory; without end where that is not known."""
+    if not hasattr(os, "sysconf"):  # Windows
+        return math.inf
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 def keep_memory() -> None:

@@ -32,12 +32,12 @@ from gpt_common.config import (
     PromptOptions,
     SamplingOptions,
     StoppingOptions,
+    require_exact,
     round_up,
 )
 from gpt_common.dialogue import answer, prompt_tokens, texts
 from gpt_common.exact import Float64GPT, Judge
 from gpt_common.hardware import processor
-from gpt_common.weights import Weights
 from gpt_flax.device import (
     DTYPES,
     keep_compiled,
@@ -87,10 +87,7 @@ def generate(
     """
     sampling, stopping = sampling or SamplingOptions(), stopping or StoppingOptions()
     completions = start_completions(prompts, num_samples, sampling, stopping, model.config)
-    float64 = None
-    if exact:
-        dtype = cast(Dtype, jnp.dtype(model.dtype).name)
-        float64 = Float64GPT(model.config, master_weights(params, model), dtype)
+    float64 = float64_model(params, model) if exact else None
     for _ in grow(params, model, completions, sampling, float64):
         pass
     return completions
@@ -267,9 +264,11 @@ def generate_texts(
     return texts(generate(params, model, prompts, sampling, stopping, prompt.count))
 
 
-def master_weights(params: Params, model: GPT) -> Weights:
-    """Return the neutral weights of a model, or of one that `freeze` has cast to float32."""
-    return to_neutral(params, model.config)
+def float64_model(params: Params, model: GPT) -> Float64GPT:
+    """Return the same model in float64. Raises `InputError` where its `dtype` is too coarse."""
+    dtype = cast(Dtype, jnp.dtype(model.dtype).name)
+    require_exact(dtype)  # before bfloat16 weights are asked for
+    return Float64GPT(model.config, to_neutral(params, model.config), dtype)
 
 
 def main() -> None:
