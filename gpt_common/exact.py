@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -41,15 +42,22 @@ class Reading:
 class Float64GPT:
     """GPT-2 in float64: what the twins would compute if they did not round.
 
-    `dtype` is that of the twin. Weights are in the type in which the twin holds them, and become
-    float64 one by one, as they are used. Raises `InputError` for a `dtype` that is too coarse.
+    `dtype` is that of the twin. `weights` returns the neutral ones, once they are needed; they are
+    taken in the type in which the twin holds them, and become float64 one by one, as they are used.
+    Raises `InputError` for a `dtype` that is too coarse.
     """
 
-    def __init__(self, config: GPTConfig, weights: Weights, dtype: Dtype = "float32") -> None:
+    def __init__(
+        self, config: GPTConfig, weights: Callable[[], Weights], dtype: Dtype = "float32"
+    ) -> None:
         require_exact(dtype)
         self.config, self.dtype = config, dtype
-        self._weights = weights
+        self._load = weights
         self._held = np.float64 if dtype == "float64" else np.float32
+
+    @cached_property
+    def _weights(self) -> Weights:
+        return self._load()
 
     def logits(self, readings: Sequence[Reading], texts: Sequence[list[int]]) -> Array:
         """Return the logits `(R, V)` that follow each text, a row's last `block_size` tokens.

@@ -32,12 +32,12 @@ from gpt_common.config import (
     PromptOptions,
     SamplingOptions,
     StoppingOptions,
-    require_exact,
     round_up,
 )
 from gpt_common.dialogue import answer, prompt_tokens, texts
 from gpt_common.exact import Float64GPT, Judge
 from gpt_common.hardware import processor
+from gpt_common.weights import Weights
 from gpt_flax.device import (
     DTYPES,
     keep_compiled,
@@ -87,7 +87,8 @@ def generate(
     """
     sampling, stopping = sampling or SamplingOptions(), stopping or StoppingOptions()
     completions = start_completions(prompts, num_samples, sampling, stopping, model.config)
-    float64 = float64_model(params, model) if exact else None
+    weights, dtype = partial(master_weights, params, model), jnp.dtype(model.dtype).name
+    float64 = Float64GPT(model.config, weights, cast(Dtype, dtype)) if exact else None
     for _ in grow(params, model, completions, sampling, float64):
         pass
     return completions
@@ -264,11 +265,9 @@ def generate_texts(
     return texts(generate(params, model, prompts, sampling, stopping, prompt.count))
 
 
-def float64_model(params: Params, model: GPT) -> Float64GPT:
-    """Return the same model in float64. Raises `InputError` where its `dtype` is too coarse."""
-    dtype = cast(Dtype, jnp.dtype(model.dtype).name)
-    require_exact(dtype)  # before bfloat16 weights are asked for
-    return Float64GPT(model.config, to_neutral(params, model.config), dtype)
+def master_weights(params: Params, model: GPT) -> Weights:
+    """Return the neutral weights of a model in float32 or float64, also of a frozen one."""
+    return to_neutral(params, model.config)
 
 
 def main() -> None:
@@ -279,7 +278,7 @@ def main() -> None:
     config = config.with_dtype(dtype)
     device = select_device(config.device, dtype)
     start = read_weights(config.init)
-    exact = Float64GPT(start.config, start.weights, dtype) if config.exact else None
+    exact = Float64GPT(start.config, lambda: start.weights, dtype) if config.exact else None
     params, model = load_model(start, dtype)
     params, model = freeze(params, model, choose_ops(device.platform, dtype, processor()))
     answer(config, model.config, lambda rows: grow(params, model, rows, config.sampling, exact))

@@ -30,11 +30,11 @@ from gpt_common.config import (
     PromptOptions,
     SamplingOptions,
     StoppingOptions,
-    require_exact,
 )
 from gpt_common.dialogue import answer, prompt_tokens, texts
 from gpt_common.exact import Float64GPT, Judge
 from gpt_common.hardware import keep_memory
+from gpt_common.weights import Weights
 from gpt_torch.device import master_dtype, resolve_dtype, select_device
 from gpt_torch.frozen import freeze
 from gpt_torch.model import GPT, Cache, LayerCache, empty_cache
@@ -87,7 +87,8 @@ def generate(
     """
     sampling, stopping = sampling or SamplingOptions(), stopping or StoppingOptions()
     completions = start_completions(prompts, num_samples, sampling, stopping, model.config)
-    float64 = float64_model(model, dtype) if exact else None
+    weights = partial(master_weights, model)
+    float64 = Float64GPT(model.config, weights, dtype) if exact else None
     for _ in grow(model, completions, sampling, dtype, float64):
         pass
     return completions
@@ -217,15 +218,14 @@ def generate_texts(
     return texts(generate(model, prompts, sampling, stopping, prompt.count, dtype))
 
 
-def float64_model(model: GPT, dtype: Dtype) -> Float64GPT:
-    """Return the same model in float64. Raises `InputError` where `dtype` is too coarse."""
-    require_exact(dtype)  # before bfloat16 weights are asked for
+def master_weights(model: GPT) -> Weights:
+    """Return the neutral weights of a model in float32 or float64, also of a frozen one."""
     tensors = {}
     for name, _ in name_table(model.config).values():
         module, _, parameter = name.rpartition(".")
         tensor = getattr(model.get_submodule(module), parameter)
         tensors[name] = tensor.to_dense() if tensor.is_mkldnn else tensor  # packed by `freeze`
-    return Float64GPT(model.config, to_neutral(tensors, model.config), dtype)
+    return to_neutral(tensors, model.config)
 
 
 def main() -> None:
@@ -236,7 +236,7 @@ def main() -> None:
     config = config.with_dtype(dtype)
     device = select_device(config.device, dtype)
     start = read_weights(config.init)
-    exact = Float64GPT(start.config, start.weights, dtype) if config.exact else None
+    exact = Float64GPT(start.config, lambda: start.weights, dtype) if config.exact else None
     model = freeze(load_model(start, master_dtype(dtype), device), dtype, config.compile)
     answer(config, model.config, lambda rows: grow(model, rows, config.sampling, dtype, exact))
 

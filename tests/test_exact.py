@@ -13,7 +13,7 @@ from gpt_common.checkpoint import Checkpoint, write_checkpoint
 from gpt_common.completion import ROUNDING
 from gpt_common.config import GPTConfig, SamplingOptions, StoppingOptions
 from gpt_common.errors import InputError
-from gpt_common.exact import Float64GPT, Reading
+from gpt_common.exact import Float64GPT, Reading, on_grid
 from tests.conftest import FLOAT32, FRAMEWORKS, assert_one_line_error, random_weights
 from tests.parity.reference import ReferenceGPT
 from tests.parity.twins import completions, outcome
@@ -118,7 +118,7 @@ def test_an_error_below_rounding_changes_nothing(framework, monkeypatch):
 
 
 def test_equal_tokens_are_taken_by_their_number(tied):
-    """Also where their logits come out unequal in float64; that rounding may decide is said."""
+    """That rounding may decide is said."""
     weights = tied.weights | {"transformer.wte.weight": tied.weights["transformer.wte.weight"] * 1}
     weights["transformer.wte.weight"][1::2] = weights["transformer.wte.weight"][::2]
     start, greedy = Checkpoint(TIED, weights), SamplingOptions(temperature=0.0)
@@ -132,6 +132,13 @@ def test_equal_tokens_are_taken_by_their_number(tied):
         assert all(token % 2 == 0 for token in completion.tokens)
 
 
+def test_logits_that_differ_by_float64s_rounding_are_equal():
+    logits = np.array([[-3.0, 1.0, 1.0 + 4e-15, 1.0 + 1e-11], [0.0, 0.0, 0.0, 0.0]])
+    found = on_grid(logits)
+    assert found[0, 1] == found[0, 2] < found[0, 3]
+    assert found == pytest.approx(logits, rel=0, abs=4e-13)
+
+
 @pytest.mark.parametrize("activation", ["gelu_new", "gelu"])
 def test_float64s_logits_are_the_references(activation, odd_config):
     """Of rows of several lengths, read at once or in parts, and turned to another text."""
@@ -140,7 +147,7 @@ def test_float64s_logits_are_the_references(activation, odd_config):
     x = np.random.default_rng(0).integers(0, 997, (2, 23))
     expected = ReferenceGPT(config, weights)(x, x).logits
     model, readings, (first, second) = (
-        Float64GPT(config, weights),
+        Float64GPT(config, lambda: weights),
         [Reading(), Reading()],
         x.tolist(),
     )
@@ -156,7 +163,7 @@ def test_only_the_rest_of_a_text_is_read(odd_config, monkeypatch):
     read, embed = [], Float64GPT._embed
     monkeypatch.setattr(Float64GPT, "_embed", lambda *a: read.append(a[2]) or embed(*a))
     model, reading, text = (
-        Float64GPT(odd_config, random_weights(odd_config)),
+        Float64GPT(odd_config, lambda: random_weights(odd_config)),
         Reading(),
         [*range(9)],
     )
@@ -170,7 +177,8 @@ def test_a_model_without_biases(odd_config):
     zero = {k: np.zeros_like(w) if k.endswith(".bias") else w for k, w in weights.items()}
     bare = {k: w for k, w in weights.items() if not k.endswith(".bias")}
     ours, theirs = (
-        Float64GPT(odd_config, w).logits([Reading()], [[1, 2, 3]]) for w in (bare, zero)
+        Float64GPT(odd_config, w).logits([Reading()], [[1, 2, 3]])
+        for w in (lambda: bare, lambda: zero)
     )
     assert (ours == theirs).all()
 

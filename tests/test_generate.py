@@ -295,8 +295,10 @@ def test_the_command_generates_with_frozen_weights(generate, framework, folder, 
 def test_compile_compiles_the_step(generate, folder, monkeypatch):
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda step, **how: compiled.append(how) or step)
+    plain = generate("torch", folder, *FLOAT32)
+    assert not compiled
     given = grown_with("torch", monkeypatch)
-    generate("torch", folder, *FLOAT32, "--compile")
+    assert generate("torch", folder, *FLOAT32, "--compile", "--exact") == plain
     assert given[0][0].compiled_step is not None
     assert compiled == [{"dynamic": False}]
 
