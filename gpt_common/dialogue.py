@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from gpt_common import tokenizer
 from gpt_common.completion import ROUNDING, Completion, start_completions
@@ -28,8 +28,6 @@ def answer(config: GenerateConfig, model: GPTConfig, grow: Grow) -> None:
     Raises `InputError` where the model cannot continue it. Ctrl-C ends an answer; where a prompt is
     asked for, the command.
     """
-    if isinstance(sys.stdout, TextIOWrapper):  # which may lack a character that the model makes
-        sys.stdout.reconfigure(errors="backslashreplace")
     if not config.prompt.interactive:
         respond(prompt_tokens(config.prompt), config, model, grow)
         return
@@ -55,22 +53,14 @@ def fitted(stopping: StoppingOptions, prompt_length: int, model: GPTConfig) -> S
 
 def ask() -> Iterator[str]:
     """Yield the lines of a terminal, or of a pipe, until they end."""
-    source = standard_input()
-    if isinstance(source, TextIOWrapper):  # a byte that is no text must not end it
-        source.reconfigure(errors="surrogateescape")
-    mark = "prompt: " if source.isatty() else ""
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # a byte that is no text must not end it
+    mark = "prompt: " if sys.stdin.isatty() else ""
     while True:
         try:
             yield input(mark)
         except EOFError:
             return
-
-
-def standard_input() -> TextIO:
-    """Return standard input. Raises `InputError` where it is closed."""
-    if sys.stdin is None:  # which typeshed does not know of
-        raise InputError("expected a prompt on standard input, which is closed")
-    return sys.stdin
 
 
 def checked(line: str) -> str:
@@ -87,7 +77,7 @@ def prompt_tokens(options: PromptOptions) -> list[int]:
     source = options.prompt_file or ("-" if options.prompt == "-" else None)
     if source is None:
         return tokenizer.encode(options.prompt)
-    content = standard_input().buffer.read() if source == "-" else Path(source).read_bytes()
+    content = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
     try:
         return tokenizer.encode(content.decode().removesuffix("\n"))
     except UnicodeDecodeError as error:

@@ -220,12 +220,6 @@ GENERATION = (
         'if self.finish == "length":\n            self.stream.end()',
     ),
     Fault(
-        "`generate | head` ends with an error",
-        "gpt_common/cli.py",
-        "if isinstance(error, BrokenPipeError):",
-        "if False:",
-    ),
-    Fault(
         "flax: each seed compiles anew",
         FLAX_GENERATE,
         "replace(sampling, seed=0)",
@@ -240,7 +234,7 @@ GENERATION = (
     Fault(
         "a byte that is no text ends a session",
         DIALOGUE,
-        'source.reconfigure(errors="surrogateescape")',
+        'sys.stdin.reconfigure(errors="surrogateescape")',
         "pass",
     ),
     Fault(
