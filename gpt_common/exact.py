@@ -26,6 +26,8 @@ Sample = Callable[[Array, Array, npt.NDArray[np.bool_] | None], Drawn]
 
 HEAD_ROWS = 4096  # of the head that are in float64 at a time
 
+KEPT_BYTES = 2**30  # of keys and values; of GPT-2 124M 7,000 tokens
+
 # Logits are rounded to 2**-43 of the largest, thirty times what their own rounding comes to, so
 # that equal tokens tie, in whatever order their products were added.
 GRID_BITS = 43
@@ -37,6 +39,11 @@ class Reading:
 
     tokens: list[int] = field(default_factory=list)
     layers: list[Array] = field(default_factory=list)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values."""
+        return sum(layer.nbytes for layer in self.layers)
 
 
 class Float64GPT:
@@ -167,7 +174,7 @@ class Judge:
         """
         rows = {n: iter(row) for n, row in enumerate(by_row(chunk))}
         changed = False
-        self._forget_ended(completions)
+        self._forget(completions)
         while close := self._add_sure(completions, rows):
             for n, decided in zip(close, self._decide(close, completions), strict=True):
                 completions[n].add(decided, exact=True)
@@ -175,9 +182,12 @@ class Judge:
                     changed, rows[n] = True, iter(())
         return changed
 
-    def _forget_ended(self, completions: Sequence[Completion]) -> None:
+    def _forget(self, completions: Sequence[Completion]) -> None:
+        """Drop what was read of rows that have ended, and the oldest of what is too much."""
         kept = self._readings.items()
         self._readings = {n: reading for n, reading in kept if not completions[n].finish}
+        while sum(reading.nbytes for reading in self._readings.values()) > KEPT_BYTES:
+            del self._readings[next(iter(self._readings))]
 
     def _add_sure(
         self, completions: Sequence[Completion], rows: Mapping[int, Iterator[Drawn]]

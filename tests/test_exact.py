@@ -172,6 +172,18 @@ def test_only_the_rest_of_a_text_is_read(odd_config, monkeypatch):
     assert read == [0, 5, 7, 0, 0, 0]
 
 
+def test_what_was_read_is_dropped_where_it_is_much(tied, monkeypatch):
+    how = PROMPTS[:6], SamplingOptions(), StoppingOptions(max_new_tokens=16, ignore_end=True)
+    starts, read, embed = {}, [], Float64GPT._embed
+    monkeypatch.setattr(Float64GPT, "_embed", lambda *a: read.append(a[2]) or embed(*a))
+    for limit in (2**20, 0):
+        monkeypatch.setattr("gpt_common.exact.KEPT_BYTES", limit)
+        found = tokens_of("torch", tied, *how, exact=True)
+        starts[limit], read[:] = sum(read), []
+        assert found == tokens_of("torch", tied, *how, dtype="float64")
+    assert starts[0] < starts[2**20]
+
+
 def test_a_model_without_biases(odd_config):
     weights = random_weights(odd_config)
     zero = {k: np.zeros_like(w) if k.endswith(".bias") else w for k, w in weights.items()}

@@ -60,6 +60,12 @@ DECIDED = (
         "if start >= len(text):",
     ),
     Fault(
+        "exact: all that was read is kept",
+        EXACT,
+        "for reading in self._readings.values()) > KEPT_BYTES",
+        "for reading in self._readings.values()) > 10**20",
+    ),
+    Fault(
         "exact: a token sees the next",
         EXACT,
         "np.tri(T, S, S - T, dtype=bool)",
