@@ -8,7 +8,7 @@ rounding decides once in some 10**10.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from gpt_common.completion import ROUNDING, Completion, Drawn, contexts, next_draws, seen_tokens
 from gpt_common.config import LAYER_NORM_EPSILON, Dtype, GPTConfig, SamplingOptions, require_exact
+from gpt_common.errors import InputError
 from gpt_common.weights import Weights
 
 Array = npt.NDArray[np.float64]
@@ -25,6 +26,8 @@ Array = npt.NDArray[np.float64]
 Sample = Callable[[Array, Array, npt.NDArray[np.bool_] | None], Drawn]
 
 HEAD_ROWS = 4096  # of the head that are in float64 at a time
+
+LOGPROB_ROUNDING = 1e-5  # of a twin's log-probability, in nats
 
 KEPT_BYTES = 2**30  # of keys and values; of GPT-2 124M 7,000 tokens
 
@@ -204,13 +207,16 @@ class Judge:
                 completions[n].add(drawn)
         return close
 
-    def _decide(self, rows: Iterable[int], completions: Sequence[Completion]) -> Iterator[Drawn]:
+    def _decide(
+        self, close: Mapping[int, Drawn], completions: Sequence[Completion]
+    ) -> Iterator[Drawn]:
         """Yield the next draw of each of these rows, in float64."""
-        chosen = {n: completions[n] for n in rows}
-        config, growing = self._model.config, list(chosen.values())
+        config, growing = self._model.config, [completions[n] for n in close]
         texts = [contexts([c], config.block_size)[0][0].tolist() for c in growing]
-        readings = [self._readings.setdefault(n, Reading()) for n in chosen]
+        readings = [self._readings.setdefault(n, Reading()) for n in close]
         logits = self._model.logits(readings, texts)
+        for drawn, row in zip(close.values(), logits, strict=True):
+            check_rounding(drawn, row, self._limit)
         draws = next_draws(self._sampling.seed, growing, 1)
         for n, completion in enumerate(growing):
             seen = None
@@ -218,6 +224,20 @@ class Judge:
                 seen = seen_tokens([completion], config.vocab_size)
             drawn = self._sample(logits[n : n + 1], draws[n], seen)
             yield Drawn(*(column[0] for column in drawn))
+
+
+def check_rounding(drawn: Drawn, logits: Array, limit: float) -> None:
+    """Raise `InputError` where a twin's log-probability shows an error of its logits above `limit`.
+
+    Errors up to that share of the largest logit change it by twice as much, and its own rounding.
+    """
+    largest = np.abs(logits).max()
+    error = abs(logits[drawn.token] - np.logaddexp.reduce(logits) - drawn.logprob)
+    if error > 2 * limit * largest + LOGPROB_ROUNDING:
+        raise InputError(
+            f"exact: expected logits within {limit:.0e} of the largest, got {error / largest:.0e}: "
+            f"this model rounds too much; try --dtype float64"
+        )
 
 
 def by_row(chunk: Drawn) -> Iterator[list[Drawn]]:

@@ -94,15 +94,11 @@ def test_what_is_decided_and_what_is_not(framework, tied, monkeypatch):
         assert all(completion.slacks[i] > ROUNDING["float32"] for i in sure)
 
 
-def test_an_error_below_rounding_changes_nothing(framework, monkeypatch):
-    """Half of what is taken for rounding, put into every logit."""
-    config = dataclasses.replace(TIED, n_embd=24)  # a shape whose compiled steps nothing else takes
-    start = Checkpoint(config, tied_weights(config))
-    how = SamplingOptions(), StoppingOptions(max_new_tokens=12)
-    expected = tokens_of("torch", start, PROMPTS[:7], *how, dtype="float64")
+def put_off(monkeypatch, framework, share):
+    """Put an error of that share of the largest into the logits `(7, V)` of every step."""
     module = importlib.import_module(f"gpt_{framework}.generate")
     next_logits = module.next_logits
-    signs = np.random.default_rng(0).choice([-5e-6, 5e-6], (7, config.vocab_size))
+    signs = np.random.default_rng(0).choice([-share, share], (7, TIED.vocab_size))
 
     def off(*args):
         made = next_logits(*args)
@@ -113,8 +109,26 @@ def test_an_error_below_rounding_changes_nothing(framework, monkeypatch):
         return logits + error.astype(jnp.float32), cache
 
     monkeypatch.setattr(module, "next_logits", off)
+
+
+def test_an_error_below_rounding_changes_nothing(framework, monkeypatch):
+    """Half of what is taken for rounding."""
+    config = dataclasses.replace(TIED, n_embd=24)  # a shape whose compiled steps nothing else takes
+    start = Checkpoint(config, tied_weights(config))
+    how = SamplingOptions(), StoppingOptions(max_new_tokens=12)
+    expected = tokens_of("torch", start, PROMPTS[:7], *how, dtype="float64")
+    put_off(monkeypatch, framework, 5e-6)
     assert tokens_of(framework, start, PROMPTS[:7], *how) != expected
     assert tokens_of(framework, start, PROMPTS[:7], *how, exact=True) == expected
+
+
+def test_an_error_above_rounding_is_told(framework, monkeypatch):
+    """As of a model whose logits float32 cannot hold."""
+    config = dataclasses.replace(TIED, n_embd=32)
+    start = Checkpoint(config, tied_weights(config))
+    put_off(monkeypatch, framework, 1e-3)
+    with pytest.raises(InputError, match="this model rounds too much; try --dtype float64"):
+        completions(framework, start, PROMPTS[:7], *SETTINGS["as it comes"], exact=True)
 
 
 def test_equal_tokens_are_taken_by_their_number(tied):

@@ -84,6 +84,12 @@ DECIDED = (
         "\n\n\ndef turn",
     ),
     Fault(
+        "exact: a model that rounds too much is not told",
+        EXACT,
+        "if error > 2 * limit * largest + LOGPROB_ROUNDING:",
+        "if False:",
+    ),
+    Fault(
         "exact: bfloat16 is taken",
         "gpt_common/config.py",
         'if dtype in ("bfloat16", "tf32"):',
