@@ -13,6 +13,8 @@ import numpy.typing as npt
 from gpt_common import tokenizer
 from gpt_common.config import DtypeOption, GPTConfig, SamplingOptions, StoppingOptions
 from gpt_common.errors import InputError, NonFiniteError
+from gpt_common.hardware import memory_bytes
+from gpt_common.sampling import uniforms
 
 Finish = Literal["length", "end", "stop"]
 
@@ -20,8 +22,9 @@ Finish = Literal["length", "end", "stop"]
 # ends soon after its end, yet a GPU is not asked after every token.
 CHUNK = 4
 
-# The error of a logit over the largest that is taken for rounding: some ten times the relative
-# error of GPT-2 124M's logits in docs/numerics.md (3e-15, 1.2e-6, bfloat16 7e-3; no tf32).
+# The error of a logit over the largest that is taken for rounding: more than five times the largest
+# that GPT-2 124M has shown (float32 1.8e-6: Flax, one row, cached; uncached 1.4e-6 of 1,024 tokens;
+# models of width 40 and 64 at most 8e-7; float64 3e-15; bfloat16 7e-3; no tf32).
 ROUNDING: dict[DtypeOption, float] = {
     "float64": 1e-13,
     "float32": 1e-5,
@@ -93,7 +96,8 @@ class Completion:
     """One continuation of a prompt.
 
     `finish` says why it ended: its length, `<|endoftext|>` (the last of its tokens, not of its
-    text), or a text to stop before. `sample` is its number among those of the same prompt.
+    text), or a text to stop before. `sample` is its number among those of the same prompt. The
+    numbers of `exact_draws`, those decided in float64, are of the float64 logits.
     """
 
     prompt: list[int]
@@ -104,6 +108,7 @@ class Completion:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     slacks: list[float] = field(default_factory=list)
+    exact_draws: list[int] = field(default_factory=list)  # indices of `tokens`
     finish: Finish | None = None
 
     @property
@@ -121,12 +126,17 @@ class Completion:
         """Tokens that are still to be made, at most."""
         return 0 if self.finish else self.length - self.total
 
-    def add(self, drawn: Drawn) -> None:
-        """Take one more token. Raises `NonFiniteError` where the logits were not finite."""
+    def add(self, drawn: Drawn, exact: bool = False) -> None:
+        """Take one more token, `exact` where float64 decided.
+
+        Raises `NonFiniteError` where the logits were not finite.
+        """
         if self.finish:
             return
         if not np.isfinite(drawn.logprob):
             raise NonFiniteError(f"token {len(self.tokens)}: the model's logits are not finite")
+        if exact:
+            self.exact_draws.append(len(self.tokens))
         self.tokens.append(int(drawn.token))
         self.logprobs.append(float(drawn.logprob))
         self.slacks.append(float(drawn.slack))
@@ -142,8 +152,13 @@ class Completion:
             self.stream.end()
 
     def close_draws(self, dtype: DtypeOption) -> list[int]:
-        """Return the indices of `tokens` that rounding in `dtype` may have decided."""
-        return [i for i, slack in enumerate(self.slacks) if slack <= ROUNDING[dtype]]
+        """Return the indices of `tokens` that rounding in `dtype` may have decided.
+
+        Of those that float64 has decided, its own rounding.
+        """
+        exact = set(self.exact_draws)
+        limits = (ROUNDING["float64" if i in exact else dtype] for i in range(len(self.tokens)))
+        return [i for i, limit in enumerate(limits) if self.slacks[i] <= limit]
 
 
 def start_completions(
@@ -163,11 +178,13 @@ def start_completions(
         raise InputError(
             f"top_k must be at most vocab_size {config.vocab_size}, got {sampling.top_k}"
         )
+    rows = [[int(token) for token in given] or [tokenizer.END_OF_TEXT_TOKEN] for given in prompts]
+    for prompt in rows:
+        check_prompt(prompt, stopping.end(len(prompt)), stopping, config)
+    check_memory(rows, num_samples, stopping, config)
     completions = []
-    for given in prompts:
-        prompt = [int(token) for token in given] or [tokenizer.END_OF_TEXT_TOKEN]
+    for prompt in rows:
         length = stopping.end(len(prompt))
-        check_prompt(prompt, length, stopping, config)
         for sample in range(num_samples):
             end = None if stopping.ignore_end else tokenizer.END_OF_TEXT_TOKEN
             stream = TextStream(stopping.stop)
@@ -195,6 +212,20 @@ def check_prompt(
         )
 
 
+def check_memory(
+    prompts: list[list[int]], num_samples: int, stopping: StoppingOptions, config: GPTConfig
+) -> None:
+    """Raise `InputError` where keys, values (of 2 bytes) and logits alone are too much to hold."""
+    length = min(max(stopping.end(len(prompt)) for prompt in prompts), config.block_size)
+    row = 4 * config.n_layer * config.n_embd * length + 8 * config.vocab_size
+    needed, there = num_samples * len(prompts) * row, memory_bytes()
+    if needed > there:
+        raise InputError(
+            f"num_samples {num_samples}: {num_samples * len(prompts)} continuations side by side "
+            f"take more than {needed / 1e9:.0f} GB, and there are {there / 1e9:.0f}"
+        )
+
+
 def contexts(completions: Sequence[Completion], block_size: int) -> tuple[np.ndarray, np.ndarray]:
     """Return what the model reads, `(R, T)` int64, and the length of each row, `(R,)`.
 
@@ -209,11 +240,12 @@ def contexts(completions: Sequence[Completion], block_size: int) -> tuple[np.nda
     return tokens, lengths
 
 
-def add_chunk(completions: Sequence[Completion], chunk: Drawn) -> None:
-    """Give each continuation its tokens of a chunk `(n, R)`."""
+def add_chunk(completions: Sequence[Completion], chunk: Drawn) -> bool:
+    """Give each continuation its tokens of a chunk `(n, R)`; return whether one was changed: no."""
     for step in zip(*chunk, strict=True):
         for completion, *drawn in zip(completions, *step, strict=True):
             completion.add(Drawn(*drawn))
+    return False
 
 
 def next_steps(completions: Sequence[Completion], block_size: int) -> int:
@@ -231,10 +263,18 @@ def is_full(completions: Sequence[Completion], block_size: int) -> bool:
     return any(c.missing and c.total > block_size for c in completions)
 
 
-def next_draws(draws: npt.NDArray[np.float64], completions: Sequence[Completion]) -> np.ndarray:
-    """Return the column of `draws` `(R, positions)` that decides each row's next token, `(R,)`."""
-    places = [min(c.total, draws.shape[1] - 1) for c in completions]
-    return draws[np.arange(len(places)), places]
+def next_draws(seed: int, completions: Sequence[Completion], steps: int) -> npt.NDArray[np.float64]:
+    """Return the uniform numbers that decide each row's next tokens, `(R, steps)`."""
+    starts = [c.total for c in completions]
+    return uniforms(seed, [c.sample for c in completions], steps, starts)
+
+
+def last_tokens(
+    completions: Sequence[Completion], length: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the last token of each row and its position in a cache of `length`, `(R, 1)` each."""
+    tokens = [[c.tokens[-1]] for c in completions]
+    return np.array(tokens), np.array([[min(c.total, length) - 1] for c in completions])
 
 
 def seen_tokens(completions: Sequence[Completion], vocab_size: int) -> npt.NDArray[np.bool_]:

@@ -385,7 +385,7 @@ class PromptOptions:
     ] = None
     """Continuations."""
     interactive: bool = False
-    """Ask for prompts, one after the other, and answer each with 100 new tokens."""
+    """Ask for prompts, one after the other, and answer each with 100 new tokens, or what fits."""
 
     def __post_init__(self) -> None:
         require_positive("num_samples", self.count)
@@ -411,6 +411,8 @@ class GenerateConfig:
     """Print one JSON object: tokens, texts, log-probabilities, times."""
     explain: bool = False
     """Show the draws that rounding could have turned to another token."""
+    exact: bool = False
+    """Decide such draws in float64: the same text from both twins, in any batch, on any machine."""
     device: Device = "auto"
     """auto takes cuda, else mps (PyTorch only), else cpu."""
     dtype: DtypeOption = "auto"
@@ -418,6 +420,18 @@ class GenerateConfig:
     compile: bool = False
     """Compile the PyTorch model's step with torch.compile; Flax is always compiled."""
 
+    def __post_init__(self) -> None:
+        if self.exact and self.dtype != "auto":
+            require_exact(self.dtype)
+
     def with_dtype(self, dtype: Dtype) -> GenerateConfig:
         """Return the options with what `--dtype auto` came to."""
         return dataclasses.replace(self, dtype=dtype)
+
+
+def require_exact(dtype: Dtype) -> None:
+    """Raise `InputError` where nearly every draw is within the rounding of `dtype`."""
+    if dtype in ("bfloat16", "tf32"):
+        raise InputError(
+            f"exact: expected --dtype float32 or float64, as {dtype} rounds too much; got {dtype}"
+        )

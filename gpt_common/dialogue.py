@@ -7,12 +7,13 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 from gpt_common import tokenizer
 from gpt_common.completion import ROUNDING, Completion, start_completions
-from gpt_common.config import GenerateConfig, GPTConfig, PromptOptions
+from gpt_common.config import GenerateConfig, GPTConfig, PromptOptions, StoppingOptions
 from gpt_common.errors import InputError
 
 # Lets continuations grow until all have ended, and yields after each few tokens.
@@ -24,30 +25,51 @@ ANSWER_LENGTH = 100
 def answer(config: GenerateConfig, model: GPTConfig, grow: Grow) -> None:
     """Continue the prompt, or one after the other, and show what comes.
 
-    Raises `InputError` where the model cannot continue it.
+    Raises `InputError` where the model cannot continue it. Ctrl-C ends an answer; where a prompt is
+    asked for, the command.
     """
     if not config.prompt.interactive:
         respond(prompt_tokens(config.prompt), config, model, grow)
         return
-    stopping = config.stopping
-    if stopping.max_length is None and stopping.max_new_tokens is None:
-        stopping = replace(stopping, max_new_tokens=ANSWER_LENGTH)
     for line in ask():
         try:
-            tokens = tokenizer.encode(line)
+            tokens = tokenizer.encode(checked(line))
+            stopping = fitted(config.stopping, len(tokens), model)
             respond(tokens, replace(config, stopping=stopping), model, grow)
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
+        except KeyboardInterrupt:
+            print()
+
+
+def fitted(stopping: StoppingOptions, prompt_length: int, model: GPTConfig) -> StoppingOptions:
+    """Return how far an answer goes where that is not said: 100 tokens, or what fits."""
+    if stopping.max_length is not None or stopping.max_new_tokens is not None:
+        return stopping
+    room = model.block_size - max(1, prompt_length)
+    fits = ANSWER_LENGTH if stopping.window else min(ANSWER_LENGTH, max(1, room))
+    return replace(stopping, max_new_tokens=fits)
 
 
 def ask() -> Iterator[str]:
     """Yield the lines of a terminal, or of a pipe, until they end."""
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # a byte that is no text must not end it
     mark = "prompt: " if sys.stdin.isatty() else ""
     while True:
         try:
             yield input(mark)
         except EOFError:
             return
+
+
+def checked(line: str) -> str:
+    """Return a line. Raises `InputError` for bytes that are no text where it comes from."""
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"expected text in {sys.stdin.encoding}, got other bytes") from None
+    return line
 
 
 def prompt_tokens(options: PromptOptions) -> list[int]:
@@ -130,12 +152,14 @@ def as_json(
                 "logprobs": completion.logprobs,
                 "finish": completion.finish,
                 "close_draws": completion.close_draws(config.dtype),
+                "exact_draws": completion.exact_draws,
             }
             for completion in completions
         ],
         "sampling": asdict(config.sampling),
         "stopping": asdict(config.stopping),
         "dtype": config.dtype,
+        "exact": config.exact,
         "time_to_first_token": times[0],
         "seconds": times[-1],
         "tokens_per_second": count / times[-1],
@@ -144,8 +168,12 @@ def as_json(
 
 def explain(completions: list[Completion], config: GenerateConfig) -> None:
     """Print the draws that rounding may have decided, and how close they were."""
-    limit, count = ROUNDING[config.dtype], sum(len(c.tokens) for c in completions)
+    limit = ROUNDING["float64" if config.exact else config.dtype]
+    count = sum(len(c.tokens) for c in completions)
     close = [(c, i) for c in completions for i in c.close_draws(config.dtype)]
+    if config.exact:
+        decided = sum(len(c.exact_draws) for c in completions)
+        print(f"{decided} of {count} draws were within rounding: float64 has decided them")
     print(f"{len(close)} of {count} draws may take another token in another program:")
     print(f"slack, the error of the logits that is enough, is below {limit:.0e} of the largest")
     for completion, i in close:

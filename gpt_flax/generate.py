@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from gpt_common.completion import (
     add_chunk,
     contexts,
     is_full,
+    last_tokens,
     next_draws,
     next_steps,
     seen_tokens,
@@ -34,8 +35,9 @@ from gpt_common.config import (
     round_up,
 )
 from gpt_common.dialogue import answer, prompt_tokens, texts
+from gpt_common.exact import Float64GPT, Judge
 from gpt_common.hardware import processor
-from gpt_common.sampling import uniforms
+from gpt_common.weights import Weights
 from gpt_flax.device import (
     DTYPES,
     keep_compiled,
@@ -46,8 +48,8 @@ from gpt_flax.device import (
 from gpt_flax.frozen import freeze
 from gpt_flax.model import GPT, Cache, empty_cache
 from gpt_flax.ops import cache_dtype, choose_ops, few_rows_options, has_few_rows
-from gpt_flax.sampling import sample
-from gpt_flax.weights import Params, from_neutral
+from gpt_flax.sampling import sample, sample_arrays
+from gpt_flax.weights import Params, from_neutral, to_neutral
 
 
 def load_model(checkpoint: Checkpoint, dtype: Dtype) -> tuple[Params, GPT]:
@@ -75,34 +77,45 @@ def generate(
     sampling: SamplingOptions | None = None,
     stopping: StoppingOptions | None = None,
     num_samples: int = 1,
+    exact: bool = False,
 ) -> list[Completion]:
     """Return `num_samples` continuations of each prompt, a list of tokens of any length.
 
-    A continuation depends on its prompt, its number and the options, not on what is beside it.
-    Raises `InputError` where the model cannot make it, as past its `block_size`.
+    A continuation depends on its prompt, its number and the options, not on what is beside it; with
+    `exact`, not on rounding either: draws that are close are decided in float64. Raises
+    `InputError` where the model cannot make it, as past its `block_size`.
     """
     sampling, stopping = sampling or SamplingOptions(), stopping or StoppingOptions()
     completions = start_completions(prompts, num_samples, sampling, stopping, model.config)
-    for _ in grow(params, model, completions, sampling):
+    weights, dtype = partial(master_weights, params, model), jnp.dtype(model.dtype).name
+    float64 = Float64GPT(model.config, weights, cast(Dtype, dtype)) if exact else None
+    for _ in grow(params, model, completions, sampling, float64):
         pass
     return completions
 
 
 def grow(
-    params: Params, model: GPT, completions: list[Completion], sampling: SamplingOptions
+    params: Params,
+    model: GPT,
+    completions: list[Completion],
+    sampling: SamplingOptions,
+    exact: Float64GPT | None = None,
 ) -> Iterator[None]:
     """Continue until all have ended; yield after each few tokens, which the caller may show."""
     block_size, longest = model.config.block_size, max(c.length for c in completions)
-    draws = uniforms(sampling.seed, [c.sample for c in completions], longest)
-    sampling = replace(sampling, seed=0)  # of no more use: no seed is compiled anew
+    seed, options = sampling.seed, replace(sampling, seed=0)  # so that no seed is compiled anew
+    judge = exact and Judge(exact, sampling, partial(sample_arrays, options))
+    add = judge.add_chunk if judge else add_chunk
     state = None
     while steps := next_steps(completions, block_size):
+        draws = next_draws(seed, completions, steps)
         if state is None or is_full(completions, block_size):
             length = min(round_up(longest, 64), block_size)
-            state, chunk = prefill(params, model, completions, length, draws, sampling)
+            state, chunk = prefill(params, model, completions, length, draws, options)
         else:
-            state, chunk = decode(params, model, state, steps, draws, sampling)
-        add_chunk(completions, chunk)
+            state, chunk = decode(params, model, state, draws, options)
+        if add(completions, chunk):
+            state = rewind(state, completions)
         yield
 
 
@@ -125,10 +138,16 @@ def prefill(
     seen = None
     if sampling.repetition_penalty != 1:
         seen = seen_tokens(completions, model.config.vocab_size)
-    draw = next_draws(draws, completions)
     with jax.enable_x64(True):
         state, drawn = prefill_step(
-            params, tokens, lengths, seen, draw, model=model, length=length, sampling=sampling
+            params,
+            tokens,
+            lengths,
+            seen,
+            draws[:, 0],
+            model=model,
+            length=length,
+            sampling=sampling,
         )
     return state, Drawn(*(np.asarray(column)[None] for column in drawn))
 
@@ -159,11 +178,12 @@ def decode(
     params: Params,
     model: GPT,
     state: DecodeState,
-    steps: int,
     draws: np.ndarray,
     sampling: SamplingOptions,
 ) -> tuple[DecodeState, Drawn]:
-    """Draw `steps` tokens for each row; the old state is gone."""
+    """Draw a token for each of the `draws` `(R, steps)`; the old state is gone."""
+    steps = draws.shape[1]
+    draws = np.pad(draws, ((0, 0), (0, CHUNK - steps)))
     few_rows = has_few_rows(jax.default_backend(), len(draws), model.dtype)
     run = decode_few_rows if few_rows and "lm_head" in params else decode_rows
     with jax.enable_x64(True):
@@ -180,16 +200,14 @@ def decode_steps(
     model: GPT,
     sampling: SamplingOptions,
 ) -> tuple[DecodeState, tuple[Array, Array, Array]]:
-    """Run as one loop on the device; of a chunk's `CHUNK` rows, the first `steps` are filled."""
+    """Run as one loop on the device, of `CHUNK` draws a row, the first `steps`."""
     R = len(draws)
     last = jnp.zeros(R, jnp.int64)
 
     def step(n: Array, carry: tuple) -> tuple:
         state, chunk = carry
         logits, cache = next_logits(params, model, state, last)
-        places = jnp.minimum(state.positions + 1, draws.shape[1] - 1)
-        draw = jnp.take_along_axis(draws, places, 1)[:, 0]
-        state, drawn = advance(state._replace(cache=cache), logits, draw, sampling)
+        state, drawn = advance(state._replace(cache=cache), logits, draws[:, n], sampling)
         return state, tuple(c.at[n].set(d) for c, d in zip(chunk, drawn, strict=True))
 
     dtypes = (jnp.int64, jnp.float64, jnp.float64)
@@ -224,6 +242,17 @@ def advance(
     return DecodeState(drawn[0][:, None], positions, seen, state.cache), drawn
 
 
+def rewind(state: DecodeState, completions: Sequence[Completion]) -> DecodeState:
+    """Return the state in which each row's last token is to be read next, as some were changed."""
+    length = state.cache["h_0"]["attn"]["keys"].shape[2]
+    tokens, positions = last_tokens(completions, length)
+    with jax.enable_x64(True):
+        seen = state.seen
+        if seen is not None:
+            seen = jnp.array(seen_tokens(completions, seen.shape[1]))
+        return DecodeState(jnp.array(tokens), jnp.array(positions), seen, state.cache)
+
+
 def generate_texts(
     params: Params,
     model: GPT,
@@ -236,6 +265,11 @@ def generate_texts(
     return texts(generate(params, model, prompts, sampling, stopping, prompt.count))
 
 
+def master_weights(params: Params, model: GPT) -> Weights:
+    """Return the neutral weights of a model in float32 or float64, also of a frozen one."""
+    return to_neutral(params, model.config)
+
+
 def main() -> None:
     """Run the command line."""
     config = cli.parse(GenerateConfig, "generate")
@@ -243,9 +277,11 @@ def main() -> None:
     dtype = resolve_dtype(config.dtype, config.device)
     config = config.with_dtype(dtype)
     device = select_device(config.device, dtype)
-    params, model = load_model(read_weights(config.init), dtype)
+    start = read_weights(config.init)
+    exact = Float64GPT(start.config, lambda: start.weights, dtype) if config.exact else None
+    params, model = load_model(start, dtype)
     params, model = freeze(params, model, choose_ops(device.platform, dtype, processor()))
-    answer(config, model.config, lambda rows: grow(params, model, rows, config.sampling))
+    answer(config, model.config, lambda rows: grow(params, model, rows, config.sampling, exact))
 
 
 if __name__ == "__main__":

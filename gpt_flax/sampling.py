@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
+from gpt_common.completion import Drawn
 from gpt_common.config import SamplingOptions
 
 
@@ -44,6 +46,17 @@ def sample(
     largest = jnp.abs(logits).max(-1).astype(jnp.float64)
     close = slack(ranked, chosen, last, draws, options)
     return token[:, 0], logprob.astype(jnp.float64), close / largest
+
+
+jit_sample = jax.jit(sample, static_argnames="options")
+
+
+def sample_arrays(
+    options: SamplingOptions, logits: np.ndarray, draws: np.ndarray, seen: np.ndarray | None
+) -> Drawn:
+    """Return what `sample` does, of numpy arrays."""
+    with jax.enable_x64(True):
+        return Drawn(*map(np.asarray, jit_sample(logits, draws, seen, options)))
 
 
 def penalize(logits: Array, seen: Array | None, options: SamplingOptions) -> Array:
@@ -91,8 +104,9 @@ def slack(
 ) -> Array:
     """Return how far all logits may be off before a row's draw may take another token, `(R,)`.
 
-    To first order: an error of e in each logit moves a cumulative probability c by at most
-    2 e c (1 - c) / temperature, and two tokens change places where their logits are 2 e apart.
+    An error of e in each logit is at most d = e m / temperature in each score, where the penalty
+    multiplies by m at most. The odds c / (1 - c) of a cumulative probability then change at most by
+    a factor of exp(2 d), and two tokens change places where their scores are 2 d apart.
     """
     scores, cumulative = ranked.scores, ranked.cumulative
     end, total = scores.shape[-1] - 1, gather(cumulative, last)
@@ -112,13 +126,17 @@ def slack(
     if options.min_p > 0:
         gaps = jnp.log(gather(ranked.weights, edge)) - math.log(options.min_p)
         moves.append(jnp.abs(gaps) / 2)
-    return jnp.concatenate(moves, -1).min(-1) * (options.temperature or 1.0)
+    penalty = max(options.repetition_penalty, 1 / options.repetition_penalty)
+    return jnp.concatenate(moves, -1).min(-1) * (options.temperature or 1.0) / penalty
 
 
 def move_of_share(share: Array, target: Array | float) -> Array:
-    """Return the error in each logit that may move a cumulative probability onto a target."""
-    reach = 2 * share * (1 - share)
-    return jnp.where(reach > 0, jnp.abs(share - target) / reach, jnp.inf)
+    """Return the error in each score that may move a cumulative probability onto a target.
+
+    That is half the logarithm of the ratio of their odds.
+    """
+    odds = (target - share) / (share * (1 - target))  # the ratio less 1
+    return jnp.where(share > 0, jnp.abs(jnp.log1p(odds)) / 2, jnp.inf)
 
 
 def gather(values: Array, places: Array) -> Array:

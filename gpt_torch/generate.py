@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from gpt_common.completion import (
     add_chunk,
     contexts,
     is_full,
+    last_tokens,
     next_draws,
     next_steps,
     seen_tokens,
@@ -30,14 +32,15 @@ from gpt_common.config import (
     StoppingOptions,
 )
 from gpt_common.dialogue import answer, prompt_tokens, texts
+from gpt_common.exact import Float64GPT, Judge
 from gpt_common.hardware import keep_memory
-from gpt_common.sampling import uniforms
+from gpt_common.weights import Weights
 from gpt_torch.device import master_dtype, resolve_dtype, select_device
 from gpt_torch.frozen import freeze
 from gpt_torch.model import GPT, Cache, LayerCache, empty_cache
 from gpt_torch.ops import cache_dtype
-from gpt_torch.sampling import sample
-from gpt_torch.weights import from_neutral
+from gpt_torch.sampling import sample, sample_arrays
+from gpt_torch.weights import from_neutral, name_table, to_neutral
 
 
 def load_model(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> GPT:
@@ -74,33 +77,44 @@ def generate(
     stopping: StoppingOptions | None = None,
     num_samples: int = 1,
     dtype: Dtype = "float32",
+    exact: bool = False,
 ) -> list[Completion]:
     """Return `num_samples` continuations of each prompt, a list of tokens of any length.
 
-    A continuation depends on its prompt, its number and the options, not on what is beside it.
-    Raises `InputError` where the model cannot make it, as past its `block_size`.
+    A continuation depends on its prompt, its number and the options, not on what is beside it; with
+    `exact`, not on rounding either: draws that are close are decided in float64. Raises
+    `InputError` where the model cannot make it, as past its `block_size`.
     """
     sampling, stopping = sampling or SamplingOptions(), stopping or StoppingOptions()
     completions = start_completions(prompts, num_samples, sampling, stopping, model.config)
-    for _ in grow(model, completions, sampling, dtype):
+    weights = partial(master_weights, model)
+    float64 = Float64GPT(model.config, weights, dtype) if exact else None
+    for _ in grow(model, completions, sampling, dtype, float64):
         pass
     return completions
 
 
 def grow(
-    model: GPT, completions: list[Completion], sampling: SamplingOptions, dtype: Dtype
+    model: GPT,
+    completions: list[Completion],
+    sampling: SamplingOptions,
+    dtype: Dtype,
+    exact: Float64GPT | None = None,
 ) -> Iterator[None]:
     """Continue until all have ended; yield after each few tokens, which the caller may show."""
     block_size, longest = model.config.block_size, max(c.length for c in completions)
-    draws = uniforms(sampling.seed, [c.sample for c in completions], longest)
+    judge = exact and Judge(exact, sampling, partial(sample_arrays, sampling))
+    add = judge.add_chunk if judge else add_chunk
     state = None
     while steps := next_steps(completions, block_size):
+        draws = next_draws(sampling.seed, completions, steps)
         if state is None or is_full(completions, block_size):
             length = min(longest, block_size)
             state, chunk = prefill(model, completions, length, draws, sampling, dtype)
         else:
-            state, chunk = decode(model, state, steps, draws, sampling, dtype)
-        add_chunk(completions, chunk)
+            state, chunk = decode(model, state, draws, sampling, dtype)
+        if add(completions, chunk):
+            state = rewind(state, completions)
         yield
 
 
@@ -125,28 +139,24 @@ def prefill(
     cache = empty_cache(config, R, length, cache_dtype(device.type, computed), device)
     state = DecodeState(tokens, torch.arange(T, device=device).expand(R, T), seen, cache, T)
     logits = next_logits(model, state, lengths - 1, dtype)
-    draw = torch.from_numpy(next_draws(draws, completions))
     state.positions = lengths[:, None] - 1
-    return state, stack([advance(state, logits, draw, sampling)])
+    return state, stack([advance(state, logits, torch.from_numpy(draws[:, 0]), sampling)])
 
 
 @torch.inference_mode()
 def decode(
     model: GPT,
     state: DecodeState,
-    steps: int,
     draws: np.ndarray,
     sampling: SamplingOptions,
     dtype: Dtype,
 ) -> tuple[DecodeState, Drawn]:
-    """Draw `steps` tokens for each row; the state is changed."""
-    all_draws = torch.from_numpy(draws)
+    """Draw a token for each of the `draws` `(R, steps)`; the state is changed."""
     last = torch.zeros(len(draws), dtype=torch.int64, device=state.tokens.device)
     chunk = []
-    for _ in range(steps):
+    for draw in torch.from_numpy(draws).unbind(1):
         logits = next_logits(model, state, last, dtype)
-        places = (state.positions + 1).clamp(max=draws.shape[1] - 1).to(all_draws.device)
-        chunk.append(advance(state, logits, all_draws.gather(1, places)[:, 0], sampling))
+        chunk.append(advance(state, logits, draw, sampling))
     return state, stack(chunk)
 
 
@@ -185,6 +195,17 @@ def stack(chunk: list[tuple[Tensor, Tensor, Tensor]]) -> Drawn:
     return Drawn(*(torch.stack(column).cpu().numpy() for column in zip(*chunk, strict=True)))
 
 
+def rewind(state: DecodeState, completions: Sequence[Completion]) -> DecodeState:
+    """Return the state in which each row's last token is to be read next, as some were changed."""
+    device, length = state.tokens.device, state.cache[0].keys.shape[2]
+    tokens, positions = map(torch.from_numpy, last_tokens(completions, length))
+    seen = state.seen
+    if seen is not None:
+        seen = torch.from_numpy(seen_tokens(completions, seen.shape[1]))
+    end = int(positions.max()) + 1
+    return DecodeState(tokens.to(device), positions.to(device), seen, state.cache, end)
+
+
 def generate_texts(
     model: GPT,
     prompt: PromptOptions,
@@ -197,6 +218,16 @@ def generate_texts(
     return texts(generate(model, prompts, sampling, stopping, prompt.count, dtype))
 
 
+def master_weights(model: GPT) -> Weights:
+    """Return the neutral weights of a model in float32 or float64, also of a frozen one."""
+    tensors = {}
+    for name, _ in name_table(model.config).values():
+        module, _, parameter = name.rpartition(".")
+        tensor = getattr(model.get_submodule(module), parameter)
+        tensors[name] = tensor.to_dense() if tensor.is_mkldnn else tensor  # packed by `freeze`
+    return to_neutral(tensors, model.config)
+
+
 def main() -> None:
     """Run the command line."""
     config = cli.parse(GenerateConfig, "generate")
@@ -204,9 +235,10 @@ def main() -> None:
     dtype = resolve_dtype(config.dtype, config.device)
     config = config.with_dtype(dtype)
     device = select_device(config.device, dtype)
-    model = load_model(read_weights(config.init), master_dtype(dtype), device)
-    model = freeze(model, dtype, config.compile)
-    answer(config, model.config, lambda rows: grow(model, rows, config.sampling, dtype))
+    start = read_weights(config.init)
+    exact = Float64GPT(start.config, lambda: start.weights, dtype) if config.exact else None
+    model = freeze(load_model(start, master_dtype(dtype), device), dtype, config.compile)
+    answer(config, model.config, lambda rows: grow(model, rows, config.sampling, dtype, exact))
 
 
 if __name__ == "__main__":

@@ -3,9 +3,11 @@
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from gpt_common.completion import Drawn
 from gpt_common.config import SamplingOptions
 
 
@@ -40,6 +42,15 @@ def sample(
     largest = logits.abs().amax(-1).double()
     close = slack(ranked, chosen, last, draws, options)
     return token[:, 0], logprob.double(), close / largest
+
+
+def sample_arrays(
+    options: SamplingOptions, logits: np.ndarray, draws: np.ndarray, seen: np.ndarray | None
+) -> Drawn:
+    """Return what `sample` does, of numpy arrays."""
+    occurred = None if seen is None else torch.from_numpy(seen)
+    drawn = sample(torch.from_numpy(logits), torch.from_numpy(draws), occurred, options)
+    return Drawn(*(column.numpy() for column in drawn))
 
 
 def penalize(logits: Tensor, seen: Tensor | None, options: SamplingOptions) -> Tensor:
@@ -107,8 +118,9 @@ def slack(
 ) -> Tensor:
     """Return how far all logits may be off before a row's draw may take another token, `(R,)`.
 
-    To first order: an error of e in each logit moves a cumulative probability c by at most
-    2 e c (1 - c) / temperature, and two tokens change places where their logits are 2 e apart.
+    An error of e in each logit is at most d = e m / temperature in each score, where the penalty
+    multiplies by m at most. The odds c / (1 - c) of a cumulative probability then change at most by
+    a factor of exp(2 d), and two tokens change places where their scores are 2 d apart.
     """
     scores, cumulative = ranked.scores, ranked.cumulative
     end, total = scores.shape[-1] - 1, cumulative.gather(-1, last)
@@ -128,10 +140,14 @@ def slack(
     if options.min_p > 0:
         gaps = ranked.weights.gather(-1, edge).log() - math.log(options.min_p)
         moves.append(gaps.abs() / 2)
-    return torch.cat(moves, -1).amin(-1) * (options.temperature or 1.0)
+    penalty = max(options.repetition_penalty, 1 / options.repetition_penalty)
+    return torch.cat(moves, -1).amin(-1) * (options.temperature or 1.0) / penalty
 
 
 def move_of_share(share: Tensor, target: Tensor | float) -> Tensor:
-    """Return the error in each logit that may move a cumulative probability onto a target."""
-    reach = 2 * share * (1 - share)
-    return torch.where(reach > 0, (share - target).abs() / reach, torch.inf)
+    """Return the error in each score that may move a cumulative probability onto a target.
+
+    That is half the logarithm of the ratio of their odds.
+    """
+    odds = (target - share) / (share * (1 - target))  # the ratio less 1
+    return torch.where(share > 0, torch.log1p(odds).abs() / 2, torch.inf)

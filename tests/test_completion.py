@@ -14,6 +14,7 @@ from gpt_common.completion import (
     TextStream,
     add_chunk,
     contexts,
+    next_draws,
     next_steps,
     start_completions,
 )
@@ -76,6 +77,10 @@ def test_the_beginning_of_a_stop_text_is_held_back_and_given_back():
     assert stream.text == "one\n\ntwo\nthree"
 
 
+def test_a_token_that_pads_the_vocabulary_is_shown():
+    assert streamed([10, 50300, 11])[0][-1] == "+\ufffd,"
+
+
 def started(prompts=((1, 2, 3),), count=1, config=None, **stopping):
     return start_completions(
         prompts, count, SamplingOptions(), StoppingOptions(**stopping), config or GPTConfig()
@@ -113,6 +118,24 @@ def test_how_it_ends(stopping, tokens, finish, text):
     assert (completion.tokens, completion.finish, completion.text) == (tokens, finish, text)
 
 
+def test_what_is_held_back_is_shown_where_the_text_ends():
+    """The beginning of a text to stop before, and then `<|endoftext|>`."""
+    (completion,) = started(max_new_tokens=5, stop=(",-",))
+    give([completion], 10, 11)
+    assert completion.text == "+"
+    give([completion], 50256)
+    assert (completion.finish, completion.text) == ("end", "+,")
+
+
+def test_close_draws_are_those_that_rounding_may_have_decided():
+    (completion,) = started(max_new_tokens=4)
+    for slack, exact in ((1e-3, False), (1e-6, False), (1e-12, True), (1e-14, True)):
+        completion.add(Drawn(10, -1.0, slack), exact)
+    assert completion.close_draws("float32") == [1, 3]
+    assert completion.close_draws("bfloat16") == [0, 1, 3]
+    assert completion.exact_draws == [2, 3]
+
+
 def test_logits_that_are_not_finite():
     rows = started(max_length=9)
     give(rows, 5)
@@ -137,6 +160,14 @@ def test_the_context_is_the_last_of_a_text():
     rows = started(prompts=([1, 2, 3, 4, 5],), max_new_tokens=3)
     give(rows, 6)
     assert contexts(rows, block_size=4)[0].tolist() == [[3, 4, 5, 6]]
+
+
+def test_a_window_of_any_length_takes_no_memory():
+    rows = started(max_new_tokens=10**12, window=True)
+    assert rows[0].missing == 10**12
+    assert next_draws(5, rows, 4).shape == (1, 4)
+    give(rows, 9)
+    assert (next_draws(5, rows, 3) == next_draws(5, started(max_new_tokens=9), 4)[:, 1:]).all()
 
 
 def test_chunks_end_with_the_longest_and_at_the_context():
@@ -180,6 +211,8 @@ def test_what_a_model_cannot_continue_is_refused(prompts, stopping, words, odd_c
         (lambda: StoppingOptions(max_new_tokens=0), "max_new_tokens must be positive"),
         (lambda: StoppingOptions(stop=("a", "")), "got an empty one"),
         (lambda: started(config=GPTConfig(vocab_size=49)), "at most vocab_size 49, got 50"),
+        (lambda: started(count=10**7), "num_samples 10000000: 10000000 .* more than"),
+        (lambda: started(count=10**12), "num_samples 1000000000000: .* more than"),
     ],
 )
 def test_options_out_of_range(make, words):

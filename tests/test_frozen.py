@@ -1,5 +1,6 @@
 """Weights frozen for generation compute what the trained ones do."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -43,6 +44,23 @@ def test_the_same_logits(framework, odd_config, dtype, limit, bias):
         plain, frozen = (np.asarray(model.apply({"params": p}, TOKENS)[0]) for p in both)
     assert plain.shape == frozen.shape == (2, 9, 997)
     assert np.linalg.norm(plain - frozen) <= limit * np.linalg.norm(plain)
+
+
+def test_all_that_multiplies_is_in_the_type_that_computes(framework, start):
+    """Kernels, biases and the head: what is not is cast anew at each step."""
+    if framework == "torch":
+        model = load_model(start, torch.float32, torch.device("cpu"))
+        frozen = torch_frozen.freeze(model, "bfloat16")
+        layers = [m for m in frozen.modules() if isinstance(m, torch_frozen.FrozenLinear)]
+        assert len(layers) == 4 * 3 + 1
+        assert {w.dtype for m in layers for w in (m.weight, m.bias) if w is not None} == {
+            torch.bfloat16
+        }
+        return
+    params, _ = flax_frozen.freeze(*flax_generate.load_model(start, "bfloat16"))
+    blocks = [params[f"h_{n}"][part] for n in range(3) for part in ("attn", "mlp")]
+    leaves = jax.tree.leaves([params["lm_head"], blocks])
+    assert {leaf.dtype.name for leaf in leaves} == {"bfloat16"}
 
 
 def test_the_trained_model_stays_as_it_is(framework, start):

@@ -1,7 +1,9 @@
 """Generation as a user meets it."""
 
 import dataclasses
+import functools
 import importlib
+import io
 import json
 import subprocess
 import sys
@@ -14,7 +16,17 @@ import torch
 from convert import formats
 from gpt_common import tokenizer
 from gpt_common.checkpoint import Checkpoint, write_checkpoint
-from gpt_common.config import GPTConfig, TrainConfig
+from gpt_common.config import (
+    GenerateConfig,
+    GPTConfig,
+    PromptOptions,
+    SamplingOptions,
+    StoppingOptions,
+    TrainConfig,
+)
+from gpt_common.dialogue import answer, fitted, show
+from gpt_flax import generate as flax_generate
+from gpt_torch.frozen import FrozenGPT
 from tests.conftest import (
     FLOAT32,
     FRAMEWORKS,
@@ -22,6 +34,7 @@ from tests.conftest import (
     random_checkpoint,
     random_weights,
 )
+from tests.test_completion import give, started
 
 PROMPT = "Hello, I'm a language model,"
 
@@ -99,8 +112,9 @@ def test_json(generate, framework, folder):
     report = json.loads(output)
     assert report["prompt"] == PROMPT
     assert report["sampling"]["top_p"] == 0.9
-    assert 0 < report["time_to_first_token"] <= report["seconds"]
-    assert report["tokens_per_second"] > 0
+    assert report["time_to_first_token"] > 0
+    assert report["tokens_per_second"] == pytest.approx(14 / report["seconds"])
+    assert report["time_to_first_token"] < report["seconds"]
     plain = generate(framework, folder, *args[1:])
     for sample in report["samples"]:
         assert len(sample["tokens"]) == len(sample["logprobs"]) == 7
@@ -129,9 +143,9 @@ def test_a_prompt_from_a_file_and_from_standard_input(
     generate, framework, folder, tmp_path, monkeypatch
 ):
     path = tmp_path / "prompt.txt"
-    path.write_text("A parrot 🦜\n")
-    expected = generate(framework, folder, "--prompt", "A parrot 🦜")
-    assert expected.startswith("> A parrot 🦜")
+    path.write_text("\n A parrot 🦜 \n\n")  # of which the last newline is the file's own
+    expected = generate(framework, folder, "--prompt", "\n A parrot 🦜 \n")
+    assert expected.startswith("> \n A parrot 🦜 \n")
     assert generate(framework, folder, "--prompt_file", path) == expected
     with path.open() as file:
         monkeypatch.setattr(sys, "stdin", file)
@@ -167,11 +181,141 @@ def test_one_prompt_after_the_other(generate, call, framework, folder, monkeypat
     assert result.stdout == "".join(expected)
 
 
+class Terminal(io.TextIOWrapper):
+    """Lines that a user types, and a Ctrl-C or a byte that is no text among them."""
+
+    def __init__(self, typed):
+        super().__init__(io.BytesIO(typed), "utf-8")
+
+
+def test_bytes_that_are_no_text_do_not_end_a_session(call, framework, folder, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", Terminal(b"Yes\nn\xff\nHello\n"))
+    args = ("--init", folder, "--interactive", "--max_length", 9)
+    result = call(f"gpt_{framework}.generate", *args)
+    assert result.returncode == 0
+    assert result.stderr == "error: expected text in utf-8, got other bytes\n"
+    assert result.stdout.count("> ") == 2
+
+
+def test_an_answer_is_as_long_as_fits(call, framework, folder, monkeypatch):
+    """Of a model of 40 positions, of which 100 new tokens do not fit."""
+    monkeypatch.setattr(sys, "stdin", Terminal(b"Yes\n" + b"no " * 41 + b"\n\n"))
+    result = call(
+        f"gpt_{framework}.generate", "--init", folder, "--interactive", "--json", "--ignore_end"
+    )
+    assert result.stderr.count("error: expected at most block_size 40 tokens") == 1
+    lengths = [
+        len(report["prompt_tokens"] + report["samples"][0]["tokens"])
+        for report in map(json.loads, result.stdout.splitlines())
+    ]
+    assert lengths == [40, 40]
+
+
+def test_an_answer_in_a_window_has_100_tokens():
+    config = GPTConfig(block_size=40)
+    assert fitted(StoppingOptions(window=True), 3, config).max_new_tokens == 100
+    assert fitted(StoppingOptions(), 3, GPTConfig()).max_new_tokens == 100
+    assert fitted(StoppingOptions(max_new_tokens=60), 3, config).max_new_tokens == 60
+    assert fitted(StoppingOptions(max_length=60), 3, config).max_new_tokens is None
+
+
+def test_ctrl_c_ends_an_answer_and_not_the_session(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", Terminal(b"one\ntwo\n"))
+    answered = []
+
+    def grow(completions):
+        answered.append(completions[0].prompt)
+        if len(answered) == 1:
+            raise KeyboardInterrupt
+        give(completions, 50256)
+        yield
+
+    config = GenerateConfig("nowhere", PromptOptions(interactive=True))
+    answer(config, GPTConfig(), grow)
+    assert answered == [tokenizer.encode("one"), tokenizer.encode("two")]
+    assert capsys.readouterr().out == "\n> two\n"
+
+
+@pytest.mark.parametrize(("args", "shown"), [(("--interactive",), 0), (("--prompt", "-"), 5)])
+def test_standard_input_that_is_closed_is_empty(generate, folder, args, shown, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    assert generate("torch", folder, *args).count("> ") == shown
+    sys.stdin.close()  # which the command has opened
+
+
+def test_an_empty_prompt_shows_nothing(generate, framework, folder):
+    args = ("--prompt", "", "--num_samples", 1, "--max_length", 3)
+    shown = generate(framework, folder, *args)
+    report = json.loads(generate(framework, folder, *args, "--json"))
+    assert report["prompt"] == ""
+    assert report["prompt_tokens"] == [50256]
+    assert shown == f"> {report['samples'][0]['text']}\n"
+
+
+def grown_with(framework, monkeypatch):
+    """Return a list that gets what the command lets grow."""
+    module, given = importlib.import_module(f"gpt_{framework}.generate"), []
+    grow = module.grow
+    monkeypatch.setattr(module, "grow", lambda *args: given.append(args) or grow(*args))
+    return given
+
+
+def test_the_command_generates_with_frozen_weights(generate, framework, folder, monkeypatch):
+    given = grown_with(framework, monkeypatch)
+    generate(framework, folder, *FLOAT32, "--num_samples", 1)
+    if framework == "torch":
+        assert isinstance(given[0][0], FrozenGPT)
+        assert given[0][0].compiled_step is None
+    else:
+        assert "lm_head" in given[0][0]
+
+
+def test_compile_compiles_the_step(generate, folder, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda step, **how: compiled.append(how) or step)
+    plain = generate("torch", folder, *FLOAT32)
+    assert not compiled
+    given = grown_with("torch", monkeypatch)
+    assert generate("torch", folder, *FLOAT32, "--compile", "--exact") == plain
+    assert given[0][0].compiled_step is not None
+    assert compiled == [{"dynamic": False}]
+
+
+@pytest.mark.parametrize(("rows", "few"), [(2, True), (65, False)])
+def test_few_rows_are_compiled_for_few(generate, folder, monkeypatch, rows, few):
+    """On a CPU in float32."""
+    run = []
+    for name in ("decode_rows", "decode_few_rows"):
+        step = getattr(flax_generate, name)
+        spied = functools.partial(lambda name, step, *a, **k: run.append(name) or step(*a, **k))
+        monkeypatch.setattr(flax_generate, name, functools.partial(spied, name, step))
+    args = ("--num_samples", rows, "--max_length", 10)
+    generate("flax", folder, *FLOAT32, "--device", "cpu", *args)
+    assert run == ["decode_few_rows" if few else "decode_rows"]
+
+
+def test_another_seed_compiles_nothing_anew(generate, folder):
+    sizes = []
+    for seed in (1, 2):
+        generate("flax", folder, *FLOAT32, "--device", "cpu", "--seed", seed)
+        steps = flax_generate.prefill_step, flax_generate.decode_few_rows
+        sizes.append([step._cache_size() for step in steps])
+    assert sizes[0] == sizes[1]
+
+
+def test_samples_in_training_are_of_its_seed(train, framework, start, tmp_path, monkeypatch):
+    given, module = [], importlib.import_module(f"gpt_{framework}.train")
+    monkeypatch.setattr(module, "generate_texts", lambda *args: given.append(args) or [])
+    formats.FORMATS["torch"].write(tmp_path / "m.pt", start)
+    quick = ("--seq_len", 8, "--eval_every", 0, "--steps", 1, "--sample_every", 1)
+    args = ("--init", tmp_path / "m.pt", *quick, "--seed", 7, "--out_dir", tmp_path / "run")
+    train(framework, *args)
+    assert given
+    assert all(SamplingOptions(seed=7) in args for args in given)
+
+
 def test_text_is_shown_as_it_is_made(framework, start, capsys, monkeypatch):
     """After each few tokens there is more of the first continuation, and never less."""
-    from gpt_common.dialogue import show
-    from tests.test_completion import give, started
-
     completions = started(prompts=([15496],), count=2, max_new_tokens=6)
     seen = []
 
@@ -229,6 +373,7 @@ def test_weights_that_are_not_finite(call, framework, start, tmp_path):
         (("--temperature", -1), ("temperature must not be negative",)),
         (("--num_samples", 0), ("num_samples must be positive",)),
         (("--top_k", 50258), ("at most vocab_size 50257, got 50258",)),
+        (("--num_samples", 10**7), ("num_samples 10000000", "GB")),
         (("--init", "nowhere.pt"), ("nowhere.pt: no such file",)),
     ],
 )

@@ -60,6 +60,9 @@ def plain_choice(logits, draw):
 def test_a_draw_depends_on_seed_sample_and_position_alone():
     draws = uniforms(5, range(4), 30)
     assert (uniforms(5, [1, 0, 1], 12) == draws[[1, 0, 1], :12]).all()
+    for start in range(9):
+        assert (uniforms(5, [3, 0], 7, [start, 2]) == [draws[3][start:][:7], draws[0][2:9]]).all()
+    assert uniforms(5, [0], 2, [10**12]).shape == (1, 2)
     assert not (uniforms(6, range(4), 30) == draws).any()
     assert len(np.unique(draws)) == draws.size
 
@@ -184,38 +187,53 @@ def test_the_distribution_is_transformers(framework, settings):
     assert logprobs == pytest.approx(own)
 
 
-@pytest.mark.parametrize("settings", [*SETTINGS[:5], {"temperature": 0.0}])
-def test_within_the_slack_no_error_of_the_logits_changes_a_token(framework, settings):
+def worst_errors(logits, seen):
+    """Yield signs `(R, V)`: at random, and all tokens down to some place against the others."""
+    penalized = np.where(seen, np.where(logits < 0, 2, 0.5) * logits, logits)
+    random = np.random.default_rng(2)
+    for _ in range(5):
+        yield random.choice([-1.0, 1.0], logits.shape)
+    for order in (logits, penalized):
+        ranks = (-order).argsort(-1).argsort(-1)
+        for place in range(20):
+            yield np.where(ranks <= place, 1.0, -1.0)
+            yield np.where(ranks <= place, -1.0, 1.0)
+
+
+def random_case(rows, V=60):
     random = np.random.default_rng(1)
-    logits = 3 * random.standard_normal((1000, 100))
-    draws = random.random(1000)
-    tokens, _, slacks = drawn(framework, logits, draws, **settings)
-    size = slacks * np.abs(logits).max(-1)
-    small = size < 0.01  # the slack is of first order
-    assert small.sum() > 10
-    for _ in range(10):
-        error = size[:, None] * random.choice([-0.9, 0.9], logits.shape)
-        changed, _, _ = drawn(framework, logits + error, draws, **settings)
-        assert (changed == tokens)[small].all()
+    logits = 3 * random.standard_normal((rows, V))
+    return logits, random.random(rows), random.random((rows, V)) < 0.2
+
+
+def changed_tokens(framework, share, logits, draws, seen, settings):
+    """Return which rows an error of that share of the slack gives another token, of some errors."""
+    if "repetition_penalty" not in settings:
+        seen = None
+    tokens, _, slacks = drawn(framework, logits, draws, seen, **settings)
+    size = share * np.minimum(slacks * np.abs(logits).max(-1), 10)[:, None]
+    errors = list(worst_errors(logits, np.zeros_like(logits, bool) if seen is None else seen))
+    wrong = np.concatenate([logits + size * error for error in errors])
+    draws, seen = (None if a is None else np.concatenate([a] * len(errors)) for a in (draws, seen))
+    others = drawn(framework, wrong, draws, seen, **settings)[0]
+    return (others.reshape(-1, len(tokens)) != tokens).any(0)
+
+
+@pytest.mark.parametrize("settings", [*SETTINGS, {"temperature": 0.0, "repetition_penalty": 2.0}])
+def test_within_the_slack_no_error_of_the_logits_changes_a_token(framework, settings):
+    """However large the slack is."""
+    assert not changed_tokens(framework, 0.999, *random_case(100), settings).any()
 
 
 @pytest.mark.parametrize("settings", [{"top_k": 0}, {"temperature": 0.6}, {"temperature": 0.0}])
 def test_beyond_the_slack_there_is_an_error_that_does(framework, settings):
-    """The worst: all tokens down to some place one way, the others the other way."""
-    random = np.random.default_rng(2)
-    logits = 3 * random.standard_normal((100, 60))
-    draws = random.random(100)
-    tokens, _, slacks = drawn(framework, logits, draws, **settings)
-    size = slacks * np.abs(logits).max(-1)
-    small = size < 0.01
-    ranks = (-logits).argsort(-1).argsort(-1)
-    changed = np.zeros(100, np.bool_)
-    for place in range(20):
-        for sign in (1, -1):
-            error = 1.1 * sign * size[:, None] * np.where(ranks <= place, 1, -1)
-            changed |= drawn(framework, logits + error, draws, **settings)[0] != tokens
-    assert small.sum() > 0
-    assert changed[small].mean() > 0.9
+    assert changed_tokens(framework, 1.001, *random_case(100), settings).mean() > 0.9
+
+
+def test_a_share_that_is_exactly_top_p_is_enough(framework):
+    equal = np.zeros((1, 4), np.float32)
+    tokens, _, _ = drawn(framework, equal, np.array([0.999]), top_k=0, top_p=0.5)
+    assert tokens.tolist() == [1]
 
 
 def test_both_twins_give_the_same_numbers():

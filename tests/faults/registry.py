@@ -931,12 +931,6 @@ SAMPLING = (
         "next_logits(params, model, state, jnp.maximum(lengths - 2, 0))",
     ),
     Fault(
-        "torch: a step takes the draw of the token before",
-        "gpt_torch/generate.py",
-        "places = (state.positions + 1).clamp",
-        "places = state.positions.clamp",
-    ),
-    Fault(
         "flax: a drawn token is not marked as seen",
         "gpt_flax/generate.py",
         "seen = seen.at[jnp.arange(len(seen)), drawn[0]].set(True)",

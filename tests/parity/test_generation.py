@@ -14,7 +14,13 @@ from gpt_common.sampling import uniforms
 from gpt_torch.sampling import sample
 from tests.conftest import FRAMEWORKS, random_weights
 from tests.parity.measurements import grown_gpt2, real_tokens
-from tests.parity.twins import completions, hugging_face, outcome
+from tests.parity.twins import (
+    completions,
+    frozen_logits,
+    hugging_face,
+    load_torch_model,
+    outcome,
+)
 
 SETTINGS = {
     "as it comes": {},
@@ -154,19 +160,56 @@ def transformers_greedy(start, prompts, max_length, penalty=1.0, dtype="float32"
     return model.generate(inputs, attention_mask=mask, generation_config=options).tolist()
 
 
+def gpt2_prompts(count: int) -> list[list[int]]:
+    tokens = real_tokens()
+    return [tokens[300 * n : 300 * n + 4 + n % 13].tolist() for n in range(count)]
+
+
+ON = StoppingOptions(max_new_tokens=64, ignore_end=True)
+
+
 @pytest.mark.slow
 def test_1000_prompts_of_gpt2():
     """64,000 tokens: the same in both twins, but for draws that were known to be close."""
-    sampling, stopping = SamplingOptions(), StoppingOptions(max_new_tokens=64, ignore_end=True)
-    tokens = real_tokens()
-    prompts = [tokens[300 * n : 300 * n + 4 + n % 13].tolist() for n in range(1000)]
+    sampling, prompts = SamplingOptions(), gpt2_prompts(1000)
     count = 0
     for first in range(0, 1000, 125):
         batch = prompts[first : first + 125]
-        ours, theirs = (completions(f, grown_gpt2(), batch, sampling, stopping) for f in FRAMEWORKS)
+        ours, theirs = (completions(f, grown_gpt2(), batch, sampling, ON) for f in FRAMEWORKS)
         count += differing(ours, theirs, "float32")
     print(f"{count} of 1000 continuations differ, each first at a close draw")
     assert count <= 20
+
+
+@pytest.mark.slow
+def test_1000_prompts_of_gpt2_exactly():
+    """64,000 tokens: the same in both twins in batches of 32; a tenth of the prompts also alone."""
+    start, prompts = grown_gpt2(), gpt2_prompts(1000)
+
+    def written(framework, prompts, size):
+        batches = [prompts[first : first + size] for first in range(0, len(prompts), size)]
+        how = SamplingOptions(), ON
+        rows = [completions(framework, start, batch, *how, exact=True) for batch in batches]
+        return [completion for batch in rows for completion in batch]
+
+    ours, theirs = (written(framework, prompts, 32) for framework in FRAMEWORKS)
+    assert [c.tokens for c in ours] == [c.tokens for c in theirs]
+    assert not any(c.close_draws("float32") for c in ours)
+    print(f"{sum(len(c.exact_draws) for c in ours)} of 64000 draws decided in float64")
+    for framework in FRAMEWORKS:
+        alone = written(framework, prompts[::10], 1)
+        assert [c.tokens for c in alone] == [c.tokens for c in ours[::10]]
+
+
+@pytest.mark.slow
+def test_the_rounding_of_gpt2s_logits(framework):
+    """At every one of 1,024 positions at most a fifth of what is taken for it."""
+    start, x = grown_gpt2(), real_tokens()[:1024][None].astype(np.int64)
+    with torch.inference_mode():
+        expected = load_torch_model(start, torch.float64, torch.device("cpu"))(torch.from_numpy(x))
+    found = frozen_logits(framework, start, x)
+    error = np.abs(found - expected[0].numpy()).max(-1) / expected[0].abs().amax(-1).numpy()
+    assert error.max() < ROUNDING["float32"] / 5
 
 
 @pytest.fixture(scope="module")

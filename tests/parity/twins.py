@@ -190,17 +190,30 @@ def completions(
     num_samples: int = 1,
     dtype: Dtype = "float32",
     device: Device = "cpu",
+    exact: bool = False,
 ) -> list[Completion]:
     """Continue prompts in a twin, through its library call and with frozen weights."""
     how = sampling, stopping, num_samples
     if framework == "torch":
         place = select_torch_device(device, dtype)
         model = freeze_model(load_torch_model(start, master_dtype(dtype), place), dtype)
-        return torch_generate(model, prompts, *how, dtype)
+        return torch_generate(model, prompts, *how, dtype, exact)
     with kept_jax_config():
         select_flax_device(device, dtype)
         params, model = flax_generate.load_model(start, dtype)
-        return flax_generate.generate(*freeze_params(params, model), prompts, *how)
+        return flax_generate.generate(*freeze_params(params, model), prompts, *how, exact)
+
+
+def frozen_logits(framework: str, start: Checkpoint, x: Array) -> Array:
+    """Return the float32 logits `(B, T, V)` of frozen weights, on a CPU."""
+    if framework == "torch":
+        model = load_torch_model(start, torch.float32, select_torch_device("cpu", "float32"))
+        with torch.inference_mode():
+            return freeze_model(model, "float32")(torch.from_numpy(x))[0].numpy()
+    with kept_jax_config():
+        select_flax_device("cpu", "float32")
+        params, model = freeze_params(*flax_generate.load_model(start, "float32"))
+        return np.asarray(jax.jit(model.apply)({"params": params}, x.astype(np.int32))[0])
 
 
 def hugging_face(config: GPTConfig, weights: Weights, dtype: Dtype = "float64") -> GPT2LMHeadModel:
