@@ -2,17 +2,8 @@
 
 import pytest
 
-from benchmarks import (
-    data,
-    timing,
-    train_step,
-    worker,
-)
-from benchmarks.subjects import (
-    conversion,
-    jax_tools,
-    torch_tools,
-)
+from benchmarks import data, timing, train_step, worker
+from benchmarks.subjects import conversion, jax_tools, torch_tools
 from tests.benchmarks.fakes import Clock
 
 

@@ -4,10 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from benchmarks import (
-    generate,
-    trial,
-)
+from benchmarks import generate, trial
 from benchmarks.generate import GenerateBenchmarkConfig
 from benchmarks.programs import BY_NAME
 from benchmarks.spec import Spec

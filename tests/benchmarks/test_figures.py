@@ -1,26 +1,18 @@
 """Every figure that a benchmark prints, from numbers made by hand: nothing is measured."""
 
 import json
+from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
-from benchmarks import (
-    convert,
-    data,
-    environment,
-    generate,
-    gpu,
-    scaling,
-    train_step,
-)
+from benchmarks import convert, data, environment, generate, gpu, report, scaling, train_step
 from benchmarks.generate import GenerateBenchmarkConfig
 from benchmarks.programs import BY_NAME
 from benchmarks.spec import Spec
-from benchmarks.subjects import (
-    conversion,
-)
+from benchmarks.subjects import conversion
 from benchmarks.train_step import Plan
 from gpt_common.config import PRESETS
 from tests.benchmarks.fakes import (
@@ -40,11 +32,10 @@ from tests.benchmarks.fakes import (
 )
 
 
-def answers_to_training(seconds, loss=3.0, matmuls=None):
+def answers_to_training(seconds, matmuls=None):
     start = {"device": "cpu", "setup_seconds": 1.5, "first_step_seconds": 9.0, "loss": 10.9}
-    steps = iter(
-        [{"seconds": [50.0], "loss": 7.0}, *({"seconds": s, "loss": loss} for s in seconds)]
-    )
+    warm = {"seconds": [50.0], "loss": 7.0}
+    steps = iter([warm, *({"seconds": each, "loss": 3.0} for each in seconds)])
     return {"train": start, "steps": steps, "memory": 5 * 10**9, "matmuls": matmuls or {}}
 
 
@@ -73,6 +64,63 @@ def test_programs_take_turns_and_memory_is_asked_before_the_matmuls(clock):
         assert result["peak_memory"] == 5 * 10**9
         assert (result["first_loss"], result["last_loss"]) == (10.9, 3.0)
         assert result["first_loss_seconds"] == approx(4.0)  # without the steps that warm up
+
+
+@pytest.fixture
+def groups(monkeypatch):
+    """The programs that were started together, by what measures training and generation."""
+    groups = []
+
+    @contextmanager
+    def trials(programs, console, timeout):
+        groups.append([program.name for program in programs])
+        peak = {"head, x @ w": 2e12}
+        yield [FakeTrial(p.name, [], answers_to_training([[2.0]], peak)) for p in programs]
+
+    for module in (train_step, generate):
+        monkeypatch.setattr(module, "trials", trials)
+        monkeypatch.setattr(module, "corpus", no_corpus)
+    return groups
+
+
+ONE_OR_BOTH = {True: [["flax"], ["huggingface"]], False: [["flax", "huggingface"]]}
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_programs_train_beside_each_other_or_one_after_the_other(sequential, groups):
+    """All are compared in the end, and each held against its peak."""
+    programs = [BY_NAME["flax"], BY_NAME["huggingface"]]
+    plan = Plan(steps=1, rounds=1, warmup=1, sequential=sequential)
+    results = train_step.measure(programs, SPEC, plan, CONSOLE)
+    assert groups == ONE_OR_BOTH[sequential]
+    for result in results:
+        assert result["times"] == {"huggingface": 1.0}
+        assert result["share_of_matmul_peak"] == approx(SHORT * 1024 / 2.0 / 2e12)
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_programs_generate_beside_each_other_or_one_after_the_other(
+    sequential, groups, monkeypatch
+):
+    def measure_together(running, config, tokens):
+        return [
+            {"name": trial.program.name, "cases": [{"tokens_per_second": 5.0}]} for trial in running
+        ]
+
+    monkeypatch.setattr(generate, "measure_together", measure_together)
+    programs = [BY_NAME["flax"], BY_NAME["huggingface"]]
+    config = GenerateBenchmarkConfig(sequential=sequential)
+    results = generate.measure(config, programs, CONSOLE)
+    assert groups == ONE_OR_BOTH[sequential]
+    assert [r["cases"][0]["times"] for r in results] == [{"huggingface": 1.0}] * 2
+
+
+def test_a_program_that_failed_has_its_reason_for_figures():
+    broken = FakeTrial("torch", [], answers_to_training([[2.0]]))
+    broken.error = "gone"
+    plan = Plan(steps=1, rounds=1, warmup=1)
+    (result,) = train_step.measure_together([broken], SPEC, plan, peaks=True)
+    assert result == {"name": "torch", "error": "gone"}
 
 
 def test_a_ladder_without_warm_up_and_without_peaks_asks_for_neither():
@@ -456,3 +504,33 @@ def test_the_gpus_result_has_the_ladder_in_its_order(monkeypatch, tmp_path):
     ]  # fmt: skip
     assert len(ladder) == len(gpu.ladders())
     assert len(best) == 3
+
+
+WHOLE_STEP = {"first_step_seconds": 9.0, "last_loss": 3.0, "times": {}}
+PARTS = {"milliseconds": STEP["milliseconds"]}
+
+
+@pytest.mark.parametrize(
+    ("module", "figures", "shown"),
+    [
+        (train_step, {"programs": [STEP | WHOLE_STEP]}, "2,048"),
+        (generate, {"programs": generated_results()}, "81"),
+        (scaling, {"series": {"depth": [{"value": 3, "programs": [STEP]}]}}, "2,048"),
+        (data, {"loader": PARTS, "tokenizer": PARTS}, "4,000.000"),
+        (convert, {"programs": [], "bytes": 5e8}, "0.50 GB"),
+    ],
+)
+def test_a_command_prints_a_table_and_a_line_and_writes_the_result(
+    module, figures, shown, call, monkeypatch, tmp_path
+):
+    def run(config, console):
+        return report.new_result(module.__name__.split(".")[1], config) | figures
+
+    monkeypatch.setattr(module, "run", run)
+    printed = call(module.__name__, "--out", tmp_path / "result.json")
+    assert printed.returncode == 0, printed.stderr
+    *table, line = printed.stdout.splitlines()
+    assert shown in "\n".join(table)
+    result = json.loads(line)
+    assert result == json.loads((tmp_path / "result.json").read_text())
+    assert result["command"].startswith(f"python -m {module.__name__} --out ")

@@ -6,15 +6,7 @@ from dataclasses import asdict
 import matplotlib.pyplot as plt
 import pytest
 
-from benchmarks import (
-    environment,
-    gpu,
-    plot,
-    plot_losses,
-    report,
-    train_step,
-    worker,
-)
+from benchmarks import environment, gpu, plot, plot_losses, report, train_step, worker
 from tests.benchmarks.fakes import H100, RATES, STEP, approx, generated_results
 
 

@@ -13,19 +13,10 @@ import pytest
 import torch
 from transformers import GPT2Config
 
-from benchmarks import (
-    timing,
-    worker,
-)
+from benchmarks import timing, worker
 from benchmarks.programs import BY_NAME
 from benchmarks.spec import Spec
-from benchmarks.subjects import (
-    flax_twin,
-    huggingface,
-    jax_tools,
-    torch_tools,
-    torch_twin,
-)
+from benchmarks.subjects import flax_twin, huggingface, jax_tools, torch_tools, torch_twin
 from gpt_common.config import GPTConfig
 from gpt_flax import ops as flax_ops
 from gpt_torch import ops as torch_ops
