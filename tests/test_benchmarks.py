@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from jax import export
 
-from benchmarks import environment, gpu, report, scaling, train_step
+from benchmarks import environment, gpu, report, train_step
 from benchmarks.process import Worker, WorkerError
 from benchmarks.programs import BY_NAME, select_programs
 from benchmarks.spec import Spec
@@ -114,18 +114,6 @@ def test_generate_measures_every_case(generated):
             assert case["tokens_per_second"] == pytest.approx(rate)
             limit = case["batch_size"] * max(program["reads"].values()) / result["step_bytes"]
             assert case["limit_tokens_per_second"] == pytest.approx(limit)
-
-
-def test_scaling_changes_one_size_at_a_time():
-    config = scaling.ScalingConfig(preset="tiny", depth=(3,), width=(16,), context=(128,))
-    config = dataclasses.replace(config, batch=(2,), seq_len=8)
-    specs = {axis: spec for axis, _, spec in scaling.points(config, "tokens.npy")}
-    tiny = PRESETS["tiny"]
-    assert specs["depth"].model == dataclasses.replace(tiny, n_layer=3)
-    assert specs["width"].model == dataclasses.replace(tiny, n_embd=16, n_head=4)
-    assert specs["context"].model == dataclasses.replace(tiny, block_size=128)
-    assert [spec.seq_len for spec in specs.values()] == [8, 8, 128, 8]
-    assert [spec.batch_size for spec in specs.values()] == [4, 4, 4, 2]
 
 
 @pytest.mark.slow

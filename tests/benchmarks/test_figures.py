@@ -59,6 +59,7 @@ def test_programs_take_turns_and_memory_is_asked_before_the_matmuls(clock):
     assert counts == [1, 1, 2, 2, 2, 2]
     settings = [a["spec"]["settings"] for _, call, a in asked if call == "train"]
     assert settings == [{}, {"fused": True, "static_cache": True}]
+    assert [result["name"] for result in results] == ["torch", "huggingface-best"]
     for result in results:
         assert result["seconds"] == [2.0, 1.0, 3.0, 9.0]  # those of the warm-up do not count
         assert result["peak_memory"] == 5 * 10**9
@@ -93,6 +94,7 @@ def test_programs_train_beside_each_other_or_one_after_the_other(sequential, gro
     plan = Plan(steps=1, rounds=1, warmup=1, sequential=sequential)
     results = train_step.measure(programs, SPEC, plan, CONSOLE)
     assert groups == ONE_OR_BOTH[sequential]
+    assert len(results) == 2
     for result in results:
         assert result["times"] == {"huggingface": 1.0}
         assert result["share_of_matmul_peak"] == approx(SHORT * 1024 / 2.0 / 2e12)
@@ -240,6 +242,7 @@ def test_generation_takes_turns_and_memory_is_asked_before_the_large_array(tmp_p
     assert [a["spec"]["settings"] for _, call, a in asked if call == "load"] == [
         {}, {"fused": True, "static_cache": True}
     ]  # fmt: skip
+    assert [result["name"] for result in results] == ["torch", "huggingface-best"]
     for result in results:
         (case,) = result["cases"]
         assert case["milliseconds"] == {"median": 3500.0, "min": 2500.0, "max": 4500.0}
@@ -300,6 +303,18 @@ def test_generation_says_what_a_step_reads(monkeypatch):
     assert config.spec("t.npy") == expected
     pairs = GenerateBenchmarkConfig(batch_size=(1, 5), prompt_length=(8, 9)).cases
     assert pairs == [(1, 8), (1, 9), (5, 8), (5, 9)]
+
+
+def test_scaling_changes_one_size_at_a_time():
+    config = scaling.ScalingConfig(preset="tiny", depth=(3,), width=(16,), context=(128,))
+    config = replace(config, batch=(2,), seq_len=8)
+    specs = {axis: spec for axis, _, spec in scaling.points(config, "tokens.npy")}
+    tiny = PRESETS["tiny"]
+    assert specs["depth"].model == replace(tiny, n_layer=3)
+    assert specs["width"].model == replace(tiny, n_embd=16, n_head=4)
+    assert specs["context"].model == replace(tiny, block_size=128)
+    assert [spec.seq_len for spec in specs.values()] == [8, 8, 128, 8]
+    assert [spec.batch_size for spec in specs.values()] == [4, 4, 4, 2]
 
 
 def test_the_figures_of_scaling(monkeypatch):
