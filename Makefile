@@ -48,7 +48,10 @@ clean: ## remove .venv and all caches
 	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .venv/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and \
+		"error: expected Python 3.11 or later, got %d.%d from $(PYTHON): try make PYTHON=python3.11" % v[:2])'
 	@echo "Setting up .venv, once: this takes a minute or two"
+	@test -e $@ || rm -rf .venv  # what an attempt that failed has left
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@

@@ -15,8 +15,9 @@ import tyro
 from matplotlib.figure import Figure
 
 from gpt_common import cli
+from gpt_common.checkpoint import LOG
 from gpt_common.errors import InputError
-from gpt_common.metrics import LOG_NAME, read_log
+from gpt_common.metrics import read_log
 
 COLORS = ("#ee4c2c", "#3467c1")
 
@@ -35,7 +36,7 @@ class PlotConfig:
 
 def read_losses(run: Path) -> dict[int, float]:
     """Return the loss at each step of a run. Raises `InputError` where there is none."""
-    path = run / LOG_NAME
+    path = run / LOG
     if not path.is_file():
         raise InputError(f"{path}: no such file: expected the folder of a run")
     return {entry["step"]: entry["loss"] for entry in read_log(path) if "loss" in entry}

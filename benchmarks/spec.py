@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gpt_common.config import Device, GPTConfig, Preset, RuntimeOptions
-from gpt_common.data import BatchLoader, map_tokens
+from gpt_common.data import BatchLoader
 from gpt_common.errors import InputError
+from gpt_common.token_files import open_tokens
 
 Dtype = Literal["float32", "tf32", "bfloat16", "float64"]
 SEED = 1337
@@ -40,7 +41,7 @@ class Spec:
 
     def loader(self) -> BatchLoader:
         """Return a loader of the batches, the same for every program."""
-        return BatchLoader(map_tokens(Path(self.tokens)), self.batch_size, self.seq_len)
+        return BatchLoader(open_tokens(Path(self.tokens)), self.batch_size, self.seq_len)
 
     @property
     def tokens_per_step(self) -> int:

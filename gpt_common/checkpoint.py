@@ -12,6 +12,7 @@ A process may be killed at any instant: what is there under these names is whole
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -36,7 +37,8 @@ from gpt_common.weights import Weights, check_shapes, weight_shapes
 FORMAT_VERSION = 1
 CONFIG, MODEL, OPTIMIZER = "config.json", "model.safetensors", "optimizer.safetensors"
 STATE = "training_state.json"
-LATEST = "latest"
+LATEST, LOG = "latest", "log.jsonl"
+STEP_FOLDER = re.compile(r"step_\d+")
 MOMENTS = ("exp_avg", "exp_avg_sq")
 HUGGING_FACE_NAMES = {
     "n_layer": "n_layer",
@@ -61,7 +63,10 @@ ACTIVATION_ALIASES = {"gelu_pytorch_tanh": "gelu_new"}
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What a run needs beside the weights to go on: moments, step, place in the data, options."""
+    """What a run needs beside the weights to go on: moments, step, place in the data, options.
+
+    `fingerprint` is of the training data; empty where it is not known.
+    """
 
     step: int
     exp_avg: Weights
@@ -69,15 +74,20 @@ class TrainingState:
     loader: dict[str, int]
     options: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    fingerprint: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model and, where it comes from a run, the state of the run."""
+    """A model and, where it comes from a run, the state of the run.
+
+    `notes` are sentences that whoever reads it has to pass on to the user.
+    """
 
     config: GPTConfig
     weights: Weights
     training: TrainingState | None = None
+    notes: tuple[str, ...] = ()
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -103,11 +113,33 @@ def write_description(folder: Path, config: GPTConfig) -> None:
 
 
 def read_checkpoint(path: str | Path, with_training: bool = True) -> Checkpoint:
-    """Read a checkpoint folder, or the last checkpoint of a run's folder.
+    """Read a checkpoint folder, or the newest whole checkpoint of a run's folder.
 
-    Raises `InputError` where a file is missing, damaged, or does not fit the configuration.
+    The notes name newer ones of the run that are damaged. Raises `InputError` where a file is
+    missing, damaged, or does not fit the configuration.
     """
-    folder = find_checkpoint(Path(path))
+    errors: list[str] = []
+    for folder in checkpoint_folders(Path(path)):
+        try:
+            checkpoint = _read_folder(folder, with_training)
+        except (InputError, OSError) as error:
+            errors.append(str(error))
+        else:
+            notes = tuple(f"passed over a damaged checkpoint: {error}" for error in errors)
+            return dataclasses.replace(checkpoint, notes=notes + checkpoint.notes)
+    raise InputError(errors[0] + _whole_beside(folder))
+
+
+def _whole_beside(damaged: Path) -> str:
+    """Return a hint at the newest whole checkpoint of the run that a damaged one is of."""
+    for folder in reversed(run_checkpoints(damaged.parent)):
+        with contextlib.suppress(InputError, OSError):
+            _read_folder(folder, with_training=True)
+            return f"; {folder} is whole"
+    return ""
+
+
+def _read_folder(folder: Path, with_training: bool) -> Checkpoint:
     config = read_config(folder / CONFIG)
     weights = read_safetensors(folder / MODEL)
     check_shapes(weights, weight_shapes(config), str(folder / MODEL))
@@ -128,23 +160,49 @@ def read_config(path: Path) -> GPTConfig:
     return from_hugging_face(_read_json(path), str(path))
 
 
-def read_options(path: str | Path) -> dict[str, Any] | None:
-    """Return the options of the run that a checkpoint is of; None where it is weights alone."""
-    state = _read_state(find_checkpoint(Path(path)))
+def read_options(path: str | Path) -> tuple[Path, dict[str, Any] | None]:
+    """Return a checkpoint's folder and the options of its run, None where it is weights alone.
+
+    Of a run it is the newest checkpoint whose options can be read.
+    """
+    *newer, oldest = checkpoint_folders(Path(path))
+    for folder in newer:
+        with contextlib.suppress(InputError, OSError):
+            return folder, _options(folder)
+    return oldest, _options(oldest)
+
+
+def _options(folder: Path) -> dict[str, Any] | None:
+    state = _read_state(folder)
     return None if state is None else state.get("options") or {}
 
 
 def find_checkpoint(path: Path) -> Path:
-    """Return `path` where it is a checkpoint, or the last checkpoint of the run that it is.
+    """Return `path` where it is a checkpoint, or the newest checkpoint of the run that it is."""
+    return checkpoint_folders(path)[0]
 
-    Where `latest` is lost, the last is the whole one with the highest step.
+
+def checkpoint_folders(path: Path) -> list[Path]:
+    """Return `path` where it is a checkpoint, or those of the run that it is, the newest first.
+
+    The newest is the one that `latest` names, then those before it. Where `latest` is lost, it is
+    the one with the highest step. Raises `InputError` where there is none.
     """
-    for place in (path, path / LATEST, *reversed(run_checkpoints(path))):
-        folder = existing_folder(place.resolve())
-        if (folder / CONFIG).is_file():
-            return folder
-    found = "a folder without one" if path.is_dir() else "nothing there"
-    raise InputError(f"{path}: expected a checkpoint folder with a config.json, got {found}")
+    own = existing_folder(path.resolve())
+    if (own / CONFIG).is_file():
+        return [own]
+    found = [folder.resolve() for folder in reversed(run_checkpoints(path))]
+    link = path / LATEST
+    if link.is_symlink() or link.is_dir():
+        latest = existing_folder(link.resolve())
+        # Later steps are of a run that went back to an earlier one.
+        if STEP_FOLDER.fullmatch(latest.name):
+            found.sort(key=lambda folder: step_of(folder) > step_of(latest))
+        found = [latest, *(folder for folder in found if folder != latest)]
+    if found:
+        return found
+    what = "a folder without one" if path.is_dir() else "nothing there"
+    raise InputError(f"{path}: expected a checkpoint folder with a config.json, got {what}")
 
 
 def run_checkpoints(run: Path) -> list[Path]:
@@ -152,10 +210,10 @@ def run_checkpoints(run: Path) -> list[Path]:
     whole = [
         folder
         for folder in run.glob("step_*")
-        if re.fullmatch(r"step_\d+", folder.name)
+        if STEP_FOLDER.fullmatch(folder.name)
         and all((folder / name).is_file() for name in (CONFIG, MODEL, OPTIMIZER, STATE))
     ]
-    return sorted(whole, key=lambda folder: int(folder.name.removeprefix("step_")))
+    return sorted(whole, key=step_of)
 
 
 def remove_older(folder: Path, keep_last: int) -> None:
@@ -164,13 +222,25 @@ def remove_older(folder: Path, keep_last: int) -> None:
     Later steps, which a run that went back to an earlier one still has, neither go nor count.
     """
     found = run_checkpoints(folder.parent)
-    for older in found[: found.index(folder) + 1][:-keep_last]:
+    until = found.index(folder) + 1 if folder in found else 0
+    for older in found[:until][:-keep_last]:
         remove_folder(older)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run's: one that has a log, `latest`, or whole checkpoints."""
+    marks = (folder / LATEST).is_symlink() or (folder / LOG).exists()
+    return marks or bool(run_checkpoints(folder))
 
 
 def step_folder(run: Path, step: int) -> Path:
     """Return the folder of a run's checkpoint after `step` updates."""
     return run / f"step_{step:06d}"
+
+
+def step_of(folder: Path) -> int:
+    """Return the number of updates that a run's checkpoint is named after."""
+    return int(folder.name.removeprefix("step_"))
 
 
 def point_latest(run: Path, folder: Path) -> None:
@@ -254,6 +324,7 @@ def _read_training(folder: Path, config: GPTConfig, state: dict[str, Any]) -> Tr
             loader={"position": _whole_number(state["loader"]["position"])},
             options=dict(state["options"]),
             versions=dict(state["versions"]),
+            fingerprint=dict(state.get("fingerprint") or {}),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{folder / STATE}: {type(error).__name__}: {error}") from None

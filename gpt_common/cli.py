@@ -8,14 +8,21 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TextIO, TypeVar
 
 import tyro
 
 from gpt_common.errors import InputError, NonFiniteError
 
 T = TypeVar("T")
+
+LONGEST_ERROR = 500  # characters
+# What torch, XLA, numpy and C++ say where memory does not suffice.
+OUT_OF_MEMORY = re.compile(
+    r"not enough memory|out of memory|RESOURCE_EXHAUSTED|bad_alloc|Unable to allocate", re.I
+)
 
 
 def parse(
@@ -47,65 +54,172 @@ def parse(
 
 
 def _first_sentence(box: str) -> str:
-    """Return the text between the top of tyro's error box and its first rule, as one line."""
+    """Return what tyro's error box says, and the flags that it suggests, as one line."""
     rows = re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()[1:]
-    cells = [row.strip("│╭╮╰╯ ") for row in rows]
-    end = next((i for i, cell in enumerate(cells) if set(cell) <= {"─"}), len(cells))
-    return " ".join(cells[:end]).removesuffix(".")
+    sections: list[list[str]] = [[]]
+    for cell in (row.strip("│╭╮╰╯ ") for row in rows):
+        if cell and set(cell) <= {"─", "-"}:  # a rule; in ASCII another one follows the title
+            sections.append([])
+        elif cell:
+            sections[-1].append(cell)
+    error, *others = (section for section in sections if section)
+    suggestions = [
+        cell.split()[0]
+        for section in others
+        if section[0].startswith("Perhaps you meant")
+        for cell in section
+        if cell.startswith("--")
+    ]
+    meant = f": perhaps you meant {' or '.join(suggestions)}" if suggestions else ""
+    return " ".join(error).removesuffix(".") + meant
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[[], None], smaller: str = "the model") -> None:
     """Call `main` and exit as a command does: one line on standard error where it fails.
 
-    Exit codes: 2 for wrong input, 1 for a run that diverged, 130 after Ctrl-C.
+    `smaller` names what to make smaller where memory does not suffice. Exit codes: 2 for wrong
+    input, 1 for a run that diverged, 130 after Ctrl-C, 141 where the reader of a pipe has gone.
     """
+    _prepare_streams()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as `startup.prepare` left it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         main()
         sys.stdout.flush()
+    except BrokenPipeError:  # the reader, `head` for one, has had enough
+        _discard(sys.stdout)
+        sys.exit(128 + signal.SIGPIPE)
     except (InputError, OSError) as error:
-        if isinstance(error, BrokenPipeError):  # the reader, `head` for one, has had enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(128 + signal.SIGPIPE)
         _fail(str(error), 2)
     except NonFiniteError as error:
         _fail(str(error), 1)
     except KeyboardInterrupt:
         _fail("interrupted", 128 + signal.SIGINT)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        _fail(f"out of memory: make {smaller} smaller ({_first_line(error)})", 2)
+
+
+def _prepare_streams() -> None:
+    """Give closed standard streams a place to go, and a `?` to what the terminal cannot show."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:  # a daemon's
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+        elif mode == "w" and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _discard(stream: TextIO) -> None:
+    """Let a stream that cannot be written to take what is left in its buffer, and whatever comes.
+
+    Otherwise Python tries once more as it exits, and exits with code 120.
+    """
+    with contextlib.suppress(OSError, ValueError):  # a stream without a file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether numpy, torch or XLA could not have the memory that it asked for.
+
+    By its text: neither framework is imported here, and XLA's error is of a general type.
+    """
+    return isinstance(error, MemoryError) or bool(OUT_OF_MEMORY.search(str(error)))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    """Print an error as one line and exit; what a file made us say cannot steer the terminal."""
+    words = " ".join(message.split())
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
+    if len(line) > LONGEST_ERROR:
+        line = line[: LONGEST_ERROR - 3] + "..."
+    try:
+        print(f"error: {line}", file=sys.stderr)
+        sys.stderr.flush()
+    except OSError:  # the exit code tells it
+        _discard(sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _discard(sys.stdout)
     sys.exit(code)
 
 
-class StopSignal:
-    """Turns the first Ctrl-C (or SIGTERM) into a request, which the loop reads between steps.
+class Stdout:
+    """Standard output for a run, which goes on where nobody can read it any more.
 
-    A second one interrupts at once. When the block has ended, the process exits with 128 plus the
-    number of the signal: 130 for Ctrl-C.
+    A pipe may be closed, a terminal hung up, a disk full. `reader_gone` tells the first of them.
     """
 
     def __init__(self) -> None:
+        self.reader_gone = False
+
+    def write(self, text: str) -> None:
+        """Write text, or nothing where standard output is lost."""
+        self._attempt(lambda: sys.stdout.write(text))
+
+    def flush(self) -> None:
+        """Bring what has been written to its reader."""
+        self._attempt(sys.stdout.flush)
+
+    def _attempt(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except OSError as error:
+            self.reader_gone |= isinstance(error, BrokenPipeError)
+            _discard(sys.stdout)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stdout, name)
+
+
+class StopSignal:
+    """Turns a signal that asks the process to end into a request, which the loop reads.
+
+    These are Ctrl-C, SIGTERM, a closed terminal's SIGHUP, and what schedulers send before the time
+    is up. A signal that the process was started to ignore, as by nohup, stays ignored. A Ctrl-C
+    after the first signal interrupts at once. When the block has ended, the process exits with 128
+    plus the number of the signal: 130 for Ctrl-C.
+    """
+
+    SIGNALS = (
+        signal.SIGINT,
+        signal.SIGTERM,
+        signal.SIGHUP,
+        signal.SIGXCPU,
+        signal.SIGUSR1,
+        signal.SIGUSR2,
+    )
+
+    def __init__(self) -> None:
         self._number = 0
+        self._previous: dict[int, Any] = {}
 
     def received(self) -> bool:
         """Whether there has been a signal."""
         return self._number != 0
 
     def __enter__(self) -> StopSignal:
-        signals = (signal.SIGINT, signal.SIGTERM)
-        self._previous = {number: signal.signal(number, self._handle) for number in signals}
+        if threading.current_thread() is not threading.main_thread():
+            return self  # Python allows handlers nowhere else
+        handlers = {number: signal.getsignal(number) for number in self.SIGNALS}
+        self._previous = {n: h for n, h in handlers.items() if h is not signal.SIG_IGN}
+        for number in self._previous:
+            signal.signal(number, self._handle)
         return self
 
     def __exit__(self, kind: object, *details: object) -> None:
-        self._restore()
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
         if self._number and kind is None:
             sys.exit(128 + self._number)
 
     def _handle(self, number: int, frame: object) -> None:
-        self._number = number
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        self._number = self._number or number
+        if signal.SIGINT in self._previous:
+            signal.signal(signal.SIGINT, self._previous[signal.SIGINT])

@@ -125,9 +125,10 @@ class DataOptions:
     """The tokens, and how they are cut into batches."""
 
     data: Annotated[str, tyro.conf.arg(metavar="NAME|PATH")] = "shakespeare"
-    """shakespeare (bundled), tiny_shakespeare, or a path: a text, .npy or .bin tokens, a folder."""
+    """shakespeare (bundled), tiny_shakespeare, or a path: a text, .npy or .bin tokens, or a folder
+    of either; files of a folder that have train and val in their names are the two parts."""
     val_fraction: float = 0.1
-    """Share of the tokens, at the end, that is kept for validation."""
+    """Share of the tokens, at the end, that is kept for validation where no file is named val."""
     batch_size: int = 4
     """Sequences in a batch (B)."""
     seq_len: int = 32
@@ -184,8 +185,8 @@ class RuntimeOptions:
     device: Device = "auto"
     """auto takes cuda, else mps (PyTorch only), else cpu."""
     dtype: DtypeOption = "auto"
-    """auto takes bfloat16 where the hardware has it and it measures faster, else float32. tf32
-    (cuda) and bfloat16 are for products of matrices over float32; float64 is for all."""
+    """auto takes bfloat16 on a GPU that has it, else float32. tf32 (cuda) and bfloat16 are for
+    products of matrices over float32; float64 is for all."""
     compile: bool = False
     """Compile the PyTorch model with torch.compile; Flax is always compiled."""
     fast_ops: bool = True
@@ -221,7 +222,10 @@ class OutputOptions:
     checkpoint_every: int = 0
     """Steps between checkpoints; the last step always saves one."""
     keep_last: int = 0
-    """Checkpoints to keep, the newest; 0 keeps all."""
+    """Checkpoints to keep, the newest; 0 keeps all. The newest counts when the step after it was
+    finite."""
+    new_data: tyro.conf.Suppress[bool] = False
+    """No flag: whether `--data` was given beside `--resume`, so that other data is meant."""
 
     def __post_init__(self) -> None:
         require_positive("log_every", self.log_every)
@@ -372,7 +376,7 @@ class GenerateConfig:
     device: Device = "auto"
     """auto takes cuda, else mps (PyTorch only), else cpu."""
     dtype: DtypeOption = "auto"
-    """As in training: auto takes bfloat16 where the hardware has it and it measures faster."""
+    """As in training: auto takes bfloat16 on a GPU that has it, else float32."""
     compile: bool = False
     """Compile the PyTorch model's step with torch.compile; Flax is always compiled."""
 

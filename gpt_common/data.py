@@ -1,34 +1,42 @@
 """Token sources, and the loader that cuts them into batches.
 
-Tokens are uint16, memory-mapped where they come from a file, so that a corpus larger than memory
-trains as a small one does.
+Tokens are uint16, read from their file where they are asked for, so that a corpus larger than
+memory trains as a small one does.
 """
 
 import hashlib
-import os
-import tempfile
-import urllib.request
+import re
 from bisect import bisect_right
 from collections.abc import Sequence
-from importlib import resources
+from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from gpt_common import tokenizer
+from gpt_common import texts
 from gpt_common.errors import InputError
+from gpt_common.progress import progress
+from gpt_common.token_files import SUFFIXES, open_tokens
 
 Batch = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]
 
-TINY_SHAKESPEARE_URL = (
-    "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
-)
-TINY_SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+# What a file's name says of its place in a folder, as a word of its own: not as in `interval`.
+TRAINING = re.compile(r"(?<![a-z])train(ing)?(?![a-z])", re.IGNORECASE)
+VALIDATION = re.compile(r"(?<![a-z])val(id|idation)?(?![a-z])", re.IGNORECASE)
 
-LLMC_MAGIC = 20240520  # first int32 of llm.c's token files; no two GPT-2 tokens make this number
-LLMC_HEADER_BYTES = 1024
+CORPORA = {
+    "shakespeare": texts.bundled_shakespeare,
+    "tiny_shakespeare": texts.tiny_shakespeare,
+}
+
+CHECKED_TOKENS = 1 << 24  # that are in memory at a time
+LARGE_CHECK = 1 << 30  # bytes; two seconds from a disk of 500 MB/s
+
+FINGERPRINT_WINDOWS = 64
+FINGERPRINT_TOKENS = 1 << 20  # in a window: 128 MiB in all
 
 
 class Tokens(Protocol):
@@ -40,24 +48,41 @@ class Tokens(Protocol):
 
 
 class ShardedTokens:
-    """Several arrays of tokens seen as one, without copying them together."""
+    """Several sequences of tokens seen as one, without copying them together."""
 
-    def __init__(self, shards: Sequence[npt.NDArray[np.uint16]]) -> None:
+    def __init__(self, shards: Sequence[Tokens]) -> None:
         self.shards = shards
-        self.starts = np.concatenate([[0], np.cumsum([len(shard) for shard in shards])]).tolist()
+        self.starts = list(accumulate(map(len, shards), initial=0))
 
     def __len__(self) -> int:
         return self.starts[-1]
 
     def __getitem__(self, index: slice, /) -> npt.NDArray[np.uint16]:
         start, stop, _ = index.indices(len(self))
-        first = bisect_right(self.starts, start) - 1
+        number = bisect_right(self.starts, start) - 1
         parts = [np.empty(0, np.uint16)]
-        for shard, offset in zip(self.shards[first:], self.starts[first:], strict=False):
-            if offset >= stop:
-                break
-            parts.append(shard[max(0, start - offset) : stop - offset])
+        while start < stop:
+            offset = self.starts[number]
+            parts.append(self.shards[number][start - offset : stop - offset])
+            number += 1
+            start = self.starts[number]
         return np.concatenate(parts)
+
+
+@dataclass(frozen=True)
+class TokenRange:
+    """The tokens from `start` to `stop` of a sequence, without a copy of them."""
+
+    tokens: Tokens
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __getitem__(self, index: slice, /) -> npt.NDArray[np.uint16]:
+        start, stop, _ = index.indices(len(self))
+        return self.tokens[self.start + start : self.start + max(start, stop)]
 
 
 class BatchLoader:
@@ -105,8 +130,14 @@ class BatchLoader:
         return {"position": self.position}
 
     def restore(self, state: dict[str, int]) -> None:
-        """Go back to the place that `state()` returned."""
-        self._move_to(state["position"])
+        """Go back to the place that `state()` returned.
+
+        Raises `InputError` where it lies outside of these tokens.
+        """
+        position = state["position"]
+        if not 0 <= position < len(self.tokens):
+            raise InputError(f"expected a position below {len(self.tokens)}, got {position}")
+        self._move_to(position)
 
     def _move_to(self, position: int) -> None:
         fits = 0 <= position and position + self.stride + 1 <= len(self.tokens)
@@ -116,138 +147,103 @@ class BatchLoader:
 def load_splits(source: str, val_fraction: float, vocab_size: int) -> tuple[Tokens, Tokens]:
     """Return the training and the validation tokens of `source`.
 
-    The last `val_fraction` of the tokens is validation. Raises `InputError` where the source cannot
-    be read or holds a token that the vocabulary does not.
+    Validation is what a folder names so, and else the last `val_fraction` of the tokens; with a
+    `val_fraction` of 0 there is none. Raises `InputError` where the source cannot be read or holds
+    a token that the vocabulary does not.
     """
-    tokens = load_tokens(source)
-    check_vocabulary(tokens, vocab_size, source)
-    num_val = int(len(tokens) * val_fraction)
-    cut = len(tokens) - num_val
-    return ShardedTokens([tokens[:cut]]), ShardedTokens([tokens[cut:]])
+    train, val = open_source(source)
+    check_vocabulary(train, vocab_size, source)
+    check_vocabulary(val, vocab_size, f"{source}: validation")
+    if len(val):
+        return train, TokenRange(val, 0, len(val) if val_fraction else 0)
+    cut = len(train) - int(len(train) * val_fraction)
+    return TokenRange(train, 0, cut), TokenRange(train, cut, len(train))
 
 
 def load_tokens(source: str) -> Tokens:
-    """Return the tokens of a named corpus, a text file, a token file or a folder of token files.
+    """Return all tokens of a named corpus, a text, a token file, or a folder of either.
 
     Raises `InputError` where there is nothing to read or it cannot be read.
     """
-    if source == "shakespeare":
-        text_file = resources.files("gpt_common") / "assets" / "shakespeare.txt"
-        return encode_bytes(text_file.read_bytes(), source)
-    if source == "tiny_shakespeare":
-        return encode_bytes(tiny_shakespeare().read_bytes(), source)
+    return ShardedTokens(open_source(source))
+
+
+def open_source(source: str) -> tuple[Tokens, Tokens]:
+    """Return the tokens of a source and, apart from them, what a folder names validation."""
+    if source in CORPORA:
+        return CORPORA[source](), ShardedTokens([])
     path = Path(source)
-    if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.suffix in (".npy", ".bin"))
-        if not files:
-            raise InputError(f"{path}: expected .npy or .bin files in this folder, got none")
-        return ShardedTokens([map_tokens(file) for file in files])
-    if not path.is_file():
-        raise InputError(f"{path}: no such file (data is shakespeare, tiny_shakespeare or a path)")
-    if path.suffix in (".npy", ".bin"):
-        return map_tokens(path)
-    return encode_bytes(path.read_bytes(), source)
+    if not source or not path.exists():
+        raise InputError(f"{path}: no such file (data is {', '.join(CORPORA)} or a path)")
+    train, val = folder_files(path) if path.is_dir() else ([path], [])
+    return open_files(train), open_files(val)
+
+
+def open_files(paths: Sequence[Path]) -> Tokens:
+    """Return the tokens of files that are all token files, or all texts."""
+    if all(path.suffix in SUFFIXES for path in paths):
+        return ShardedTokens([open_tokens(path) for path in paths])
+    return texts.encode_files(paths)
+
+
+def folder_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the files of a folder, in order of name: those to train on, those to validate on.
+
+    They are its token files, or else its texts. Raises `InputError` where there are none, or both.
+    """
+    visible = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    token_files = [path for path in visible if path.suffix in SUFFIXES]
+    text_files = [path for path in visible if path.suffix == ".txt"]
+    train, val = split_by_name(token_files or text_files)
+    if not train:
+        raise InputError(f"{folder}: expected .npy, .bin or .txt files in this folder, got none")
+    if token_files and text_files and not val:  # beside a split, a text is what it was made from
+        both = f"{token_files[0].name} and {text_files[0].name}"
+        raise InputError(f"{folder}: expected token files or texts in this folder, got {both}")
+    return train, val
+
+
+def split_by_name(files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Return the files named training and those named validation; without the latter, all and none.
+
+    Raises `InputError` where some are validation and another is neither, or says both.
+    """
+    train = {path for path in files if TRAINING.search(path.stem)}
+    val = {path for path in files if VALIDATION.search(path.stem)}
+    if not val or len(val) == len(files):
+        return list(files), []
+    for path in files:
+        if (path in train) == (path in val):
+            raise InputError(
+                f"{path}: expected train or val in its name, as {min(val).name} has in this folder"
+            )
+    return sorted(train), sorted(val)
 
 
 def check_vocabulary(tokens: Tokens, vocab_size: int, source: str) -> None:
     """Raise `InputError` where a token is `vocab_size` or more: jax would clamp it in silence."""
-    step = 1 << 24
-    for start in range(0, len(tokens), step):
-        window = tokens[start : start + step]
-        if window.max() >= vocab_size:
-            place = int(np.argmax(window >= vocab_size))
-            raise InputError(
-                f"{source}: expected tokens below vocab_size {vocab_size}, "
-                f"got {window[place]} at position {start + place}"
-            )
+    with progress("checking tokens", 2 * len(tokens), LARGE_CHECK) as advance:
+        for start in range(0, len(tokens), CHECKED_TOKENS):
+            window = tokens[start : start + CHECKED_TOKENS]
+            if window.max() >= vocab_size:
+                place = int(np.argmax(window >= vocab_size))
+                raise InputError(
+                    f"{source}: expected tokens below vocab_size {vocab_size}, "
+                    f"got {window[place]} at position {start + place}"
+                )
+            advance(2 * len(window))
 
 
-def map_tokens(path: Path) -> npt.NDArray[np.uint16]:
-    """Return the uint16 tokens of a `.npy` file or a `.bin` file (raw or llm.c's), not read yet."""
-    if path.suffix == ".npy":
-        return _map_npy(path)
-    size = path.stat().st_size
-    if size == 0 or size % 2:
-        raise InputError(f"{path}: expected uint16 tokens, got {size} bytes")
-    header = np.fromfile(path, np.int32, 1)
-    offset = LLMC_HEADER_BYTES if header.size and header[0] == LLMC_MAGIC else 0
-    if size <= offset:
-        raise InputError(f"{path}: expected tokens after the header, got none")
-    return np.memmap(path, np.uint16, "r", offset)
+def fingerprint(tokens: Tokens) -> dict[str, int | str]:
+    """Return what tells tokens from others, however they are stored, in a form that JSON can hold.
 
-
-def _map_npy(path: Path) -> npt.NDArray[np.uint16]:
-    try:
-        tokens = np.load(path, mmap_mode="r")
-    except (ValueError, EOFError):
-        raise InputError(f"{path}: expected a whole .npy file of uint16 tokens") from None
-    if tokens.dtype != np.uint16 or tokens.ndim != 1 or not len(tokens):
-        raise InputError(
-            f"{path}: expected uint16 tokens in one dimension, "
-            f"got {tokens.dtype} of shape {tokens.shape}"
-        )
-    return tokens
-
-
-def encode_bytes(content: bytes, source: str) -> npt.NDArray[np.uint16]:
-    """Return the tokens of a UTF-8 text, from the cache where it has been encoded before.
-
-    Raises `InputError` for an empty text or one that is not UTF-8.
+    Their number, and a SHA-256 in hexadecimal: of all of them up to 64 Mi tokens, beyond that of
+    64 evenly spaced windows, the first and the last included.
     """
-    if not content:
-        raise InputError(f"{source}: expected text, got an empty file")
-    cached = cache_folder() / f"{hashlib.sha256(content).hexdigest()}.npy"
-    try:
-        return _map_npy(cached)
-    except (OSError, InputError):  # not there yet, or damaged: encode
-        pass
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{source}: expected UTF-8 text, got byte 0x{content[error.start]:02x} "
-            f"at position {error.start}"
-        ) from None
-    tokens = tokenizer.encode_corpus(text)
-    _keep(cached, tokens)
-    return tokens
-
-
-def cache_folder() -> Path:
-    """Return the folder for tokens and downloads: GPT_TWINS_CACHE, or the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("GPT_TWINS_CACHE") or Path(base) / "gpt-twins")
-
-
-def _keep(path: Path, tokens: npt.NDArray[np.uint16]) -> None:
-    """Write tokens to the cache; where the disk will not have them, go on without."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            np.save(file, tokens)
-        os.replace(file.name, path)
-    except OSError:
-        pass
-
-
-def tiny_shakespeare() -> Path:
-    """Return the tiny Shakespeare file in the cache, downloaded on first use.
-
-    Raises `InputError`, with the way to place it by hand, where it cannot be downloaded.
-    """
-    path = cache_folder() / "tinyshakespeare.txt"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        try:
-            urllib.request.urlretrieve(TINY_SHAKESPEARE_URL, partial)
-        except OSError as error:
-            raise InputError(
-                f"tiny_shakespeare: no download from {TINY_SHAKESPEARE_URL} ({error}); "
-                f"fetch it by hand and save it as {path}, or name any copy with --data"
-            ) from None
-        os.replace(partial, path)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if digest != TINY_SHAKESPEARE_SHA256:
-        raise InputError(f"{path}: expected sha256 {TINY_SHAKESPEARE_SHA256}, got {digest}")
-    return path
+    size, window = len(tokens), FINGERPRINT_TOKENS
+    count = min(FINGERPRINT_WINDOWS, -(-size // window))
+    digest = hashlib.sha256()
+    for i in range(count):
+        start = i * (size - window) // max(1, count - 1)
+        digest.update(tokens[start : start + window].tobytes())
+    return {"length": size, "sha256": digest.hexdigest()}

@@ -1,5 +1,7 @@
 """Errors that are the user's to mend, apart from those that are ours."""
 
+FLOAT32_MAX = 3.4028235e38  # beyond it a number is infinite to both frameworks
+
 
 class InputError(ValueError):
     """A wrong input: flag, file or checkpoint. The command line shows it as one line, exit code 2.
@@ -9,11 +11,12 @@ class InputError(ValueError):
 
 
 class NonFiniteError(ArithmeticError):
-    """The loss or the gradient norm became infinite or NaN. The command line exits with code 1."""
+    """A loss, a gradient norm or a weight is infinite or NaN. The command exits with code 1."""
 
 
 def require_positive(name: str, value: float) -> None:
-    """Raise `InputError` unless `value` is above zero."""
+    """Raise `InputError` unless `value` is finite and above zero."""
+    require_finite(name, value)
     if not value > 0:
         raise InputError(f"{name} must be positive, got {value}")
 
@@ -25,6 +28,13 @@ def require_fraction(name: str, value: float) -> None:
 
 
 def require_not_negative(name: str, value: float) -> None:
-    """Raise `InputError` where `value` is below zero or not a number."""
+    """Raise `InputError` where `value` is below zero or not finite."""
+    require_finite(name, value)
     if not value >= 0:
         raise InputError(f"{name} must not be negative, got {value}")
+
+
+def require_finite(name: str, value: float) -> None:
+    """Raise `InputError` where `value` is NaN or infinite in float32; any integer is finite."""
+    if isinstance(value, float) and not abs(value) <= FLOAT32_MAX:
+        raise InputError(f"{name} must be finite in float32, got {value}")

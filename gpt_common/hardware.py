@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-from gpt_common.config import Dtype
 
 CPUINFO = Path("/proc/cpuinfo")
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # AMD and Intel; Intel's tiles; Arm
@@ -39,15 +36,6 @@ def parse_cpuinfo(text: str) -> Processor:
         avx512="avx512f" in flags,
         bfloat16=bool(flags & BFLOAT16_FLAGS),
     )
-
-
-def auto_dtype(has_bfloat16: bool, seconds: Callable[[Dtype], float]) -> Dtype:
-    """Return bfloat16 where the hardware has it and `seconds` of a product are fewer, else float32.
-
-    Emulated it is slow, and some processors that have it are slower for it.
-    """
-    faster = has_bfloat16 and seconds("bfloat16") < seconds("float32")
-    return "bfloat16" if faster else "float32"
 
 
 def keep_memory() -> None:

@@ -7,17 +7,17 @@ import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, SupportsFloat
+from typing import IO, Any, SupportsFloat, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
+from gpt_common.checkpoint import LOG
+from gpt_common.cli import Stdout
 from gpt_common.config import GPTConfig
 from gpt_common.errors import NonFiniteError
-from gpt_common.storage import atomic_file
+from gpt_common.storage import atomic_file, naming
 from gpt_common.weights import num_parameters
-
-LOG_NAME = "log.jsonl"
 
 
 def flops_per_token(config: GPTConfig, seq_len: int) -> int:
@@ -47,13 +47,21 @@ class RunLog:
         log_every: int,
         asynchronous: bool = False,
     ) -> None:
-        self.console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self._stdout = Stdout()
+        self.console = Console(
+            file=cast(IO[str], self._stdout),
+            highlight=False,
+            markup=False,
+            emoji=False,
+            soft_wrap=True,
+        )
         self._steps, self._log_every = steps, log_every
         self._tokens_per_step = tokens_per_step
         self._asynchronous = asynchronous
         self._pending: tuple[int, float, Mapping[str, SupportsFloat]] | None = None
         self._last_time = 0.0  # when the step before ended
-        self._path, self._first_step = folder / LOG_NAME, first_step
+        self.finite_steps = first_step  # the steps before this one had finite losses
+        self._path, self._first_step = folder / LOG, first_step
         columns = ("step", MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
         self._progress = Progress(
             *columns, console=self.console, transient=True, disable=not self.console.is_terminal
@@ -69,6 +77,11 @@ class RunLog:
     def __exit__(self, *exception: object) -> None:
         self._progress.stop()
         self._file.close()
+
+    @property
+    def reader_gone(self) -> bool:
+        """Whether the console is a pipe whose reader has left: nobody waits for the run."""
+        return self._stdout.reader_gone
 
     def step(self, step: int, learning_rate: float, metrics: Mapping[str, SupportsFloat]) -> None:
         """Report this step; where its metrics may still be on the device, the one before it."""
@@ -89,6 +102,7 @@ class RunLog:
         rate = self._tokens_per_step / seconds
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise NonFiniteError(f"step {step}: loss {loss}, gradient norm {norm}: not finite")
+        self.finite_steps = step + 1
         self._write(
             step=step,
             loss=loss,
@@ -105,7 +119,12 @@ class RunLog:
             )
 
     def evaluation(self, step: int, loss: float) -> None:
-        """Report the validation loss after `step` updates."""
+        """Report the validation loss after `step` updates.
+
+        Raises `NonFiniteError` where it is not finite.
+        """
+        if not math.isfinite(loss):
+            raise NonFiniteError(f"step {step}: validation loss {loss}: not finite")
         self._write(step=step, val_loss=loss)
         self.print(f"step {step:5d} | validation loss {loss:.6f}")
         self._last_time = time.perf_counter()
@@ -117,13 +136,19 @@ class RunLog:
             self.print(f"> {text}")
         self._last_time = time.perf_counter()
 
+    def saved(self, folder: Path) -> None:
+        """Report a checkpoint."""
+        self.print(f"saved {folder}")
+        self._last_time = time.perf_counter()
+
     def print(self, line: str) -> None:
         """Print a line above the progress bar; `print` where there is none."""
         self.console.print(line)
 
     def _write(self, **entry: Any) -> None:
-        self._file.write(json.dumps(entry) + "\n")
-        self._file.flush()
+        with naming(self._path):
+            self._file.write(json.dumps(entry) + "\n")
+            self._file.flush()
 
 
 def _open_log(path: Path, first_step: int) -> Any:
@@ -141,11 +166,14 @@ def _precedes(entry: dict[str, Any], first_step: int) -> bool:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Return the entries of a `log.jsonl`; a last line cut off by a crash is left out."""
-    entries = []
-    for line in path.read_text().splitlines():
-        try:
-            entries.append(json.loads(line))
-        except ValueError:
-            break
-    return entries
+    """Return the entries of a `log.jsonl`, without lines that a crash or an editor has damaged."""
+    lines = path.read_text(errors="replace").splitlines()
+    return [entry for line in lines if (entry := _parse_entry(line)) is not None]
+
+
+def _parse_entry(line: str) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return entry if isinstance(entry, dict) and type(entry.get("step")) is int else None

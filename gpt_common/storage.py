@@ -96,7 +96,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = temporary_beside(path)
     try:
-        with _naming(path):
+        with naming(path):
             yield part
             sync(part)
             os.replace(part, path)
@@ -115,7 +115,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     recover_folder(folder)
     part = temporary_beside(folder)
     try:
-        with _naming(folder):
+        with naming(folder):
             part.mkdir()
             yield part
             for file in part.rglob("*"):
@@ -133,7 +133,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """Name `path` in an error that names no file, as that of a full disk does not."""
     try:
         yield

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import tiktoken
 
 from gpt_common.errors import InputError
+from gpt_common.progress import progress
 
 END_OF_TEXT = "<|endoftext|>"
 END_OF_TEXT_TOKEN = 50256
@@ -23,6 +24,7 @@ VOCAB_SIZE = 50257
 SPLIT_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
 CHUNK_CHARACTERS = 1 << 18
+LARGE_TEXT = 20_000_000  # characters; a second or two on two processors
 
 
 @cache
@@ -67,9 +69,12 @@ def encode_corpus(text: str) -> npt.NDArray[np.uint16]:
     encoding = get_encoding()
 
     def encode_chunk(chunk: str) -> npt.NDArray[np.uint16]:
-        return encoding.encode_to_numpy(chunk, allowed_special="all").astype(np.uint16)
+        tokens = encoding.encode_to_numpy(chunk, allowed_special="all").astype(np.uint16)
+        advance(len(chunk))
+        return tokens
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # tiktoken runs outside the interpreter lock
+    pool = ThreadPoolExecutor(os.cpu_count())  # tiktoken runs outside the interpreter lock
+    with progress("encoding text", len(text), LARGE_TEXT) as advance, pool:
         parts = list(pool.map(encode_chunk, chunks(text, CHUNK_CHARACTERS)))
     return np.concatenate([np.empty(0, np.uint16), *parts])
 

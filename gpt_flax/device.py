@@ -1,15 +1,13 @@
 """Which device computes, and in which numbers."""
 
 import os
-import time
 
 import jax
 import jax.numpy as jnp
 
+from gpt_common.cache import cache_folder
 from gpt_common.config import Device, Dtype, DtypeOption
-from gpt_common.data import cache_folder
 from gpt_common.errors import InputError
-from gpt_common.hardware import auto_dtype, processor
 
 DTYPES = {
     "float32": jnp.float32,
@@ -60,30 +58,15 @@ def keep_compiled() -> None:
 
 
 def resolve_dtype(dtype: DtypeOption, name: Device) -> Dtype:
-    """Return `dtype`; for `auto` what suits the device called `name`, by trying it."""
+    """Return `dtype`; `auto` is bfloat16 on a GPU that has it, and float32 on any other device."""
     if dtype != "auto":
         return dtype
-    device = select_device(name, "float32")
-    return auto_dtype(has_bfloat16(device), lambda dtype: product_seconds(device, dtype))
+    return "bfloat16" if has_bfloat16(select_device(name, "float32")) else "float32"
 
 
 def has_bfloat16(device: jax.Device) -> bool:
-    """Whether the device multiplies matrices of bfloat16 in hardware, as far as is known."""
-    if device.platform == "gpu":
-        return float(getattr(device, "compute_capability", 0)) >= 8
-    return device.platform == "cpu" and processor().bfloat16
-
-
-def product_seconds(device: jax.Device, dtype: Dtype) -> float:
-    """Return the seconds that a product of two 1024 x 1024 matrices takes, the best of five."""
-    a = jax.device_put(jnp.ones((1024, 1024), DTYPES[dtype]), device)
-    product = jax.jit(lambda a: jnp.matmul(a, a, preferred_element_type=jnp.float32))
-    times = []
-    for _ in range(6):  # the first compiles
-        start = time.perf_counter()
-        product(a).block_until_ready()
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
+    """Whether the device is a GPU that multiplies matrices of bfloat16 in hardware."""
+    return device.platform == "gpu" and float(getattr(device, "compute_capability", 0)) >= 8
 
 
 def master_dtype(dtype: DtypeOption) -> jnp.dtype:

@@ -249,4 +249,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, "--num_samples, --max_length or the model")

@@ -16,7 +16,7 @@ from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import TrainConfig
 from gpt_common.data import BatchLoader
 from gpt_common.hardware import keep_memory, processor
-from gpt_common.run import Run, parse_train_config, start_run
+from gpt_common.run import SMALLER, Run, parse_train_config, start_run
 from gpt_common.schedule import learning_rate
 from gpt_flax.device import DTYPES, keep_compiled, master_dtype, resolve_dtype, select_device
 from gpt_flax.generate import generate_texts
@@ -100,10 +100,20 @@ def eval_step(params: Params, x: Array, y: Array, *, model: GPT) -> Array:
     return loss_fn(params, model, x, y)
 
 
-def evaluate(params: Params, model: GPT, loader: BatchLoader, steps: int) -> float:
-    """Return the mean loss over the first `steps` batches of a loader."""
+def evaluate(
+    params: Params,
+    model: GPT,
+    loader: BatchLoader,
+    steps: int,
+    stopped: Callable[[], bool] = lambda: False,
+) -> float | None:
+    """Return the mean loss over the first `steps` batches of a loader; None where `stopped()`."""
     loader.restore({"position": 0})
-    losses = [eval_step(params, *loader.next_batch(), model=model) for _ in range(steps)]
+    losses = []
+    for _ in range(steps):
+        if stopped():
+            return None
+        losses.append(eval_step(params, *loader.next_batch(), model=model))
     return jnp.stack(losses).mean().item()
 
 
@@ -114,8 +124,8 @@ def save(run: Run, state: TrainState, step: int) -> Path:
     return run.save(step, weights, *state_to_neutral(state.opt_state, config))
 
 
-def train(config: TrainConfig, stopped: Callable[[], bool] = lambda: False) -> Path:
-    """Train as `config` says, or until `stopped()`; return the folder of the last checkpoint."""
+def train(config: TrainConfig) -> Path:
+    """Train as `config` says, or until a signal stops it; return the last checkpoint's folder."""
     dtype = resolve_dtype(config.runtime.dtype, config.runtime.device)
     config, options, output = config.with_dtype(dtype), config.optimizer, config.output
     device = select_device(config.runtime.device, dtype)
@@ -126,21 +136,25 @@ def train(config: TrainConfig, stopped: Callable[[], bool] = lambda: False) -> P
     fixed = {"model": model, "optimizer": optimizer, "grad_clip": options.grad_clip}
     update = partial(jit_train_step(ops), **fixed)
     state = create_state(run.start, config, optimizer)
-    with run.log as log:
+    log = run.log
+    with run:
         for step in range(run.first_step, options.steps):
             x, y = run.next_batches()
             rate = learning_rate(step, options)
             state, metrics = update(state, x, y, rate)
             log.step(step, rate, metrics)
-            done, stop = step + 1, stopped()
-            if run.val_loader and run.due(output.eval_every, done):
+            run.remove_older()
+            done, stop = step + 1, run.stopped()
+            if run.val_loader and not stop and run.due(output.eval_every, done):
                 log.flush()
-                val_loss = evaluate(state.params, model, run.val_loader, output.eval_steps)
-                log.evaluation(done, val_loss)
+                loader, batches = run.val_loader, output.eval_steps
+                val_loss = evaluate(state.params, model, loader, batches, run.stopped)
+                stop = val_loss is None
+                if val_loss is not None:
+                    log.evaluation(done, val_loss)
             if stop or run.due(output.checkpoint_every, done):
-                log.flush()  # a checkpoint is only written after a finite loss
                 saved = save(run, state, done)
-            if run.samples and run.due(output.sample_every, done):
+            if run.samples and not stop and run.due(output.sample_every, done):
                 log.flush()
                 log.samples(done, generate_texts(state.params, model, *run.samples))
             if stop:
@@ -154,9 +168,8 @@ def main() -> None:
     if config.runtime.fast_ops:
         keep_memory()
     keep_compiled()
-    with cli.StopSignal() as stop:
-        train(config, stopped=stop.received)
+    train(config)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, SMALLER)

@@ -1,12 +1,9 @@
 """Which device computes, and in which numbers."""
 
-import time
-
 import torch
 
 from gpt_common.config import Device, Dtype, DtypeOption
 from gpt_common.errors import InputError
-from gpt_common.hardware import auto_dtype, processor
 
 
 def select_device(name: Device, dtype: Dtype) -> torch.device:
@@ -37,29 +34,15 @@ def available_devices() -> list[str]:
 
 
 def resolve_dtype(dtype: DtypeOption, name: Device) -> Dtype:
-    """Return `dtype`; for `auto` what suits the device called `name`, by trying it."""
+    """Return `dtype`; `auto` is bfloat16 on a GPU that has it, and float32 on any other device."""
     if dtype != "auto":
         return dtype
-    device = select_device(name, "float32")
-    return auto_dtype(has_bfloat16(device), lambda dtype: product_seconds(device, dtype))
+    return "bfloat16" if has_bfloat16(select_device(name, "float32")) else "float32"
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies matrices of bfloat16 in hardware, as far as is known."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and processor().bfloat16
-
-
-def product_seconds(device: torch.device, dtype: Dtype) -> float:
-    """Return the seconds that a product of two 1024 x 1024 matrices takes, the best of five."""
-    a = torch.ones(1024, 1024, device=device, dtype=getattr(torch, dtype))
-    times = []
-    for _ in range(6):  # the first warms up
-        start = time.perf_counter()
-        (a @ a)[0, 0].item()
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
+    """Whether the device is a GPU that multiplies matrices of bfloat16 in hardware."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def master_dtype(dtype: DtypeOption) -> torch.dtype:

@@ -210,4 +210,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, "--num_samples, --max_length or the model")

@@ -16,7 +16,7 @@ from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import Dtype, TrainConfig
 from gpt_common.data import BatchLoader
 from gpt_common.hardware import keep_memory, processor
-from gpt_common.run import Run, parse_train_config, start_run
+from gpt_common.run import SMALLER, Run, parse_train_config, start_run
 from gpt_common.schedule import learning_rate
 from gpt_torch.device import master_dtype, resolve_dtype, select_device
 from gpt_torch.generate import autocast, generate_texts, load_model
@@ -82,12 +82,19 @@ def train_step(
 
 @torch.no_grad()
 def evaluate(
-    model: GPT, loader: BatchLoader, steps: int, dtype: Dtype, device: torch.device
-) -> float:
-    """Return the mean loss over the first `steps` batches of a loader."""
+    model: GPT,
+    loader: BatchLoader,
+    steps: int,
+    dtype: Dtype,
+    device: torch.device,
+    stopped: Callable[[], bool] = lambda: False,
+) -> float | None:
+    """Return the mean loss over the first `steps` batches of a loader; None where `stopped()`."""
     loader.restore({"position": 0})
     losses = []
     for _ in range(steps):
+        if stopped():
+            return None
         x, y = (to_device(a, device) for a in loader.next_batch())
         losses.append(loss_fn(model, x, y, dtype))
     return torch.stack(losses).mean().item()
@@ -131,8 +138,8 @@ def save(run: Run, state: TrainState, step: int) -> Path:
     return run.save(step, weights, *state_to_neutral(state.optimizer, state.model, config))
 
 
-def train(config: TrainConfig, stopped: Callable[[], bool] = lambda: False) -> Path:
-    """Train as `config` says, or until `stopped()`; return the folder of the last checkpoint."""
+def train(config: TrainConfig) -> Path:
+    """Train as `config` says, or until a signal stops it; return the last checkpoint's folder."""
     dtype = resolve_dtype(config.runtime.dtype, config.runtime.device)
     config, options, output = config.with_dtype(dtype), config.optimizer, config.output
     device = select_device(config.runtime.device, dtype)
@@ -140,21 +147,25 @@ def train(config: TrainConfig, stopped: Callable[[], bool] = lambda: False) -> P
     ops = choose_ops(device.type, dtype, processor(), compiled) if fast else PLAIN
     run = start_run(config, "torch", device.type, read_weights)
     state = create_state(run.start, config, device, ops)
-    with run.log as log:
+    log = run.log
+    with run:
         for step in range(run.first_step, options.steps):
             x, y = (to_device(a, device) for a in run.next_batches())
             rate = learning_rate(step, options)
             metrics = train_step(state, x, y, rate, options.grad_clip, dtype)
             log.step(step, rate, to_host(metrics))
-            done, stop = step + 1, stopped()
-            if run.val_loader and run.due(output.eval_every, done):
+            run.remove_older()
+            done, stop = step + 1, run.stopped()
+            if run.val_loader and not stop and run.due(output.eval_every, done):
                 log.flush()
-                val_loss = evaluate(state.model, run.val_loader, output.eval_steps, dtype, device)
-                log.evaluation(done, val_loss)
+                loader, batches = run.val_loader, output.eval_steps
+                val_loss = evaluate(state.model, loader, batches, dtype, device, run.stopped)
+                stop = val_loss is None
+                if val_loss is not None:
+                    log.evaluation(done, val_loss)
             if stop or run.due(output.checkpoint_every, done):
-                log.flush()  # a checkpoint is only written after a finite loss
                 saved = save(run, state, done)
-            if run.samples and run.due(output.sample_every, done):
+            if run.samples and not stop and run.due(output.sample_every, done):
                 log.flush()
                 log.samples(done, generate_texts(state.model, *run.samples, dtype))
             if stop:
@@ -167,9 +178,8 @@ def main() -> None:
     config = parse_train_config()
     if config.runtime.fast_ops:
         keep_memory()
-    with cli.StopSignal() as stop:
-        train(config, stopped=stop.received)
+    train(config)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, SMALLER)

@@ -1,6 +1,7 @@
 import contextlib
 import importlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -40,7 +41,11 @@ def pytest_configure(config):
     """Let XLA compile the fast tests' programs, of which most run once, with less effort.
 
     What it takes for them comes to half, and `make parity` holds what it makes with all effort.
+    And take the signals that tests send, which nohup and shells' background jobs ignore.
     """
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, 0)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
     if config.option.markexpr == "not slow":
         os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 

@@ -4,6 +4,7 @@ import ctypes
 import importlib
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gpt_common import hardware
 from gpt_common.checkpoint import read_options
 from gpt_common.config import GPTConfig
-from gpt_common.hardware import Processor, auto_dtype, parse_cpuinfo
+from gpt_common.hardware import Processor, parse_cpuinfo
 from gpt_flax import model as flax_model
 from gpt_flax import ops as flax_ops
 from gpt_flax import train as flax_train
@@ -462,20 +463,31 @@ def test_elsewhere_nothing_is_known_of_the_processor(tmp_path, monkeypatch):
     assert hardware.processor() == Processor()
 
 
-@pytest.mark.parametrize(
-    ("has_bfloat16", "bfloat16", "expected"),
-    [(True, 1.0, "bfloat16"), (True, 3.0, "float32"), (False, 1.0, "float32")],
-)
-def test_auto_takes_what_is_there_and_faster(has_bfloat16, bfloat16, expected):
-    seconds = {"bfloat16": bfloat16, "float32": 2.0}
-    assert auto_dtype(has_bfloat16, seconds.__getitem__) == expected
-
-
-def test_auto_asks_this_machine(framework):
+def test_auto_is_float32_on_a_processor_whatever_it_can_do(framework, monkeypatch):
+    """The command decides, and no clock: twins and machines compute in the same numbers."""
     device = importlib.import_module(f"gpt_{framework}.device")
+    monkeypatch.setattr(hardware, "processor", lambda: Processor(True, True, bfloat16=True))
+    for name in ("cpu", "auto"):
+        assert device.resolve_dtype("auto", name) == "float32"
     assert device.resolve_dtype("float64", "cpu") == "float64"
-    expected = ["float32", "bfloat16"] if hardware.processor().bfloat16 else ["float32"]
-    assert device.resolve_dtype("auto", "cpu") in expected
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"), [((9, 0), "bfloat16"), ((8, 0), "bfloat16"), ((7, 5), "float32")]
+)
+def test_auto_is_bfloat16_on_a_gpu_that_has_it(framework, capability, expected, monkeypatch):
+    device = importlib.import_module(f"gpt_{framework}.device")
+    if framework == "torch":
+        gpu = torch.device("cuda")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.version, "cuda", "13.0")
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+        properties = SimpleNamespace(major=capability[0], minor=capability[1])
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    else:
+        gpu = SimpleNamespace(platform="gpu", compute_capability=".".join(map(str, capability)))
+    monkeypatch.setattr(device, "select_device", lambda name, dtype: gpu)
+    assert device.resolve_dtype("auto", "cuda") == expected
 
 
 def test_a_resumed_run_keeps_what_auto_came_to(train, framework, tmp_path, monkeypatch):
@@ -484,7 +496,7 @@ def test_a_resumed_run_keeps_what_auto_came_to(train, framework, tmp_path, monke
         patch.setattr(module, lambda dtype, _: "bfloat16" if dtype == "auto" else dtype)
         output = train(framework, *TINY, "--steps", 1, "--out_dir", tmp_path)
     assert f"{framework} on cpu, bfloat16 |" in output
-    assert read_options(tmp_path / "latest")["runtime"]["dtype"] == "bfloat16"
+    assert read_options(tmp_path / "latest")[1]["runtime"]["dtype"] == "bfloat16"
     monkeypatch.setattr(module, lambda dtype, _: "float32" if dtype == "auto" else dtype)
     assert "cpu, bfloat16 |" in train(framework, "--resume", tmp_path, "--steps", 2)
     output = train(framework, "--resume", tmp_path, "--steps", 3, "--dtype", "auto")

@@ -364,12 +364,6 @@ OPS = (
         "M_TRIM_THRESHOLD, -1",
         "M_TRIM_THRESHOLD, 2**31 - 1",
     ),
-    Fault(
-        "bfloat16 is chosen where it is emulated",
-        HARDWARE,
-        "has_bfloat16 and seconds",
-        "seconds",
-    ),
 )
 
 WEIGHTS = (
@@ -711,26 +705,26 @@ DATA_FAULTS = (
     Fault(
         "loader: restore does nothing",
         DATA,
-        'self._move_to(state["position"])',
+        "self._move_to(position)",
         "self._move_to(0)",
     ),
     Fault(
         "validation tokens are trained on",
         DATA,
-        "ShardedTokens([tokens[:cut]])",
-        "ShardedTokens([tokens[:]])",
+        "TokenRange(train, 0, cut)",
+        "TokenRange(train, 0, len(train))",
     ),
     Fault(
         "shards: a slice over a border loses its start",
         DATA,
-        "max(0, start - offset) : stop - offset",
+        "start - offset : stop - offset",
         "0 : stop - offset",
     ),
     Fault(
         "llm.c's header is read as tokens",
-        DATA,
-        'np.memmap(path, np.uint16, "r", offset)',
-        'np.memmap(path, np.uint16, "r", 0)',
+        "gpt_common/token_files.py",
+        "return TokenFile(path, LLMC_HEADER_BYTES, count)",
+        "return TokenFile(path, 0, size // 2)",
     ),
     Fault(
         "tokenizer: <|endoftext|> is text",

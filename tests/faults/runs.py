@@ -2,4 +2,264 @@
 
 from tests.faults.fault import Fault
 
-FAULTS: tuple[Fault, ...] = ()
+TORCH_TRAIN, FLAX_TRAIN = "gpt_torch/train.py", "gpt_flax/train.py"
+CHECKPOINT, CLI, LOCK = "gpt_common/checkpoint.py", "gpt_common/cli.py", "gpt_common/lock.py"
+MEMORY, METRICS, RUN = "gpt_common/memory.py", "gpt_common/metrics.py", "gpt_common/run.py"
+
+FAULTS = (
+    Fault(
+        "torch: auto is bfloat16 on a processor too",
+        "gpt_torch/device.py",
+        'device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)',
+        'device.type != "mps"',
+    ),
+    Fault(
+        "flax: auto finds no bfloat16 on an A100",
+        "gpt_flax/device.py",
+        '"compute_capability", 0)) >= 8',
+        '"compute_capability", 0)) >= 9',
+    ),
+    Fault(
+        "a run's folder is locked for readers only",
+        LOCK,
+        "fcntl.LOCK_EX | fcntl.LOCK_NB",
+        "fcntl.LOCK_SH | fcntl.LOCK_NB",
+    ),
+    Fault(
+        "a run that is resumed takes no lock",
+        RUN,
+        "lock = lock_resumed(config.output)  #",
+        "lock = None  #",
+    ),
+    Fault(
+        "two runs of one second have one folder",
+        RUN,
+        "            folder.mkdir(parents=True)\n",
+        "            folder.mkdir(parents=True, exist_ok=True)\n",
+    ),
+    Fault(
+        "a resumed run enters the folder of another",
+        RUN,
+        "if (folder / LATEST).exists() or run_checkpoints(folder):",
+        "if output.resume is None and run_checkpoints(folder):",
+    ),
+    Fault(
+        "a checkpoint of no run goes on in its parent",
+        RUN,
+        "str(folder.parent) if own else None",
+        "str(folder.parent)",
+    ),
+    Fault(
+        "weights are saved that are not finite",
+        RUN,
+        "        check_finite(step, weights, exp_avg, exp_avg_sq)\n",
+        "",
+    ),
+    Fault(
+        "a checkpoint may be written before the losses are read",
+        RUN,
+        "        self.log.flush()\n",
+        "",
+    ),
+    Fault(
+        "a validation loss that is not finite does not stop a run",
+        METRICS,
+        "if not math.isfinite(loss):",
+        "if False:",
+    ),
+    Fault(
+        "the last proven checkpoint goes with the save of the next",
+        RUN,
+        "self._remove_older(at_least=2)",
+        "self._remove_older(at_least=1)",
+    ),
+    Fault(
+        "torch: a checkpoint never proves itself",
+        TORCH_TRAIN,
+        "            run.remove_older()\n",
+        "",
+    ),
+    Fault(
+        "flax: a checkpoint never proves itself",
+        FLAX_TRAIN,
+        "            run.remove_older()\n",
+        "",
+    ),
+    Fault(
+        "a damaged newest checkpoint is an error",
+        CHECKPOINT,
+        "            errors.append(str(error))\n",
+        "            raise\n",
+    ),
+    Fault(
+        "later steps of a run that went back are the newest",
+        CHECKPOINT,
+        "step_of(folder) > step_of(latest)",
+        "step_of(folder) < step_of(latest)",
+    ),
+    Fault(
+        "a run is resumed on other data without a word",
+        RUN,
+        "    if found != expected:\n",
+        "    if False:\n",
+    ),
+    Fault(
+        "--data beside --resume is not taken for other data",
+        RUN,
+        "output = dataclasses.replace(config.output, new_data=True)",
+        "output = config.output",
+    ),
+    Fault(
+        "other data is taken for good once it was given",
+        RUN,
+        '"resume": path, "new_data": False}',
+        '"resume": path}',
+    ),
+    Fault(
+        "torch: evaluation is of the training data",
+        TORCH_TRAIN,
+        "loader, batches = run.val_loader, output.eval_steps",
+        "loader, batches = run.train_loader, output.eval_steps",
+    ),
+    Fault(
+        "flax: --eval_steps is not used",
+        FLAX_TRAIN,
+        "loader, batches = run.val_loader, output.eval_steps",
+        "loader, batches = run.val_loader, 1",
+    ),
+    Fault(
+        "torch: a stop waits for the evaluation",
+        TORCH_TRAIN,
+        "evaluate(state.model, loader, batches, dtype, device, run.stopped)",
+        "evaluate(state.model, loader, 9, dtype, device)",
+    ),
+    Fault(
+        "flax: a stop waits for the evaluation",
+        FLAX_TRAIN,
+        "evaluate(state.params, model, loader, batches, run.stopped)",
+        "evaluate(state.params, model, loader, 9)",
+    ),
+    Fault(
+        "a run goes on without a reader",
+        RUN,
+        "return self.signals.received() or self.log.reader_gone",
+        "return self.signals.received()",
+    ),
+    Fault("SIGHUP ends a run", CLI, "        signal.SIGHUP,\n", ""),
+    Fault("SIGXCPU ends a run", CLI, "        signal.SIGXCPU,\n", ""),
+    Fault(
+        "nohup is of no use",
+        CLI,
+        "if h is not signal.SIG_IGN}",
+        "}",
+    ),
+    Fault(
+        "a second SIGTERM ends a run that is saving",
+        CLI,
+        "        self._number = self._number or number\n",
+        "        if self._number:\n            sys.exit(1)\n        self._number = number\n",
+    ),
+    Fault(
+        "a lost console ends a run",
+        CLI,
+        "            self.reader_gone |= isinstance(error, BrokenPipeError)\n",
+        "            raise\n",
+    ),
+    Fault(
+        "`generate | head` ends with an error",
+        CLI,
+        "    except BrokenPipeError:  # the reader",
+        "    except FileNotFoundError:  # the reader",
+    ),
+    Fault(
+        "error lines may steer the terminal",
+        CLI,
+        "c if c.isprintable() else",
+        "c if True else",
+    ),
+    Fault("error lines have no end", CLI, "LONGEST_ERROR = 500", "LONGEST_ERROR = 5000"),
+    Fault(
+        "memory that cannot be had is a traceback",
+        CLI,
+        "RESOURCE_EXHAUSTED|bad_alloc",
+        "bad_alloc",
+    ),
+    Fault(
+        "Ctrl-C is Python's own during the imports",
+        "gpt_common/startup.py",
+        "signal.signal(signal.SIGINT, signal.SIG_DFL)",
+        "pass",
+    ),
+    Fault(
+        "a step's time has the time of a save in it",
+        METRICS,
+        '        self.print(f"saved {folder}")\n        self._last_time = time.perf_counter()\n',
+        '        self.print(f"saved {folder}")\n',
+    ),
+    Fault(
+        "a step's time has the time of samples in it",
+        METRICS,
+        '            self.print(f"> {text}")\n        self._last_time = time.perf_counter()\n',
+        '            self.print(f"> {text}")\n',
+    ),
+    Fault(
+        "a step's time has the time of an evaluation in it",
+        METRICS,
+        '| validation loss {loss:.6f}")\n        self._last_time = time.perf_counter()\n',
+        '| validation loss {loss:.6f}")\n',
+    ),
+    Fault(
+        "log entries stay in a buffer",
+        METRICS,
+        "            self._file.flush()\n",
+        "            pass\n",
+    ),
+    Fault(
+        "a bad line of a log takes those after it along",
+        METRICS,
+        "[entry for line in lines if (entry := _parse_entry(line)) is not None]",
+        "list(itertools.takewhile(bool, map(_parse_entry, lines)))",
+    ),
+    Fault(
+        "flax on a GPU reads each loss at once",
+        RUN,
+        'asynchronous=device != "cpu"',
+        'asynchronous=device == "cuda"',
+    ),
+    Fault(
+        "tokens a step forget grad_accum",
+        RUN,
+        "return data.batch_size * data.seq_len * self.config.optimizer.grad_accum",
+        "return data.batch_size * data.seq_len",
+    ),
+    Fault(
+        "a resumed run may not go on with other data",
+        RUN,
+        '    "data",\n    "steps",\n',
+        '    "steps",\n',
+    ),
+    Fault(
+        "a resumed run may change its batch",
+        RUN,
+        '    "data",\n    "steps",\n',
+        '    "data",\n    "batch_size",\n    "steps",\n',
+    ),
+    Fault(
+        "--eval_every 0 evaluates at the end",
+        RUN,
+        "return config.output.eval_every > 0 and config.data.val_fraction > 0",
+        "return config.data.val_fraction > 0",
+    ),
+    Fault(
+        "moments do not count as memory",
+        MEMORY,
+        "return 4 * weights + 10",
+        "return 2 * weights + 10",
+    ),
+    Fault(
+        "a container's files count as used memory",
+        MEMORY,
+        "int(limit) - used + reclaimable",
+        "int(limit) - used",
+    ),
+)

@@ -1,0 +1,35 @@
+"""Where tokens, downloads and compiled programs are kept from one run to the next."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from gpt_common.errors import InputError
+
+
+def cache_folder() -> Path:
+    """Return the folder of the cache: GPT_TWINS_CACHE, or one in the user's cache folder.
+
+    A user without a home, as containers have, gets one in the temporary folder.
+    """
+    if named := os.environ.get("GPT_TWINS_CACHE"):
+        return Path(named)
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "gpt-twins"
+    try:
+        return Path.home() / ".cache" / "gpt-twins"
+    except RuntimeError:
+        return _temporary_cache()
+
+
+def _temporary_cache() -> Path:
+    """Return a folder that only this user can write to, where all can make one of its name."""
+    folder = Path(tempfile.gettempdir()) / f"gpt-twins-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    status = folder.lstat()
+    if status.st_uid != os.getuid() or status.st_mode & 0o022:
+        raise InputError(
+            f"{folder}: expected a folder of this user's alone; "
+            "name another folder for the cache with GPT_TWINS_CACHE"
+        )
+    return folder

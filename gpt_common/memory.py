@@ -1,0 +1,81 @@
+"""How much memory is there, and what training takes at least: said before the machine suffers."""
+
+import resource
+from pathlib import Path
+
+from gpt_common.config import DataOptions, Dtype, GPTConfig
+from gpt_common.errors import InputError
+from gpt_common.weights import num_parameters
+
+PROC, CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
+
+
+def require_memory(needed: int, purpose: str, smaller: str) -> None:
+    """Raise `InputError` where `needed` bytes are more than this process can have.
+
+    `smaller` names what to make smaller.
+    """
+    available = available_memory()
+    if available is not None and needed > available:
+        raise InputError(
+            f"{purpose} takes at least {needed / 1e9:,.1f} GB of memory, "
+            f"{available / 1e9:,.1f} GB are available: make {smaller} smaller"
+        )
+
+
+def available_memory() -> int | None:
+    """Return the bytes that this process can still have, or None where the system does not say.
+
+    It is the least of what the machine, the container (cgroup v2) and `ulimit -v` leave.
+    """
+    limits = (_machine_memory(), _container_memory(), _address_space())
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _machine_memory() -> int | None:
+    fields = _fields(PROC / "meminfo")
+    return 1024 * fields["MemAvailable"] if "MemAvailable" in fields else None
+
+
+def _container_memory() -> int | None:
+    try:
+        limit = (CGROUP / "memory.max").read_text().strip()
+        used = int((CGROUP / "memory.current").read_text())
+    except (OSError, ValueError):
+        return None
+    reclaimable = _fields(CGROUP / "memory.stat").get("inactive_file", 0)
+    return int(limit) - used + reclaimable if limit.isdigit() else None
+
+
+def _address_space() -> int | None:
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    used = 1024 * _fields(PROC / "self" / "status").get("VmSize", 0)
+    return None if limit == resource.RLIM_INFINITY else limit - used
+
+
+def _fields(path: Path) -> dict[str, int]:
+    """Return the numbers of a file of lines such as `MemAvailable: 123 kB`; none without a file."""
+    try:
+        lines = [line.replace(":", " ").split() for line in path.read_text().splitlines()]
+    except OSError:
+        return {}
+    return {words[0]: int(words[1]) for words in lines if len(words) > 1 and words[1].isdigit()}
+
+
+def training_memory(
+    config: GPTConfig, data: DataOptions, grad_accum: int, dtype: Dtype, on_cpu: bool
+) -> int:
+    """Return the bytes of main memory that training takes at the least.
+
+    These are weights, gradients and two moments; the activations that the backward pass needs, ten
+    numbers of every channel in every block, half of what the twins keep; and the tokens of an
+    update. On a GPU it is the initial weights and the tokens.
+    """
+    size = 8 if dtype == "float64" else 4
+    rows = data.batch_size * data.seq_len
+    tokens = 8 * rows * grad_accum
+    weights = size * num_parameters(config)
+    if not on_cpu:
+        return weights + tokens
+    width = 2 if dtype == "bfloat16" else size
+    return 4 * weights + 10 * width * rows * config.n_embd * config.n_layer + tokens

@@ -1,0 +1,133 @@
+"""Files of uint16 tokens: `.npy`, nanoGPT's raw `.bin`, and llm.c's `.bin` with a header.
+
+What a header states is held against the size of the file before it is believed. A file is open
+only while a part of it is read, so that a folder may have more of them than a process may open.
+"""
+
+import io
+import math
+import os
+import stat
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from gpt_common.errors import InputError
+
+SUFFIXES = (".npy", ".bin")
+HEAD_BYTES = 1 << 14  # numpy takes no header of more than 10,000
+NPY_HEADER_READERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+    (3, 0): np.lib.format.read_array_header_2_0,  # it differs in the names of fields, if any
+}
+
+# The first int32 of llm.c's files. No two GPT-2 tokens make one of these numbers.
+LLMC_MAGIC = 20240520
+LLMC_VERSION = 1
+LLMC_HEADER_BYTES = 1024
+LLMC_OTHERS = {
+    20240326: "a model",
+    20240327: "a model's activations",
+    20240328: "a tokenizer",
+    20240522: "multiple-choice questions",
+    20240801: "the uint32 tokens of Llama 3",
+    20240803: "a model of Llama 3",
+}
+
+
+@dataclass(frozen=True)
+class TokenFile:
+    """The tokens of a file, `length` of them from byte `offset` on, read where a slice is taken.
+
+    A slice raises `InputError` where the file has been cut short since, `OSError` where it is gone.
+    """
+
+    path: Path
+    offset: int
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: slice, /) -> npt.NDArray[np.uint16]:
+        start, stop, _ = index.indices(self.length)
+        count = max(0, stop - start)
+        tokens = np.fromfile(self.path, np.uint16, count, offset=self.offset + 2 * start)
+        if len(tokens) < count:
+            raise InputError(f"{self.path}: expected {self.length} tokens, got fewer: it was cut")
+        return tokens
+
+
+def open_tokens(path: Path) -> TokenFile:
+    """Return the tokens of a `.npy` file, or of a `.bin` file, raw or llm.c's.
+
+    Raises `InputError` where they are not uint16 in one dimension, or not as many as the header
+    states.
+    """
+    size = file_size(path)
+    if not size:  # of which some, in /proc, can be waited on for ever
+        raise InputError(f"{path}: expected uint16 tokens, got an empty file")
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    if path.suffix == ".npy" or head.startswith(np.lib.format.MAGIC_PREFIX):
+        tokens = _open_npy(path, head)
+    else:
+        tokens = _open_bin(path, head, size)
+    expected = tokens.offset + 2 * tokens.length
+    if size != expected:
+        raise InputError(
+            f"{path}: expected {expected} bytes for the {tokens.length} tokens "
+            f"that its header states, got {size}"
+        )
+    if not tokens.length:
+        raise InputError(f"{path}: expected tokens, got none")
+    return tokens
+
+
+def file_size(path: Path) -> int:
+    """Return the bytes of a regular file.
+
+    Raises `InputError` for anything else: a pipe or a device may never come to an end.
+    """
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path}: expected a regular file")
+    return status.st_size
+
+
+def _open_bin(path: Path, head: bytes, size: int) -> TokenFile:
+    magic, version, count = np.frombuffer(head[:12].ljust(12, b"\0"), "<i4").tolist()
+    if magic in LLMC_OTHERS:
+        raise InputError(f"{path}: expected uint16 tokens, got {LLMC_OTHERS[magic]} of llm.c")
+    if magic != LLMC_MAGIC:
+        if size % 2:
+            raise InputError(f"{path}: expected uint16 tokens, got {size} bytes")
+        return TokenFile(path, 0, size // 2)
+    if version != LLMC_VERSION:
+        raise InputError(
+            f"{path}: expected version {LLMC_VERSION} of llm.c's token files, got {version}"
+        )
+    return TokenFile(path, LLMC_HEADER_BYTES, count)
+
+
+def _open_npy(path: Path, head: bytes) -> TokenFile:
+    file = io.BytesIO(head)
+    try:
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # of Python 2's files: they read all the same
+            read_header = NPY_HEADER_READERS[np.lib.format.read_magic(file)]
+            shape, _, dtype = read_header(file)
+        count = int(np.int64(math.prod(shape)))
+    except Exception:  # a damaged header makes numpy raise almost anything
+        raise InputError(f"{path}: expected a whole .npy file of uint16 tokens") from None
+    if dtype != np.uint16 or len(shape) != 1:
+        raise InputError(
+            f"{path}: expected uint16 tokens in one dimension, "
+            f"got {dtype.name} ({dtype.str}) in {len(shape)}"
+        )
+    return TokenFile(path, file.tell(), count)
