@@ -91,6 +91,13 @@ def test_a_step_in_torch_on_a_cpu_ends_when_it_returns(clock, monkeypatch):
     assert torch_tools.time_steps(step, 3) == ([1.0, 2.0, 3.0], 3.0)
 
 
+def test_a_step_in_torch_on_mps_ends_when_the_device_is_done(clock, monkeypatch):
+    device = Device(clock)
+    monkeypatch.setattr(torch_tools, "_device", torch.device("mps"))
+    monkeypatch.setattr(torch.mps, "synchronize", device.synchronize)
+    assert torch_tools.time_steps(device.step, 3) == ([1.0, 2.0, 3.0], 3.0)
+
+
 def test_a_step_in_torch_on_a_gpu_is_between_two_events(clock, monkeypatch):
     """An event is recorded in the device's own time, and read after everything is done."""
     device, done = Device(clock), []
@@ -375,12 +382,17 @@ def test_the_flax_peers_peaks(flax_peer, monkeypatch):
 
 
 def test_the_flax_peers_clock_waits_for_the_result(flax_peer, clock, monkeypatch):
-    seconds = iter([9.0, 1.0, 2.0, 1.0, 2.0, 2.0])
+    seconds = iter([9.0, 1.0, 2.0, 1.0, 2.0])
     answer = SimpleNamespace(block_until_ready=lambda: clock.spend(next(seconds)))
-    compiled = SimpleNamespace(compile=lambda: lambda *_: answer)
+
+    def call(*_):
+        clock.spend(0.5)
+        return answer
+
+    compiled = SimpleNamespace(compile=lambda: call)
     lowered = SimpleNamespace(lower=lambda *_: compiled)
     monkeypatch.setattr(flax_peer, "jax", SimpleNamespace(jit=lambda _: lowered))
-    assert flax_peer.seconds_per_call(None, 1) == 2.0
+    assert flax_peer.seconds_per_call(None, 1) == 2.5
 
 
 def test_the_flax_peers_steps(flax_peer, clock, monkeypatch):

@@ -355,6 +355,12 @@ FAULTS: tuple[Fault, ...] = (
 """,
     ),
     Fault(
+        "torch: a step on mps is not waited for",
+        TORCH_TOOLS,
+        "    synchronize()\n    return time.perf_counter()",
+        "    return time.perf_counter()",
+    ),
+    Fault(
         "torch: an event's milliseconds are seconds",
         TORCH_TOOLS,
         "first.elapsed_time(second) / 1000",
