@@ -12,6 +12,7 @@ matplotlib.use("agg")  # no display needed
 import matplotlib.pyplot as plt
 import numpy as np
 import tyro
+from matplotlib.figure import Figure
 
 from gpt_common import cli
 from gpt_common.checkpoint import LOG
@@ -41,8 +42,11 @@ def read_losses(run: Path) -> dict[int, float]:
     return {entry["step"]: entry["loss"] for entry in read_log(path) if "loss" in entry}
 
 
-def plot_losses(runs: tuple[Path, Path], out: Path) -> None:
-    """Write the picture: both curves above, their relative difference below."""
+def draw(runs: tuple[Path, Path]) -> Figure:
+    """Return the picture: both curves above, their relative difference below.
+
+    Raises `InputError` where the runs have no step in common.
+    """
     curves = [read_losses(run) for run in runs]
     steps = sorted(set(curves[0]) & set(curves[1]))
     if not steps:
@@ -67,15 +71,15 @@ def plot_losses(runs: tuple[Path, Path], out: Path) -> None:
     for axes in (above, below):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=150)
-    plt.close(figure)
+    return figure
 
 
 def main() -> None:
     """Run the command line."""
     config = cli.parse(PlotConfig, "plot_losses")
-    plot_losses((config.first, config.second), config.out)
+    figure = draw((config.first, config.second))
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(config.out, dpi=150)
     print(f"wrote {config.out}")
 
 

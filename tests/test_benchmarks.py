@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from jax import export
 
-from benchmarks import environment, gpu, report, scaling, train_step
+from benchmarks import environment, gpu, report, train_step
 from benchmarks.process import Worker, WorkerError
 from benchmarks.programs import BY_NAME, select_programs
 from benchmarks.spec import Spec
@@ -74,8 +74,10 @@ def test_train_step_measures_every_program(trained):
         assert program["peak_memory"] > 1e8
         assert program["matmul_peak"] == max(program["matmuls"].values())
         assert program["name"] in text
-    peer = result["programs"][2]
-    assert peer["times"]["huggingface"] == 1
+    rates = {program["name"]: program["tokens_per_second"] for program in result["programs"]}
+    for program in result["programs"]:
+        ratio = rates[program["name"]] / rates["huggingface"]
+        assert program["times"]["huggingface"] == pytest.approx(ratio)
 
 
 @pytest.mark.slow
@@ -112,18 +114,6 @@ def test_generate_measures_every_case(generated):
             assert case["tokens_per_second"] == pytest.approx(rate)
             limit = case["batch_size"] * max(program["reads"].values()) / result["step_bytes"]
             assert case["limit_tokens_per_second"] == pytest.approx(limit)
-
-
-def test_scaling_changes_one_size_at_a_time():
-    config = scaling.ScalingConfig(preset="tiny", depth=(3,), width=(16,), context=(128,))
-    config = dataclasses.replace(config, batch=(2,), seq_len=8)
-    specs = {axis: spec for axis, _, spec in scaling.points(config, "tokens.npy")}
-    tiny = PRESETS["tiny"]
-    assert specs["depth"].model == dataclasses.replace(tiny, n_layer=3)
-    assert specs["width"].model == dataclasses.replace(tiny, n_embd=16, n_head=4)
-    assert specs["context"].model == dataclasses.replace(tiny, block_size=128)
-    assert [spec.seq_len for spec in specs.values()] == [8, 8, 128, 8]
-    assert [spec.batch_size for spec in specs.values()] == [4, 4, 4, 2]
 
 
 @pytest.mark.slow
@@ -188,10 +178,25 @@ def test_wrong_input_is_one_line(module, args, words, call):
     assert_one_line_error(call(f"benchmarks.{module}", *args), *words)
 
 
-@pytest.mark.parametrize("module", ["train_step", "generate", "scaling", "data", "convert", "gpu"])
-def test_help_opens_with_what_is_measured(module, call):
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("train_step", "Time training steps of both twins and of Hugging Face's GPT-2"),
+        ("generate", "Time generation in both twins and in Hugging Face's GPT-2"),
+        ("scaling", "Time training steps as depth, width, context and batch grow"),
+        ("data", "Time the tokenizer, on as much text as tiny Shakespeare has"),
+        ("convert", "Time conversions from the Hugging Face folder to every format and back"),
+        ("gpu", "Measure training and generation on one GPU"),
+        ("plot", "Draw results of one benchmark: train_step, generate, scaling or gpu"),
+        ("plot_losses", "Draw the losses of two runs on one plot, and how far apart they are"),
+    ],
+)
+def test_help_opens_with_what_is_measured(module, words, call):
     result = call(f"benchmarks.{module}", "--help")
     assert result.returncode == 0
+    usage, opening, *_ = result.stdout.split("\n\n")
+    assert usage.startswith("usage")
+    assert " ".join(opening.split()).startswith(words)
     assert "--out" in result.stdout
 
 
@@ -276,20 +281,6 @@ def test_the_standalone_peer_imports_nothing_of_this_project():
         assert package not in text
 
 
-@pytest.mark.parametrize(
-    ("name", "dtype", "tera"),
-    [
-        ("NVIDIA H100 80GB HBM3", "bfloat16", 989),
-        ("NVIDIA H100 PCIe", "bfloat16", 756),
-        ("NVIDIA A100-SXM4-80GB", "tf32", 156),
-        ("NVIDIA L40S", "float32", 91.6),
-    ],
-)
-def test_a_gpu_is_found_by_its_narrowest_name(name, dtype, tera):
-    assert environment.datasheet_peak(name, dtype) == 1e12 * tera
-    assert environment.datasheet_peak("Voodoo 2", dtype) is None
-
-
 def test_the_gpu_is_what_nvidia_smi_says(monkeypatch, tmp_path):
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 81559 MiB, 580.65.06'\n")
@@ -300,14 +291,6 @@ def test_the_gpu_is_what_nvidia_smi_says(monkeypatch, tmp_path):
     tool.write_text("#!/bin/sh\nexit 9\n")
     assert "gpu" not in environment.describe()
     assert environment.gpu_bytes() == float("inf")
-
-
-def test_batches_that_memory_promises_to_hold():
-    seen = {"peak_memory": 30e9, "batch_size": 16}
-    assert gpu.promising(seen, 80e9, False)[0] == 32
-    assert gpu.promising(seen, 160e9, False)[0] == 64
-    assert gpu.promising(seen, 1e9, False) == [1]
-    assert gpu.promising({"error": "gone"}, 80e9, False)[0] == gpu.LADDER_BATCH
 
 
 def test_the_ladder_falls_back_on_smaller_batches_and_goes_on_after_failures(monkeypatch):
@@ -333,9 +316,10 @@ def test_the_ladder_falls_back_on_smaller_batches_and_goes_on_after_failures(mon
     )
 
 
-def test_without_a_gpu_the_gpus_benchmark_says_so(call, tmp_path):
+def test_without_a_gpu_the_gpus_benchmark_says_so(call, tmp_path, monkeypatch):
     if environment.nvidia_gpu():
         pytest.skip("there is a GPU")
+    monkeypatch.setattr(gpu, "FRAMEWORKS", ("torch",))  # each is asked in a process of its own
     result = call("benchmarks.gpu", "--preset", "tiny", "--out", tmp_path)
     assert result.returncode == 2
     words = "device cuda: expected one of cpu (--device cpu --preset tiny rehearses)"

@@ -72,14 +72,10 @@ def generate(call):
         ("--prompt", "", "--max_length", 40, "--seed", 3),
         ("--temperature", 0, "--num_samples", 1, "--explain"),
         ("--max_new_tokens", 40, "--window", "--num_samples", 2),
-        ("--stop", " ", "e", "--top_k", 0, "--top_p", 0.9, "--dtype", "bfloat16"),
+        ("--stop", " ", "e", "--top_k", 0, "--top_p", 0.9),
     ],
 )
 def test_both_twins_write_the_same_text(generate, folder, args):
-    if "bfloat16" in args:  # in which they may part: here what each prints is well formed
-        for framework in FRAMEWORKS:
-            assert generate(framework, folder, *args).count(f"> {PROMPT}") == 5
-        return
     ours, theirs = (generate(framework, folder, *FLOAT32, *args) for framework in FRAMEWORKS)
     assert ours == theirs
     assert ours.startswith("> ")

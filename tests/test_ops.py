@@ -15,10 +15,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gpt_common import hardware
 from gpt_common.checkpoint import read_options
+from gpt_common.config import GPTConfig
 from gpt_common.hardware import Processor, parse_cpuinfo
+from gpt_flax import model as flax_model
 from gpt_flax import ops as flax_ops
+from gpt_flax import train as flax_train
+from gpt_flax.weights import from_neutral
 from gpt_torch import ops as torch_ops
-from tests.conftest import TINY
+from gpt_torch.model import GPT as TorchGPT
+from tests.conftest import FLOAT32, TINY, kept_jax_config, random_weights
 from tests.parity import reference
 from tests.parity.agreement import relative
 from tests.test_train import entries
@@ -102,6 +107,17 @@ def test_gelu(approximate):
     assert_close(flax_gradients(fast, x, dtype=jnp.bfloat16), expected, 1e-2)
 
 
+@pytest.mark.parametrize("approximate", [True, False])
+def test_compact_gelu_of_bfloat16_is_rounded_once(approximate):
+    """And so is its gradient: each number is the nearest, or one beside it."""
+    x = jnp.linspace(-3, 3, 301, dtype=jnp.bfloat16)
+    found = flax_gradients(lambda x: flax_ops.compact_gelu(x, approximate), x, dtype=x.dtype)
+    y, pull_back = jax.vjp(lambda x: jax.nn.gelu(x, approximate), x.astype(jnp.float32))
+    (dx,) = pull_back(2 * jnp.asarray(found[0], jnp.float32))
+    for ours, theirs in zip(found, (y, dx), strict=True):
+        assert (abs(ours - theirs) <= 2.0**-8 * abs(theirs)).all()
+
+
 @pytest.mark.parametrize("fast", [True, False])
 def test_gelu_keeps_its_argument_alone(fast):
     """And a product its operand, for the gradient of the matrix: two arrays a layer, not three."""
@@ -125,10 +141,10 @@ FAST_ATTENTION = {
 }
 
 
-@pytest.mark.parametrize("T", [2, 17, 128, 300])
+@pytest.mark.parametrize("T", [2, 17, 128, 650])
 def test_attention(framework, T):
-    """300 is three blocks, of which the last is short."""
-    shape = (2, 3, T, 8) if framework == "torch" else (2, T, 3, 8)
+    """650 is four blocks, of which the last is short."""
+    shape = (1, 2, T, 8) if framework == "torch" else (1, T, 2, 8)
     arrays = [normal(*shape, seed=seed) for seed in range(3)]
     module = importlib.import_module(f"gpt_{framework}.ops")
     plain, fast = (
@@ -137,9 +153,32 @@ def test_attention(framework, T):
     )
     gradients = torch_gradients if framework == "torch" else flax_gradients
     expected = gradients(plain, *arrays)
-    assert_close(gradients(fast, *arrays), expected, 1e-13)
+    assert_close(gradients(fast, *arrays), expected, 2e-14)
     bfloat16 = torch.bfloat16 if framework == "torch" else jnp.bfloat16
     assert_close(gradients(fast, *arrays, dtype=bfloat16), expected, 3e-2)
+
+
+@pytest.mark.parametrize("length", [1, 127, 128, 129, 300, 512, 513, 650, 1024, 1600])
+def test_every_position_is_in_one_block(framework, length):
+    blocks = importlib.import_module(f"gpt_{framework}.ops").blocks_of(length)
+    assert [place for rows in blocks for place in range(rows.start, rows.stop)] == [*range(length)]
+    assert len(blocks) <= 4
+
+
+@pytest.mark.parametrize("block_attention", [False, True])
+def test_attention_in_flax_rounds_no_score_to_bfloat16(block_attention):
+    """Scores of 60, whose rounding would be an eighth, and so an eighth of a weight."""
+    q, k, v = (jnp.asarray(normal(1, 128, 2, 8, seed=seed), jnp.bfloat16) for seed in range(3))
+    q, ops = 16 * q, flax_ops.Ops(block_attention=block_attention)
+    found = np.asarray(flax_ops.causal_attention(q, k, v, ops), np.float64)
+    expected = plain_attention(*(np.asarray(a, np.float64)[0].swapaxes(0, 1) for a in (q, k, v)))
+    assert relative(found[0].swapaxes(0, 1), expected) < 5e-3
+
+
+def plain_attention(q, k, v):
+    """Return attention over `(nh, T, hs)` arrays of numpy."""
+    scores = q @ k.swapaxes(1, 2) / np.sqrt(q.shape[2])
+    return reference.softmax(np.where(np.tri(q.shape[1], dtype=bool), scores, -np.inf)) @ v
 
 
 def head_and_loss(framework, ops, count=600, spread=1.0):
@@ -160,10 +199,13 @@ CHUNKED = {
 GRADIENTS = {"torch": torch_gradients, "flax": flax_gradients}
 
 
-@pytest.mark.parametrize("count", [1, 512, 600])
+@pytest.mark.parametrize("count", [1, 512, 1100])
 @pytest.mark.parametrize("spread", [1.0, 40.0])
 def test_head_and_loss(framework, count, spread):
-    """Also where losses are of hundreds of nats, and not for the padding, whose rows are not 0."""
+    """Two chunks and what is left over; also where losses are of hundreds of nats.
+
+    And not for the padding, whose rows are not 0.
+    """
     plain = importlib.import_module(f"gpt_{framework}.ops").PLAIN
     expected = GRADIENTS[framework](*head_and_loss(framework, plain, count, spread))
     found = GRADIENTS[framework](*head_and_loss(framework, CHUNKED[framework], count, spread))
@@ -173,6 +215,15 @@ def test_head_and_loss(framework, count, spread):
     if spread == 1.0:
         args = head_and_loss(framework, CHUNKED[framework], count)
         assert_close(GRADIENTS[framework](*args, dtype=bfloat16), expected, 3e-2)
+
+
+def test_the_heads_gradient_in_flax_is_summed_in_its_own_type():
+    """Where it computes in bfloat16 too: rounded chunk by chunk it would end in zero bits."""
+    loss, x, weight = head_and_loss("flax", CHUNKED["flax"], 1100)
+    gradient = jax.grad(loss, 1)(jnp.asarray(x, jnp.bfloat16), weight.astype("f"))
+    assert gradient.dtype == jnp.float32
+    bits = np.asarray(gradient)[:997].view(np.uint32) & 0xFF
+    assert np.mean(bits != 0) > 0.9
 
 
 def test_the_loss_by_rows_keeps_its_small_terms(framework):
@@ -289,11 +340,72 @@ def test_what_flax_chooses():
     assert choose("gpu", "bfloat16", ZEN_3) == ops(cudnn_attention=True)
 
 
+SHAPE = GPTConfig(n_layer=2, n_head=2, n_embd=16, block_size=16, vocab_size=97)
+TOKENS = np.arange(32).reshape(2, 16)
+
+
+def counted(monkeypatch, owner, name):
+    """Let a function note its calls; return the list of them."""
+    calls, function = [], getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda *a: calls.append(name) or function(*a))
+    return calls
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_what_torch_chooses_is_what_computes(fast, monkeypatch):
+    linear = counted(monkeypatch, torch_ops.OneDNNLinear, "apply")
+    attention = counted(monkeypatch, torch_ops.BlockAttention, "apply")
+    loss = counted(monkeypatch, torch_ops.ChunkedLoss, "apply")
+    model = TorchGPT(SHAPE)
+    if fast:
+        model.use(torch_ops.Ops(True, True, True))
+    tokens = torch.from_numpy(TOKENS)
+    model.loss(tokens, tokens)
+    layers = 2 * fast
+    assert (len(linear), len(attention), len(loss)) == (4 * layers, layers, fast)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_what_flax_chooses_is_what_computes(fast, monkeypatch):
+    linear = counted(monkeypatch, flax_model, "flat_linear")
+    gelu = counted(monkeypatch, flax_ops, "compact_gelu")
+    attention = counted(monkeypatch, flax_ops, "block_attention")
+    loss = counted(monkeypatch, flax_ops, "chunked_loss")
+    ops = flax_ops.Ops(True, True, True, chunked_loss=True) if fast else flax_ops.PLAIN
+    model = flax_model.GPT(SHAPE, ops=ops)
+    params = from_neutral(random_weights(SHAPE), SHAPE, np.float32)
+    jax.eval_shape(lambda p: model.apply({"params": p}, TOKENS, TOKENS, method="loss"), params)
+    layers = 2 * fast
+    found = len(linear), len(gelu), len(attention), len(loss)
+    assert found == (4 * layers, layers, layers, fast)
+
+
 def test_a_training_step_is_compiled_depth_first_where_jax_knows_how():
     assert flax_ops.depth_first_options((0, 12, 0, 1))
     assert not flax_ops.depth_first_options((0, 13, 0))
     options = flax_ops.depth_first_options(jax.__version_info__)
     assert jax.jit(lambda x: x, compiler_options=options)(1.0) == 1.0  # jax knows them
+
+
+@pytest.mark.parametrize("dtype", ["float32", "tf32", "bfloat16", "float64"])
+def test_tensorfloat32_is_for_tf32_alone(framework, dtype, monkeypatch):
+    """On a GPU, which is not here: what is set is how products of float32 are to compute."""
+    device = importlib.import_module(f"gpt_{framework}.device")
+    monkeypatch.setattr(device, "available_devices", lambda: ["cuda", "cpu"])
+    if framework == "torch":
+        before = torch.get_float32_matmul_precision()
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+        assert device.select_device("cuda", dtype).type == "cuda"
+        found = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision(before)
+        assert found == ("high" if dtype == "tf32" else "highest")
+    else:
+        here = jax.devices("cpu")
+        monkeypatch.setattr(jax, "devices", lambda *_: here)
+        with kept_jax_config():
+            device.select_device("cuda", dtype)
+            found = jax.config.jax_default_matmul_precision
+        assert found == ("tensorfloat32" if dtype == "tf32" else "highest")
 
 
 def test_keys_and_values_are_kept_in_float32_on_a_cpu(framework):
@@ -318,7 +430,10 @@ def test_few_rows_are_multiplied_by_eigen():
             assert ("ynn" in program.as_text()) == is_ynnpack
 
 
-@pytest.mark.parametrize(("T", "hs", "taken"), [(16, 64, True), (17, 64, False), (16, 5, False)])
+@pytest.mark.parametrize(
+    ("T", "hs", "taken"),
+    [(16, 64, True), (16, 128, True), (17, 64, False), (16, 5, False), (16, 136, False)],
+)
 def test_cudnn_is_asked_only_for_what_it_can_do(T, hs, taken, monkeypatch):
     asked = []
     monkeypatch.setattr(
@@ -388,6 +503,40 @@ def test_a_resumed_run_keeps_what_auto_came_to(train, framework, tmp_path, monke
     assert "changed dtype: bfloat16 -> float32" in output
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_step_in_flax_is_compiled_as_chosen_and_gives_the_old_states_memory_away(
+    train, fast, tmp_path, monkeypatch
+):
+    """In the trainer: else a run holds two states, or all of a layer's backward pass at once."""
+    asked, jit, old = [], jax.jit, []
+    monkeypatch.setattr(jax, "jit", lambda f, **how: asked.append((f, how)) or jit(f, **how))
+    create_state = flax_train.create_state
+    monkeypatch.setattr(
+        flax_train, "create_state", lambda *a: old.append(create_state(*a)) or old[0]
+    )
+    flax_train.jit_train_step.cache_clear()
+    flags = () if fast else ("--no_fast_ops",)
+    train("flax", *TINY, *FLOAT32, *flags, "--steps", 1, "--out_dir", tmp_path)
+    (how,) = [how for function, how in asked if function is flax_train.train_step]
+    options = flax_ops.depth_first_options(jax.__version_info__)
+    assert how["compiler_options"] == (options if fast else None)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old))
+
+
+def test_what_the_trainer_in_torch_chooses_is_in_the_model(train, tmp_path, monkeypatch):
+    """And `--compile` compiles it: here it is only asked for."""
+    used, compiled = [], []
+    monkeypatch.setattr(TorchGPT, "use", lambda self, ops: used.append(ops))
+    monkeypatch.setattr(TorchGPT, "compile", lambda self: compiled.append(self))
+    for name, flags in (("a", ()), ("b", ("--no_fast_ops",)), ("c", ("--compile",))):
+        how = (*TINY, "--device", "cpu", *FLOAT32, *flags, "--steps", 1)
+        train("torch", *how, "--out_dir", tmp_path / name)
+    processor = hardware.processor()
+    chosen = [torch_ops.choose_ops("cpu", "float32", processor, c) for c in (False, True)]
+    assert used == [chosen[0], torch_ops.PLAIN, chosen[1]]
+    assert len(compiled) == 1
+
+
 @pytest.mark.parametrize("flags", [(), ("--no_fast_ops",)])
 def test_no_fast_ops_turns_all_of_it_off(train, framework, flags, tmp_path, monkeypatch):
     """Also in the run that goes on with it."""
@@ -411,7 +560,7 @@ def test_fast_and_plain_runs_have_the_same_losses(train, framework, tmp_path):
 
 
 KEEPING = """
-import ctypes
+import ctypes, threading
 from gpt_common.hardware import keep_memory
 library = ctypes.CDLL(None)
 library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
@@ -421,16 +570,24 @@ class Info(ctypes.Structure):
 library.mallinfo2.restype = Info
 keep_memory()
 library.free(library.malloc(3 * 2**30))
-print(library.mallinfo2().arena)
+print(library.mallinfo2().arena, flush=True)
+threads = [threading.Thread(target=library.malloc, args=[1000]) for _ in range(3)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+library.fopen.restype = ctypes.c_void_p
+library.malloc_info.argtypes = [ctypes.c_int, ctypes.c_void_p]
+library.malloc_info(0, library.fopen(b"/dev/stderr", b"w"))
+library.fflush(None)
 """
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="needs glibc 2.33")
-def test_keep_memory_keeps_gigabytes():
-    """Of which no page is touched: this needs no memory."""
+def test_keep_memory_keeps_gigabytes_in_one_heap():
+    """Of which no page is touched: this needs no memory. And one heap serves all threads."""
     result = subprocess.run([sys.executable, "-c", KEEPING], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert int(result.stdout) >= 3 * 2**30
+    assert result.stderr.count("<heap nr=") == 1
 
 
 def test_keep_memory_is_harmless_where_there_is_no_glibc(monkeypatch):

@@ -13,6 +13,7 @@ from transformers import GPT2LMHeadModel
 
 from gpt_common.checkpoint import read_checkpoint
 from gpt_common.metrics import read_log
+from gpt_common.run import parse_train_config, start_run
 from tests.conftest import FLOAT32, FRAMEWORKS, TINY, assert_one_line_error, command
 
 
@@ -117,6 +118,24 @@ def test_a_second_run_does_not_overwrite_the_first(call, train, framework, tmp_p
     train(framework, *TINY, "--steps", 1, "--out_dir", tmp_path)
     result = call(f"gpt_{framework}.train", *TINY, "--steps", 1, "--out_dir", tmp_path)
     assert_one_line_error(result, "holds a run already")
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "gpu", "mps"])
+def test_a_loss_is_read_at_once_only_on_a_cpu(device, tmp_path):
+    """Elsewhere when the next step is under way, by torch's name of the device and by jax's."""
+    config = parse_train_config([*map(str, TINY), "--steps", "2", "--out_dir", str(tmp_path)])
+    run, read = start_run(config, "torch", device, None), []
+
+    class Loss:
+        def __float__(self):
+            read.append(True)
+            return 1.0
+
+    with run.log as log:
+        log.step(0, 1e-3, {"loss": Loss(), "grad_norm": 1.0})
+        assert bool(read) == (device == "cpu")
+        log.flush()
+    assert read
 
 
 def test_overfitting_one_batch(train, framework, tmp_path):

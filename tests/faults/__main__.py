@@ -150,7 +150,11 @@ def run_pytest(tests: tuple[str, ...], copy: Path, config: FaultsConfig) -> tupl
 
 
 def tests_of(fault: Fault, copy: Path) -> Iterator[str]:
-    """Yield the test files that are about the file with the fault: they catch it soonest."""
+    """Yield the tests that are about the file with the fault: they catch it soonest."""
+    package = Path("tests", Path(fault.file).parts[0])
+    if (copy / package).is_dir():
+        yield str(package)
+        return
     stem = Path(fault.file).stem
     for subject in TESTED_BY.get(stem, (stem,)):
         for folder in ("tests/parity", "tests"):

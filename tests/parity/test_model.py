@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from flax import linen
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt_common.checkpoint import Checkpoint
@@ -29,21 +29,28 @@ from gpt_torch.weights import from_neutral as torch_from_neutral
 from gpt_torch.weights import to_neutral as torch_to_neutral
 from tests.conftest import FRAMEWORKS, random_weights
 from tests.parity import reference
-from tests.parity.agreement import LIMITS, outcome_differences, relative
+from tests.parity.agreement import FAST_LIMITS, LIMITS, outcome_differences, relative
 from tests.parity.reference import ReferenceGPT, batch
 from tests.parity.test_reference import random_batch
 from tests.parity.twins import outcome
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
 @pytest.mark.parametrize(
-    ("B", "T", "activation"), [(3, 17, "gelu_new"), (3, 17, "gelu"), (2, 23, "gelu_new")]
+    ("dtype", "B", "T", "activation"),
+    [
+        ("float64", 3, 17, "gelu_new"),
+        ("float64", 3, 17, "gelu"),
+        ("float64", 2, 23, "gelu_new"),
+        ("float32", 3, 17, "gelu_new"),
+        ("bfloat16", 3, 17, "gelu_new"),
+        ("bfloat16", 3, 17, "gelu"),
+    ],
 )
 @pytest.mark.parametrize("fast", [False, True])
 def test_layers_loss_and_every_gradient(
     framework, dtype, B, T, activation, fast, odd_config, agree
 ):
-    """T = 23 is block_size itself."""
+    """T = 23 is block_size itself; what float64 shows of it the others need not show again."""
     config = dataclasses.replace(odd_config, activation=activation)
     weights = random_weights(config)
     x, y = random_batch(config, B, T)
@@ -53,7 +60,19 @@ def test_layers_loss_and_every_gradient(
     assert found.layers.keys() == blocks | {"embedding", "ln_f", "logits"}
     expected = ReferenceGPT(config, weights)(x, y)
     what = f"small {dtype} {framework}{' fast' if fast else ''}"
-    agree(what, outcome_differences(found, expected), LIMITS[dtype])
+    agree(what, outcome_differences(found, expected), FAST_LIMITS[dtype])
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_more_than_one_chunk_and_one_block(framework, fast, agree):
+    """1,300 rows are two chunks of the loss and a rest, 650 positions four blocks of queries."""
+    config = GPTConfig(n_layer=1, n_head=2, n_embd=8, block_size=700, vocab_size=97)
+    weights = random_weights(config)
+    x, y = random_batch(config, 2, 650)
+    expected = ReferenceGPT(config, weights)(x, y)
+    found = outcome(framework, config, weights, x, y, "float64", fast=fast)
+    what = f"long float64 {framework}{' fast' if fast else ''}"
+    agree(what, outcome_differences(found, expected), FAST_LIMITS["float64"])
 
 
 @pytest.mark.parametrize(
@@ -79,8 +98,8 @@ SLOW = pytest.mark.slow
         (1, 1, "float64", False),
         (8, 2, "float64", True),
         (2, 63, "float64", False),
-        (1, 256, "float32", False),
-        (1, 256, "float32", True),
+        (1, 128, "float32", False),
+        (1, 128, "float32", True),
         *(
             pytest.param(B, T, dtype, fast, marks=SLOW)
             for B, T in ((8, 128), (1, 1024))
@@ -101,7 +120,8 @@ def test_real_text_at_real_sizes(framework, B, T, dtype, fast, agree):
     expected = ReferenceGPT(config, weights)(x, y)
     found = outcome(framework, config, weights, x, y, dtype, fast=fast)
     what = f"real text {dtype} {framework}{' fast' if fast else ''}"
-    agree(what, outcome_differences(found, expected), LIMITS[dtype])
+    limits = LIMITS if B * T > 128 else FAST_LIMITS
+    agree(what, outcome_differences(found, expected), limits[dtype])
 
 
 def test_the_loss_of_a_model_that_is_sure_of_its_targets(framework):
@@ -224,7 +244,8 @@ def test_padded_rows_are_private(framework, vocab_size, fast, odd_config, agree)
     assert found.logits.shape[-1] == vocab_size
     assert found.gradients["transformer.wte.weight"].shape == (vocab_size, 40)
     expected = ReferenceGPT(config, weights)(x, y)
-    agree(f"small float32 {framework}", outcome_differences(found, expected), LIMITS["float32"])
+    differences = outcome_differences(found, expected)
+    agree(f"small float32 {framework}", differences, FAST_LIMITS["float32"])
 
 
 def padded_embedding(framework, config, weights):
@@ -255,6 +276,7 @@ def test_compiled_is_eager(framework, preset, B, T, fast, agree):
     agree(f"compiled against eager {framework}", differences, LIMITS["float32"])
 
 
+@settings(max_examples=50)
 @given(
     framework=st.sampled_from(FRAMEWORKS),
     dtype=st.sampled_from([np.float32, np.float64]),
@@ -316,7 +338,7 @@ def flat_flax_parameters(config):
 
 
 def test_idiomatic_initialisers_draw_what_the_shared_one_does(framework, odd_config):
-    config = dataclasses.replace(odd_config, n_embd=160, n_layer=8)
+    config = dataclasses.replace(odd_config, n_embd=160)
     if framework == "torch":
         torch.manual_seed(0)
         named = dict(TorchGPT(config).named_parameters())

@@ -105,7 +105,7 @@ def flax_outcome(
         select_flax_device(device, dtype)
         params, model = flax_generate.load_model(checkpoint, dtype)
         if fast:
-            model = model.clone(ops=flax_ops.Ops(True, True, chunked_loss=True))
+            model = model.clone(ops=flax_ops.Ops(True, True, True, chunked_loss=True))
         tokens, targets = x.astype(np.int32), y.astype(np.int32)
         if fast:
             _, layers = flax_layers(params, model, tokens, targets)

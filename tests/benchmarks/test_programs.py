@@ -1,0 +1,412 @@
+"""How a program is timed, and what it is asked to do; peaks are of 2 M K N operations."""
+
+import importlib.util
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from transformers import GPT2Config
+
+from benchmarks import timing, worker
+from benchmarks.programs import BY_NAME
+from benchmarks.spec import Spec
+from benchmarks.subjects import flax_twin, huggingface, jax_tools, torch_tools, torch_twin
+from gpt_common.config import GPTConfig
+from gpt_flax import ops as flax_ops
+from gpt_torch import ops as torch_ops
+from tests.benchmarks.fakes import SPEC, approx
+
+
+def test_seconds_per_call_are_the_median_of_rounds_in_which_only_the_last_call_is_waited_for(clock):
+    """A call is started in no time and takes 2 s on the device; the first round is disturbed."""
+    events, queue = [], []
+
+    def call():
+        events.append("call")
+        queue.append(2.0)
+
+    def wait(_):
+        rounds = events.count("wait")
+        events.append("wait")
+        clock.spend(sum(queue) * (100 if rounds in (0, 2) else 1))
+        queue.clear()
+
+    assert timing.seconds_per_call(call, wait, at_least=8.0, rounds=3) == approx(2.0)
+    assert events == ["call", "wait", "call", "wait", *[*["call"] * 4, "wait"] * 3]
+
+
+class Number:
+    """A loss that is there when the device has come to it: reading it waits."""
+
+    def __init__(self, clock, name, there, events):
+        self._clock, self._name, self._there, self._events = clock, name, there, events
+
+    def __float__(self):
+        self._events.append(f"read {self._name}")
+        self._clock.now = max(self._clock.now, self._there)
+        return float(self._name)
+
+
+class Device:
+    """Steps of 1, 2 and 3 s, one after the other, on a device that computes by itself."""
+
+    def __init__(self, clock):
+        self._clock, self.events, self.free = clock, [], clock.now
+
+    def step(self):
+        name = 1 + sum(event.startswith("start") for event in self.events)
+        self.events.append(f"start {name}")
+        self.free = max(self.free, self._clock.now) + name
+        return Number(self._clock, name, self.free, self.events)
+
+    def synchronize(self):
+        self._clock.now = max(self._clock.now, self.free)
+
+
+def test_a_step_in_jax_ends_when_its_loss_is_there(clock, monkeypatch):
+    for platform, overlap in (("gpu", True), ("cpu", False)):
+        device = Device(clock)
+        monkeypatch.setattr(jax_tools, "_device", SimpleNamespace(platform=platform), raising=False)
+        seconds, loss = jax_tools.time_steps(device.step, 3)
+        assert (seconds, loss) == ([1.0, 2.0, 3.0], 3.0)
+        second = device.events.index("start 2")
+        assert (second < device.events.index("read 1")) == overlap
+
+
+def test_a_step_in_torch_on_a_cpu_ends_when_it_returns(clock, monkeypatch):
+    monkeypatch.setattr(torch_tools, "_device", torch.device("cpu"))
+    losses = iter([1.0, 2.0, 3.0])
+
+    def step():
+        loss = next(losses)
+        clock.spend(loss)
+        return loss
+
+    assert torch_tools.time_steps(step, 3) == ([1.0, 2.0, 3.0], 3.0)
+
+
+def test_a_step_in_torch_on_mps_ends_when_the_device_is_done(clock, monkeypatch):
+    device = Device(clock)
+    monkeypatch.setattr(torch_tools, "_device", torch.device("mps"))
+    monkeypatch.setattr(torch.mps, "synchronize", device.synchronize)
+    assert torch_tools.time_steps(device.step, 3) == ([1.0, 2.0, 3.0], 3.0)
+
+
+def test_a_step_in_torch_on_a_gpu_is_between_two_events(clock, monkeypatch):
+    """An event is recorded in the device's own time, and read after everything is done."""
+    device, done = Device(clock), []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            self.place = device.free
+
+        def elapsed_time(self, other):
+            assert done
+            return 1000 * (other.place - self.place)
+
+    monkeypatch.setattr(torch_tools, "_device", torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: done.append(device.synchronize()))
+    assert torch_tools.time_steps(device.step, 3) == ([1.0, 2.0, 3.0], 3.0)
+    assert device.events.index("start 2") < device.events.index("read 1")
+
+
+def test_torch_waits_for_the_device_that_it_computes_on(monkeypatch):
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waited.append("cuda"))
+    monkeypatch.setattr(torch.mps, "synchronize", lambda: waited.append("mps"))
+    for name in ("cuda", "mps", "cpu"):
+        monkeypatch.setattr(torch_tools, "_device", torch.device(name))
+        torch_tools.synchronize()
+    assert waited == ["cuda", "mps"]
+
+
+SHAPES = {"c_fc": [3, 4, 8], "head": [3, 4, 16]}
+IN_TWO_SECONDS = {"c_fc": 2 * 3 * 4 * 8 / 2, "head": 2 * 3 * 4 * 16 / 2}
+
+
+@pytest.fixture
+def two_seconds(monkeypatch):
+    """Every call takes 2 s; what it returns and what waits for it are kept."""
+    seen = []
+
+    def seconds_per_call(call, wait):
+        seen.append((call(), wait))
+        return 2.0
+
+    for tools in (torch_tools, jax_tools):
+        monkeypatch.setattr(tools, "seconds_per_call", seconds_per_call)
+    monkeypatch.setattr(torch_tools, "_device", torch.device("cpu"))
+    return seen
+
+
+def by_shape(speeds):
+    return {name: {v for k, v in speeds.items() if k.startswith(name)} for name in SHAPES}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "tf32", "bfloat16", "float64"])
+def test_the_matmul_peak_in_torch(dtype, two_seconds):
+    speeds = torch_tools.matmul_speeds(SHAPES, dtype)
+    assert by_shape(speeds) == {name: {rate} for name, rate in IN_TWO_SECONDS.items()}
+    routes = {"x @ w", "linear"} | ({"oneDNN"} if dtype in ("float32", "tf32") else set())
+    assert {key.removeprefix("head, ") for key in speeds if "head" in key} == routes
+    results = [result for result, _ in two_seconds]
+    assert [tuple(r.shape) for r in results] == [(3, 8)] * len(routes) + [(3, 16)] * len(routes)
+    assert all((r == 4).all() for r in results)
+    assert {r.dtype for r in results} == {torch_tools.DTYPES.get(dtype, torch.float32)}
+    assert all(wait is torch_tools.synchronize for _, wait in two_seconds)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_matmul_peak_in_jax(dtype, two_seconds):
+    speeds = jax_tools.matmul_speeds(SHAPES, dtype)
+    assert by_shape(speeds) == {name: {rate} for name, rate in IN_TWO_SECONDS.items()}
+    types = ["float32"] if dtype == "float32" else ["bfloat16", "float32"]
+    assert [str(result.dtype) for result, _ in two_seconds] == 2 * types
+    assert all((result == 4).all() for result, _ in two_seconds)
+    assert [r.shape for r, _ in two_seconds] == [(3, 8)] * len(types) + [(3, 16)] * len(types)
+    assert all(wait is jax.block_until_ready for _, wait in two_seconds)
+
+
+@pytest.mark.parametrize("tools", [torch_tools, jax_tools])
+def test_the_reading_of_a_large_array(tools, two_seconds):
+    """Every number of it is read: they are ones, and so their sums say how many there are."""
+    size = 2**20
+    assert tools.read_speeds(size) == {"sum": size / 2, "x @ v": size / 2}
+    (whole, wait), (rows, _) = two_seconds
+    assert 4 * float(whole) == 4 * float(rows.sum()) == size
+    assert wait is (torch_tools.synchronize if tools is torch_tools else jax.block_until_ready)
+
+
+def test_the_peak_memory_is_the_devices(monkeypatch):
+    for tools in (torch_tools, jax_tools):
+        monkeypatch.setattr(tools, "peak_resident", lambda: 5)
+    statistics = {"peak_bytes_in_use": 7, "bytes_in_use": 1}
+    card = SimpleNamespace(platform="gpu", memory_stats=lambda: statistics)
+    monkeypatch.setattr(jax_tools, "_device", card, raising=False)
+    assert jax_tools.peak_memory() == 7
+    monkeypatch.setattr(jax_tools, "_device", jax.devices("cpu")[0], raising=False)
+    assert jax_tools.peak_memory() == 5
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 9)
+    monkeypatch.setattr(torch_tools, "_device", torch.device("cuda"))
+    assert torch_tools.peak_memory() == 9
+    monkeypatch.setattr(torch_tools, "_device", torch.device("cpu"))
+    assert torch_tools.peak_memory() == 5
+
+
+def test_a_sessions_answers(clock):
+    seconds = iter([[2.0], [4.0, 8.0]])
+
+    def training(spec):
+        assert spec == replace(SPEC, dtype="bfloat16")
+        clock.spend(16.0)
+        return "step"
+
+    def time_steps(step, count):
+        assert step == "step"
+        found = next(seconds)
+        assert count == len(found)
+        clock.spend(sum(found))
+        return found, 3.0
+
+    def generation(spec):
+        clock.spend(32.0)
+        return lambda prompt, rows, new: clock.spend(0.5) or [[*prompt, *range(new)]] * rows
+
+    matmuls = []
+    tools = SimpleNamespace(
+        time_steps=time_steps, device_name=lambda: "cpu", peak_memory=lambda: 7,
+        matmul_speeds=lambda *how: matmuls.append(how), read_speeds=lambda size: {"sum": size},
+    )  # fmt: skip
+    session = worker.Session(SimpleNamespace(training=training, generation=generation, tools=tools))
+    spec = replace(SPEC, dtype="bfloat16").as_dict()
+    assert session.train(spec) == {
+        "setup_seconds": 16.0, "first_step_seconds": 2.0, "loss": 3.0, "device": "cpu"
+    }  # fmt: skip
+    assert session.steps(2) == {"seconds": [4.0, 8.0], "loss": 3.0}
+    assert session.load(spec) == {"setup_seconds": 32.0, "device": "cpu"}
+    assert session.generate([1, 2], 3, 4) == {"seconds": 0.5, "length": 6}
+    session.matmuls(SHAPES)
+    assert matmuls == [(SHAPES, "bfloat16")]
+    assert (session.memory(), session.bandwidth(5)) == (7, {"sum": 5})
+
+
+SMALL = GPTConfig(n_layer=1, n_head=2, n_embd=8, block_size=8, vocab_size=97)
+
+
+@pytest.fixture
+def small_spec(tmp_path):
+    np.save(tmp_path / "tokens.npy", np.random.default_rng(0).integers(0, 97, 40).astype(np.uint16))
+    return Spec(SMALL, str(tmp_path / "tokens.npy"), "cpu", "float32", batch_size=2, seq_len=8)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("task", ["training", "generation"])
+def test_the_twins_are_measured_with_the_operations_of_their_commands(
+    task, fast, small_spec, monkeypatch
+):
+    """And without any of them where none is asked for."""
+    used, kept, frozen = [], [], []
+    for twin in (torch_twin, flax_twin):
+        monkeypatch.setattr(twin, "keep_memory", lambda: kept.append(True))
+        original = twin.freeze
+        monkeypatch.setattr(
+            twin, "freeze", lambda *how, call=original: frozen.append(how) or call(*how)
+        )
+    chosen = {}
+    for twin, ops in ((torch_twin, torch_ops), (flax_twin, flax_ops)):
+        chosen[twin] = replace(ops.PLAIN, chunked_loss=True)
+        monkeypatch.setattr(twin, "choose_ops", lambda *how, twin=twin: chosen[twin])
+        if task == "training":
+            name = "create_state" if twin is torch_twin else "jit_train_step"
+            monkeypatch.setattr(twin, name, lambda *how: used.append(how[-1]))
+        getattr(twin, task)(replace(small_spec, fast_ops=fast))
+    if task == "training":
+        assert used == (list(chosen.values()) if fast else [torch_ops.PLAIN, flax_ops.PLAIN])
+    assert len(frozen) == (2 if fast and task == "generation" else 0)
+    assert bool(kept) == fast
+
+
+@pytest.mark.parametrize("program", [torch_twin, huggingface])
+def test_programs_in_torch_train_and_continue_what_they_are_given(program, small_spec, monkeypatch):
+    monkeypatch.setattr(torch_twin, "keep_memory", lambda: None)
+    step = program.training(small_spec)
+    assert [float(step()) for _ in range(2)] == pytest.approx([np.log(97)] * 2, abs=0.2)
+    rows = program.generation(small_spec)([5, 6, 7], 2, 4)
+    assert [list(row[:3]) for row in rows] == [[5, 6, 7]] * 2
+    assert [len(row) for row in rows] == [7, 7]
+
+
+def build_peer(spec, **settings):
+    model, _ = huggingface.build(replace(spec, settings=settings))
+    return model
+
+
+def test_the_peer_is_measured_as_it_comes(small_spec):
+    model = build_peer(small_spec)
+    assert model.config._attn_implementation == "sdpa"
+    assert model.config.vocab_size == 97
+    dropout = [m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)]
+    assert set(dropout) == {0.0}
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert build_peer(small_spec, attention="eager").config._attn_implementation == "eager"
+    assert build_peer(small_spec, padded=True).config.vocab_size == 128
+    assert huggingface.create_optimizer(model, None).defaults["fused"] is None
+    assert huggingface.create_optimizer(model, True).defaults["fused"] is True
+    assert (BY_NAME["huggingface"].settings, BY_NAME["huggingface"].environment) == ({}, {})
+
+
+def test_the_peer_takes_whole_steps(small_spec, monkeypatch):
+    """Three of them, against a loop written out: clipping, decay and a learning rate that count."""
+    torch.manual_seed(0)
+    model = build_peer(small_spec)
+    torch.manual_seed(0)
+    other = build_peer(small_spec)
+    with torch.no_grad():
+        for p in (*model.parameters(), *other.parameters()):
+            p.mul_(20.0)  # so that clipping acts
+    monkeypatch.setattr(huggingface, "build", lambda spec: (model, torch.device("cpu")))
+    step, loader = huggingface.training(small_spec), small_spec.loader()
+    optimizer = torch.optim.AdamW(other.parameters(), 3e-4, (0.9, 0.95), weight_decay=0.1)
+    for _ in range(3):
+        tokens = torch.from_numpy(loader.next_batch()[0]).long()
+        loss = other(input_ids=tokens, labels=tokens).loss
+        optimizer.zero_grad()
+        loss.backward()
+        assert torch.nn.utils.clip_grad_norm_(other.parameters(), 1.0) > 1
+        optimizer.step()
+        assert step().item() == loss.item()
+    for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("settings", [{}, {"static_cache": True}])
+def test_the_peer_generates_through_its_cache(settings, small_spec, monkeypatch):
+    asked = []
+    model = build_peer(small_spec)
+    monkeypatch.setattr(
+        model, "generate", lambda rows, **how: asked.append((rows.tolist(), how)) or rows
+    )
+    monkeypatch.setattr(huggingface, "build", lambda spec: (model, torch.device("cpu")))
+    spec = replace(small_spec, dtype="bfloat16", settings=settings)
+    huggingface.generation(spec)([5, 6], 3, 4)
+    ((rows, how),) = asked
+    assert rows == [[5, 6]] * 3
+    assert (how["max_new_tokens"], how["do_sample"], how["top_k"]) == (4, True, 50)
+    assert how.get("cache_implementation") == ("static" if settings else None)
+    assert how.get("use_cache", model.generation_config.use_cache) is not False
+    assert model.generation_config.eos_token_id is None
+    assert not model.training
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+
+
+@pytest.fixture
+def flax_peer(monkeypatch, clock):
+    """The module of Hugging Face's Flax peer, without the library that it needs."""
+    library = ModuleType("transformers")
+    library.FlaxGPT2LMHeadModel, library.GPT2Config = None, GPT2Config
+    monkeypatch.setitem(sys.modules, "transformers", library)
+    path = Path(worker.__file__).parent / "subjects" / "huggingface_flax.py"
+    found = importlib.util.spec_from_file_location("huggingface_flax", path)
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    monkeypatch.setattr(module, "time", clock)
+    return module
+
+
+def test_the_flax_peers_peaks(flax_peer, monkeypatch):
+    seen = []
+
+    def seconds_per_call(function, *arguments):
+        seen.append(function(*arguments))
+        return 2.0
+
+    monkeypatch.setattr(flax_peer, "seconds_per_call", seconds_per_call)
+    session = flax_peer.Session()
+    session._dtype = jnp.float32
+    speeds = session.matmuls(SHAPES)
+    assert by_shape(speeds) == {name: {rate} for name, rate in IN_TWO_SECONDS.items()}
+    assert [r.shape for r in seen] == [(3, 8)] * 2 + [(3, 16)] * 2
+    size = 2**20
+    assert session.bandwidth(size) == {"x @ v": size / 2}
+    assert 4 * float(seen[-1].sum()) == size
+
+
+def test_the_flax_peers_clock_waits_for_the_result(flax_peer, clock, monkeypatch):
+    seconds = iter([9.0, 1.0, 2.0, 1.0, 2.0])
+    answer = SimpleNamespace(block_until_ready=lambda: clock.spend(next(seconds)))
+
+    def call(*_):
+        clock.spend(0.5)
+        return answer
+
+    compiled = SimpleNamespace(compile=lambda: call)
+    lowered = SimpleNamespace(lower=lambda *_: compiled)
+    monkeypatch.setattr(flax_peer, "jax", SimpleNamespace(jit=lambda _: lowered))
+    assert flax_peer.seconds_per_call(None, 1) == 2.5
+
+
+def test_the_flax_peers_steps(flax_peer, clock, monkeypatch):
+    for name, overlap in (("cuda", True), ("cpu", False)):
+        device, session = Device(clock), flax_peer.Session()
+        session._device, session._state = name, None
+        session._update = lambda state, _, device=device: (state, device.step())
+        monkeypatch.setattr(session, "_next_batch", lambda: None)
+        assert session.steps(3) == {"seconds": [1.0, 2.0, 3.0], "loss": 3.0}
+        assert (device.events.index("start 2") < device.events.index("read 1")) == overlap
+
+
+def test_the_flax_peers_batches_are_the_twins(flax_peer, small_spec):
+    session, loader = flax_peer.Session(), small_spec.loader()
+    session._spec, session._position = small_spec.as_dict(), 0
+    for _ in range(5):  # more than once round
+        assert np.array_equal(session._next_batch(), loader.next_batch()[0])
