@@ -167,7 +167,9 @@ class Report:
 
 def load(path: str) -> Checkpoint:
     """Return the model at `path`, in whatever format. Raises `InputError` where there is none."""
-    return formats.read(path)[0]
+    checkpoint = formats.read_weights(path)
+    cli.print_notes(checkpoint.notes)
+    return checkpoint
 
 
 def verify(config: VerifyConfig) -> Report:

@@ -19,6 +19,9 @@ from gpt_common.errors import InputError, NonFiniteError
 T = TypeVar("T")
 
 LONGEST_ERROR = 500  # characters
+# Packages that an installation may be without, by the names that pip knows.
+OPTIONAL = {name: name for name in ("torch", "jax", "flax", "optax", "transformers")}
+OPTIONAL |= {"orbax": "orbax-checkpoint"}
 # What torch, XLA, numpy and C++ say where memory does not suffice.
 OUT_OF_MEMORY = re.compile(
     r"not enough memory|out of memory|RESOURCE_EXHAUSTED|bad_alloc|Unable to allocate", re.I
@@ -95,6 +98,11 @@ def run(main: Callable[[], None], smaller: str = "the model") -> None:
         _fail(str(error), 1)
     except KeyboardInterrupt:
         _fail("interrupted", 128 + signal.SIGINT)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in OPTIONAL:
+            raise
+        _fail(f"this needs {package}: pip install {OPTIONAL[package]}", 2)
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
@@ -148,6 +156,12 @@ def _fail(message: str, code: int) -> None:
     except OSError:
         _discard(sys.stdout)
     sys.exit(code)
+
+
+def print_notes(notes: Sequence[str]) -> None:
+    """Tell the user what a checkpoint's reader has noted, apart from what a command returns."""
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
 
 
 class Stdout:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from gpt_common import tokenizer
 from gpt_common.config import DtypeOption, GPTConfig, SamplingOptions, StoppingOptions
 from gpt_common.errors import InputError, NonFiniteError
-from gpt_common.hardware import memory_bytes
+from gpt_common.memory import require_memory
 from gpt_common.sampling import uniforms
 
 Finish = Literal["length", "end", "stop"]
@@ -218,12 +218,8 @@ def check_memory(
     """Raise `InputError` where keys, values (of 2 bytes) and logits alone are too much to hold."""
     length = min(max(stopping.end(len(prompt)) for prompt in prompts), config.block_size)
     row = 4 * config.n_layer * config.n_embd * length + 8 * config.vocab_size
-    needed, there = num_samples * len(prompts) * row, memory_bytes()
-    if needed > there:
-        raise InputError(
-            f"num_samples {num_samples}: {num_samples * len(prompts)} continuations side by side "
-            f"take more than {needed / 1e9:.0f} GB, and there are {there / 1e9:.0f}"
-        )
+    rows = num_samples * len(prompts)
+    require_memory(rows * row, f"a batch of {rows} continuations", "--num_samples or --max_length")
 
 
 def contexts(completions: Sequence[Completion], block_size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -28,6 +28,7 @@ DtypeOption = Literal["auto"] | Dtype
 Preset = Literal["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "shakespeare", "tiny"]
 
 LAYER_NORM_EPSILON = 1e-5
+MOST_LAYERS = 1000  # that are made anew: beyond it a model takes hours to build and compile
 DEFAULT_LENGTH = 30  # the lecture's
 VOCAB_MULTIPLE = 64  # 50257 pads to 50304, a size that matrix hardware likes
 
@@ -126,6 +127,8 @@ class ModelOptions:
 
     def gpt_config(self) -> GPTConfig:
         """Return the preset with its overrides. Raises `InputError` where they do not fit."""
+        if (self.n_layer or 0) > MOST_LAYERS:
+            raise InputError(f"n_layer must be at most {MOST_LAYERS}, got {self.n_layer}")
         return dataclasses.replace(PRESETS[self.preset], **self.overrides())  # type: ignore[arg-type]
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,13 +36,6 @@ def parse_cpuinfo(text: str) -> Processor:
         avx512="avx512f" in flags,
         bfloat16=bool(flags & BFLOAT16_FLAGS),
     )
-
-
-def memory_bytes() -> float:
-    """Return the size of this machine's memory; without end where that is not known."""
-    if not hasattr(os, "sysconf"):  # Windows
-        return math.inf
-    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 def keep_memory() -> None:

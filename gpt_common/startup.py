@@ -10,7 +10,7 @@ def prepare(package: str, *requirements: str) -> None:
 
     Until `gpt_common.cli.run` takes over, Ctrl-C ends the process at once and quietly: torch and
     jax do not survive a KeyboardInterrupt in the middle of their imports. A framework that is not
-    installed is one line and exit code 2; for whoever imports the package it is an ImportError.
+    installed is one line and exit code 2; whoever imports the package gets a ModuleNotFoundError.
     """
     is_command = sys.argv[:1] == ["-m"]  # so Python has it while it looks for the module
     if is_command and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -20,6 +20,6 @@ def prepare(package: str, *requirements: str) -> None:
         return
     message = f"{package} needs {', '.join(missing)}: pip install {' '.join(missing)}"
     if not is_command:
-        raise ImportError(message)
+        raise ModuleNotFoundError(message, name=missing[0])
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)

@@ -278,6 +278,7 @@ def main() -> None:
     config = config.with_dtype(dtype)
     device = select_device(config.device, dtype)
     start = read_weights(config.init)
+    cli.print_notes(start.notes)
     exact = Float64GPT(start.config, lambda: start.weights, dtype) if config.exact else None
     params, model = load_model(start, dtype)
     params, model = freeze(params, model, choose_ops(device.platform, dtype, processor()))

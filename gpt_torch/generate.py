@@ -236,6 +236,7 @@ def main() -> None:
     config = config.with_dtype(dtype)
     device = select_device(config.device, dtype)
     start = read_weights(config.init)
+    cli.print_notes(start.notes)
     exact = Float64GPT(start.config, lambda: start.weights, dtype) if config.exact else None
     model = freeze(load_model(start, master_dtype(dtype), device), dtype, config.compile)
     answer(config, model.config, lambda rows: grow(model, rows, config.sampling, dtype, exact))

@@ -26,7 +26,8 @@ from gpt_common.config import GPTConfig
 from gpt_common.weights import Weights, weight_shapes
 
 FRAMEWORKS = ("torch", "flax")
-FLOAT32 = ("--dtype", "float32")  # in which twins agree; by default they may take bfloat16
+FLOAT32 = ("--dtype", "float32")  # in which twins agree; by default a GPU takes bfloat16
+CPU = ("--device", "cpu")  # where float32 is the default
 
 # A run as short as they come: its context is too short for samples, which take Flax the most time.
 TINY = ("--preset", "tiny", "--block_size", 8, "--seq_len", 8, "--eval_every", 0)

@@ -627,7 +627,47 @@ def test_exit_codes_where_nothing_can_be_written():
     assert result.stderr == "error: [Errno 28] No space left on device\n"
 
 
+def test_layers_without_end_are_refused(call, framework):
+    result = call(f"gpt_{framework}.train", *TINY, "--n_layer", 10**6)
+    assert_one_line_error(result, "n_layer must be at most 1000, got 1000000")
+
+
 # Packages that are absent
+
+
+@pytest.mark.parametrize(
+    ("command", "absent"),
+    [
+        ("gpt_torch.train", "torch"),
+        ("gpt_flax.generate", "flax"),
+        ("convert.verify", "jax"),
+        ("convert.verify", "torch"),
+        ("convert", "torch"),
+        ("convert", "flax"),
+    ],
+)
+def test_a_command_without_a_package_is_one_line(command, absent, odd_config, tmp_path):
+    write_checkpoint(tmp_path / "model", random_checkpoint(odd_config))
+    ending = {"torch": "m.pt", "flax": "m.msgpack"}.get(absent, "")
+    args = ["model", ending] if command == "convert" else ["model"]
+    script = f"""
+import importlib.util, runpy, sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == {absent!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name: None if name == {absent!r} else find_spec(name)
+sys.meta_path.insert(0, Absent())
+sys.argv = ["-m", *{args}]
+runpy.run_module({command!r}, run_name="__main__", alter_sys=True)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert_one_line_error(result, f"pip install {absent}")
 
 
 @pytest.mark.parametrize("as_command", [True, False])
@@ -635,7 +675,7 @@ def test_a_framework_that_is_not_installed(as_command, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["-m" if as_command else "program"])
     before = signal.getsignal(signal.SIGINT)
     try:
-        with pytest.raises(SystemExit if as_command else ImportError) as stopped:
+        with pytest.raises(SystemExit if as_command else ModuleNotFoundError) as stopped:
             startup.prepare("gpt_torch", "json", "no_such_framework")
         assert (signal.getsignal(signal.SIGINT) == signal.SIG_DFL) == as_command
     finally:

@@ -3,7 +3,6 @@
 A format is found by what a file is, not by what it is called.
 """
 
-import contextlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,8 +19,9 @@ from convert.formats import (
     torch_state_dict,
 )
 from convert.formats.base import Format
-from gpt_common.checkpoint import CONFIG, STATE, Checkpoint, checkpoint_folders, read_checkpoint
+from gpt_common.checkpoint import STATE, Checkpoint, is_run, read_checkpoint
 from gpt_common.errors import InputError
+from gpt_common.storage import existing_folder
 
 FORMATS: dict[str, Format] = {
     form.name: form
@@ -49,22 +49,22 @@ def detect(path: Path) -> Format:
 
 
 def locate(source: str) -> Path:
-    """Return where a source lies: a path, a run's last checkpoint, or a Hub name's download.
+    """Return where a source lies: a path, or the download of a Hub name.
 
     Raises `InputError` where there is no such thing.
     """
-    path = Path(source)
-    with contextlib.suppress(InputError, StopIteration):  # of what is not a checkpoint of ours
-        return next(f for f in checkpoint_folders(path) if (f / CONFIG).is_file())
+    path = existing_folder(Path(source))
     return path if path.exists() else huggingface_hub.download(source)
 
 
-def read(source: str) -> tuple[Checkpoint, Format]:
-    """Return the model of a source in whatever format, and the format.
+def read(source: str, with_training: bool = True) -> tuple[Checkpoint, Format]:
+    """Return the model of a source in whatever format, and the format; of a run its newest whole.
 
     Raises `InputError` where there is nothing to read or it is damaged.
     """
     path = locate(source)
+    if is_run(path) or ((path / STATE).exists() and not with_training):
+        return read_checkpoint(path, with_training), FORMATS["huggingface"]
     form = detect(path)
     return form.read(path), form
 
@@ -74,10 +74,7 @@ def read_weights(source: str) -> Checkpoint:
 
     Raises `InputError` where there is nothing to read or it is damaged.
     """
-    path = locate(source)
-    if (path / STATE).exists():
-        return read_checkpoint(path, with_training=False)
-    return replace(detect(path).read(path), training=None)
+    return replace(read(source, with_training=False)[0], training=None)
 
 
 def destination_format(path: Path, name: str | None) -> Format:
