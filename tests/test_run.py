@@ -298,8 +298,8 @@ def test_a_step_has_the_tokens_of_all_its_batches(train, tmp_path):
 # Options of a resumed run
 
 FREE = {
-    "data", "steps", "device", "dtype", "compile", "fast_ops", "out_dir", "resume", "log_every",
-    "eval_every", "eval_steps", "sample_every", "checkpoint_every", "keep_last",
+    "val_fraction", "data", "steps", "device", "dtype", "compile", "fast_ops", "out_dir", "resume",
+    "log_every", "eval_every", "eval_steps", "sample_every", "checkpoint_every", "keep_last",
 }  # fmt: skip
 
 
