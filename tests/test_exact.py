@@ -168,6 +168,7 @@ def test_float64s_logits_are_the_references(activation, odd_config):
     for lengths in ((9, 4), (23, 5), (3, 6)):
         texts = [first[: lengths[0]], second[: lengths[1]]]
         found = model.logits(readings, texts)
+        assert (on_grid(found) == found).all()
         for row, length in enumerate(lengths):
             assert found[row] == pytest.approx(expected[row, length - 1], rel=0, abs=1e-11)
     assert np.abs(expected).max() > 1
