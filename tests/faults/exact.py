@@ -264,8 +264,8 @@ GENERATION = (
     Fault(
         "any number of samples is begun",
         COMPLETION,
-        "if needed > there:",
-        "if False:",
+        "require_memory(rows * row,",
+        "require_memory(0 * row,",
     ),
 )
 
