@@ -372,7 +372,7 @@ def test_weights_that_are_not_finite(call, framework, start, tmp_path):
         (("--temperature", -1), ("temperature must not be negative",)),
         (("--num_samples", 0), ("num_samples must be positive",)),
         (("--top_k", 50258), ("at most vocab_size 50257, got 50258",)),
-        (("--num_samples", 10**7), ("num_samples 10000000", "GB")),
+        (("--num_samples", 10**7), ("a batch of 10000000 continuations", "GB are available", "GB")),
         (("--init", "nowhere.pt"), ("nowhere.pt: no such file",)),
     ],
 )
