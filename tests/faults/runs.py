@@ -145,8 +145,8 @@ FAULTS = (
         "return self.signals.received() or self.log.reader_gone",
         "return self.signals.received()",
     ),
-    Fault("SIGHUP ends a run", CLI, "        signal.SIGHUP,\n", ""),
-    Fault("SIGXCPU ends a run", CLI, "        signal.SIGXCPU,\n", ""),
+    Fault("SIGHUP ends a run", CLI, "    signal.SIGHUP,\n", ""),
+    Fault("SIGXCPU ends a run", CLI, "    signal.SIGXCPU,\n", ""),
     Fault(
         "nohup is of no use",
         CLI,
