@@ -37,6 +37,14 @@ OUT_OF_MEMORY = re.compile(
 )
 
 
+class Ended(BaseException):
+    """A signal asks the process to end. No `SystemExit`, which is what a parser raises too."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 def parse(
     options: type[T],
     prog: str,
@@ -111,6 +119,8 @@ def _run(main: Callable[[], None], smaller: str) -> None:
         _fail(str(error), 1)
     except KeyboardInterrupt:
         _fail("interrupted", 128 + signal.SIGINT)
+    except Ended as signalled:
+        sys.exit(128 + signalled.number)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in OPTIONAL:
@@ -131,7 +141,7 @@ def _raising_signals() -> Iterator[None]:
     taken = [n for n in STOP_SIGNALS if signal.getsignal(n) is signal.SIG_DFL]
     for number in taken:
         is_ctrl_c = number == signal.SIGINT
-        signal.signal(number, signal.default_int_handler if is_ctrl_c else _exit_by)
+        signal.signal(number, signal.default_int_handler if is_ctrl_c else _end)
     try:
         yield
     finally:
@@ -139,9 +149,9 @@ def _raising_signals() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
-def _exit_by(number: int, frame: object) -> None:
+def _end(number: int, frame: object) -> None:
     signal.signal(number, signal.SIG_DFL)  # a library may swallow the exception; the next one ends
-    sys.exit(128 + number)
+    raise Ended(number)
 
 
 def _prepare_streams() -> None:

@@ -88,6 +88,13 @@ def test_a_signal_leaves_nothing_half_written(name, at, number, tmp_path, call, 
     assert tree(tmp_path) == before
 
 
+def test_a_signal_while_the_flags_are_read_is_no_wrong_flag(call, monkeypatch):
+    """Which a parser, too, answers by an exit."""
+    monkeypatch.setattr("tyro.cli", lambda *args, **options: os.kill(os.getpid(), signal.SIGTERM))
+    result = call("convert.__main__", "--list")
+    assert (result.returncode, result.stderr) == (128 + signal.SIGTERM, "")
+
+
 def test_signals_are_as_they_were_when_a_command_has_ended(call):
     before = [signal.getsignal(number) for number in cli.STOP_SIGNALS]
     call("convert.__main__", "--list")

@@ -8,8 +8,14 @@ FAULTS = (
     Fault(
         "SIGTERM does not end a command that is no run",
         CLI,
-        "signal.default_int_handler if is_ctrl_c else _exit_by",
+        "signal.default_int_handler if is_ctrl_c else _end",
         "signal.default_int_handler if is_ctrl_c else signal.SIG_IGN",
+    ),
+    Fault(
+        "SIGTERM is taken for the parser's exit",
+        CLI,
+        "raise Ended(number)",
+        "sys.exit(128 + number)",
     ),
     Fault(
         "a signal is raised after the command too",
