@@ -457,6 +457,19 @@ def test_ctrl_c_during_the_imports_is_quiet(command, library):
     assert (process.returncode, errors) == (-signal.SIGINT, b"")
 
 
+@pytest.mark.parametrize("package", ["benchmarks", "convert", "gpt_flax", "gpt_torch", "tests"])
+def test_every_command_is_quiet_before_its_imports(package, monkeypatch):
+    """Each package prepares its commands: Python has no other place to do it so early."""
+    module = importlib.import_module(package)
+    monkeypatch.setattr(sys, "argv", ["-m"])  # as Python has it then
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        importlib.reload(module)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 # The log
 
 

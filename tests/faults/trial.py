@@ -41,4 +41,10 @@ FAULTS = (
         "if not isinstance(value, dict):",
         "if value is None:",
     ),
+    Fault(
+        "Ctrl-C in the imports of a benchmark is a traceback",
+        "benchmarks/__init__.py",
+        'prepare("benchmarks")\n',
+        "",
+    ),
 )
