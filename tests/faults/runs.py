@@ -112,8 +112,8 @@ FAULTS = (
     Fault(
         "other data is taken for good once it was given",
         RUN,
-        '"resume": path, "new_data": False}',
-        '"resume": path}',
+        "resume=path, new_data=False)",
+        "resume=path)",
     ),
     Fault(
         "torch: evaluation is of the training data",

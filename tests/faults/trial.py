@@ -24,7 +24,7 @@ FAULTS = (
         "        pass",
     ),
     Fault(
-        "Ctrl-C in torch's writing is an error of torch's",
+        "a full disk and Ctrl-C are errors of torch's",
         "convert/torch_files.py",
         "raise error.__context__ or error from None",
         "raise error",
