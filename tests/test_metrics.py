@@ -1,8 +1,10 @@
+import itertools
 import json
 import time
 
 import pytest
 
+from gpt_common import metrics
 from gpt_common.config import PRESETS
 from gpt_common.errors import NonFiniteError
 from gpt_common.metrics import RunLog, flops_per_token, read_log
@@ -86,3 +88,21 @@ def test_console_shows_every_so_many_steps_and_the_last(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [int(line.split()[1]) for line in lines] == [0, 3, 6, 7]
     assert len(read_log(tmp_path / "log.jsonl")) == 8
+
+
+def test_a_line_of_the_console(tmp_path, capsys, monkeypatch):
+    now = itertools.count()
+    monkeypatch.setattr(metrics.time, "perf_counter", lambda: next(now) / 8)
+    with RunLog(tmp_path, 0, 8, 64, 1) as log:
+        log.step(0, 0.3, {"loss": 1.5, "grad_norm": 2.25})
+    assert capsys.readouterr().out == (
+        "step     0 | loss  1.500000 | norm   2.2500 | lr 3.00e-01 |   125.0 ms | 512 tokens/s\n"
+    )
+
+
+def test_a_terminal_shows_how_far_a_run_is(tmp_path, capsys, monkeypatch):
+    """A resumed one begins where it was."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with RunLog(tmp_path, 5, 8, 64, 1):
+        pass
+    assert "5/8" in capsys.readouterr().out

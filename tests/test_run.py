@@ -284,9 +284,10 @@ def test_a_damaged_newest_checkpoint_is_passed_over(how, odd_config, tmp_path):
             read_checkpoint(tmp_path / "step_000003")
 
 
-def test_a_run_goes_on_from_its_newest_whole_checkpoint(train, framework, two_runs):
+@pytest.mark.parametrize("how", ["truncated", "empty training_state.json"])
+def test_a_run_goes_on_from_its_newest_whole_checkpoint(train, framework, how, two_runs):
     mine, _ = two_runs
-    damage(mine / "step_000002", "truncated")
+    damage(mine / "step_000002", how)
     output = train(framework, "--resume", mine, "--steps", 3)
     assert "note: passed over a damaged checkpoint" in output
     assert f"resumed {mine} after step 1" in output

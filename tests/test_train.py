@@ -157,6 +157,18 @@ def test_other_dtypes(train, framework, dtype, tmp_path):
     assert entries(tmp_path, "loss")[0] == pytest.approx(np.log(50257), abs=0.2)
 
 
+def test_bfloat16_is_what_trains_and_evaluates(train, framework, tmp_path):
+    flags = (*TINY, "--learning_rate", 0, "--eval_every", 1, "--eval_steps", 1, "--steps", 1)
+    for dtype in ("float32", "bfloat16"):
+        train(framework, *flags, "--dtype", dtype, "--out_dir", tmp_path / dtype)
+    for loss in ("loss", "val_loss"):
+        (exact,), (found,) = (
+            entries(tmp_path / dtype, loss).values() for dtype in ("float32", "bfloat16")
+        )
+        assert found != exact
+        assert found == pytest.approx(exact, rel=1e-3)
+
+
 @pytest.mark.slow
 def test_compile_changes_nothing_but_speed(train, tmp_path):
     for name, flags in (("eager", ()), ("compiled", ("--compile",))):
