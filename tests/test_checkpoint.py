@@ -180,6 +180,15 @@ def test_where_latest_is_lost_the_newest_whole_checkpoint_is_found(odd_config, t
     assert read_checkpoint(tmp_path).training.step == 999_999
 
 
+def test_steps_of_an_abandoned_branch_are_the_last_resort(odd_config, tmp_path):
+    """Of a run that went back: where its newest is damaged, what it came from is read."""
+    write_run(tmp_path, odd_config, 1, 3, 4, 2)
+    (tmp_path / "step_000002" / "model.safetensors").write_bytes(b"")
+    assert read_checkpoint(tmp_path).training.step == 1
+    (tmp_path / "step_000001" / "model.safetensors").write_bytes(b"")
+    assert read_checkpoint(tmp_path).training.step == 4
+
+
 def test_what_a_killed_run_left_is_not_read(odd_config, tmp_path):
     write_run(tmp_path, odd_config, 3)
     (tmp_path / "latest").unlink()
