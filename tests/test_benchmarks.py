@@ -195,7 +195,7 @@ def test_help_opens_with_what_is_measured(module, words, call):
     result = call(f"benchmarks.{module}", "--help")
     assert result.returncode == 0
     usage, opening, *_ = result.stdout.split("\n\n")
-    assert usage.startswith("usage")
+    assert usage.startswith(f"usage: python -m benchmarks.{module} ")
     assert " ".join(opening.split()).startswith(words)
     assert "--out" in result.stdout
 

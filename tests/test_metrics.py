@@ -86,3 +86,18 @@ def test_console_shows_every_so_many_steps_and_the_last(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [int(line.split()[1]) for line in lines] == [0, 3, 6, 7]
     assert len(read_log(tmp_path / "log.jsonl")) == 8
+
+
+@pytest.mark.parametrize(
+    ("tokens_per_step", "seconds"), [(128, 1.0464), (16_384, 0.0655), (524_288, 2.18)]
+)
+def test_a_step_fits_eighty_columns(tmp_path, capsys, monkeypatch, tokens_per_step, seconds):
+    """On a laptop, a GPU at GPT-2's own context, and with batches accumulated to half a million."""
+    clock = iter((0.0, seconds))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    with RunLog(tmp_path, 0, 20_000, tokens_per_step, 1) as log:
+        log.step(12_345, 3e-4, {"loss": 10.873854, "grad_norm": 53.565})
+    line = capsys.readouterr().out.removesuffix("\n")
+    assert line.startswith("step 12345 | loss 10.873854 | norm 53.565 | lr 3.0e-04 | ")
+    assert line.endswith(" tok/s")
+    assert len(line) <= 80
