@@ -235,6 +235,19 @@ def test_a_worker_that_ends_or_is_late_says_why():
         child.ask("train", timeout=0.2)
 
 
+@pytest.mark.parametrize(("subject", "absent"), [("torch_twin", "torch"), ("flax_twin", "jax")])
+def test_a_worker_without_its_framework_says_what_to_install(subject, absent):
+    code = f"""
+import runpy, sys
+sys.modules[{absent!r}] = None  # not installed, to whoever imports it
+sys.argv = ["worker", {subject!r}]
+runpy.run_module("benchmarks.worker", run_name="__main__")
+"""
+    needs = f"the process ended: error: this needs {absent}: pip install {absent}"
+    with worker(code) as child, pytest.raises(WorkerError, match=needs):
+        child.ask("train")
+
+
 @pytest.mark.parametrize(
     ("message", "expected"),
     [

@@ -27,4 +27,10 @@ FAULTS: tuple[Fault, ...] = (
         "{1000 * seconds:4.0f} ms",
         "{1000 * seconds:7.1f} ms",
     ),
+    Fault(
+        "benchmarks: a program without its framework shows Python's words",
+        "benchmarks/worker.py",
+        "    cli.run(main)",
+        "    main()",
+    ),
 )
