@@ -465,20 +465,20 @@ FAULTS = (
     Fault(
         "the console shows the loss as the norm",
         "gpt_common/metrics.py",
-        "| norm {norm:8.4f}",
-        "| norm {loss:8.4f}",
+        "| norm {norm:6.3f}",
+        "| norm {loss:6.3f}",
     ),
     Fault(
         "the console shows seconds as milliseconds",
         "gpt_common/metrics.py",
-        "{1000 * seconds:7.1f} ms",
-        "{seconds:7.1f} ms",
+        "{1000 * seconds:4.0f} ms",
+        "{seconds:4.0f} ms",
     ),
     Fault(
         "the console shows the norm as the learning rate",
         "gpt_common/metrics.py",
-        "lr {learning_rate:.2e}",
-        "lr {norm:.2e}",
+        "lr {learning_rate:.1e}",
+        "lr {norm:.1e}",
     ),
     Fault(
         "the bar of a resumed run begins at its first step",
