@@ -47,21 +47,22 @@ class Ended(BaseException):
 
 def parse(
     options: type[T],
-    prog: str,
+    command: str,
     args: Sequence[str] | None = None,
     default: T | None = None,
 ) -> T:
     """Return `options`, a dataclass, filled from the command line over its own or other defaults.
 
-    The docstring of the class opens the help; underscores and dashes both work. `--help` exits with
-    code 0; raises `InputError` for arguments that do not parse.
+    `command` is what `python -m` runs, the docstring of the class opens the help; underscores and
+    dashes both work. `--help` exits with code 0; raises `InputError` for arguments that do not
+    parse.
     """
     boxes = io.StringIO()
     try:
         with contextlib.redirect_stderr(boxes):
             return tyro.cli(
                 options,
-                prog=prog,
+                prog=f"python -m {command}",
                 args=args,
                 default=tyro.MISSING_NONPROP if default is None else default,
                 use_underscores=True,

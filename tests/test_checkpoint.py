@@ -83,6 +83,26 @@ def test_where_the_vocabulary_is_gpt2s_the_tokenizer_and_its_end_of_text_go_alon
     assert (tmp_path / "c" / "vocab.json").exists() == (end is not None)
 
 
+def test_a_configuration_is_that_of_the_released_gpt2():
+    """But for dropout, which is not the twins'."""
+    dropout = dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0)
+    assert to_hugging_face(PRESETS["gpt2"]) == dropout | {
+        "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "n_layer": 12, "n_head": 12,
+        "n_embd": 768, "n_positions": 1024, "n_ctx": 1024, "vocab_size": 50257, "n_inner": None,
+        "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "initializer_range": 0.02,
+        "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False,
+        "tie_word_embeddings": True, "add_cross_attention": False, "bos_token_id": 50256,
+        "eos_token_id": 50256,
+    }  # fmt: skip
+    longer = dataclasses.replace(PRESETS["gpt2"], block_size=2048)
+    assert to_hugging_face(longer)["n_ctx"] == to_hugging_face(longer)["n_positions"] == 2048
+
+
+def test_the_tanh_form_by_its_name_in_pytorch():
+    content = to_hugging_face(PRESETS["gpt2"]) | {"activation_function": "gelu_pytorch_tanh"}
+    assert from_hugging_face(content, "config.json") == PRESETS["gpt2"]
+
+
 def test_transformers_truncates_texts_to_the_length_of_the_model(tmp_path):
     config = dataclasses.replace(PRESETS["tiny"], block_size=19)
     write_checkpoint(tmp_path / "c", random_checkpoint(config))
@@ -105,6 +125,8 @@ def test_config_there_and_back(preset, activation):
         ("layer_norm_epsilon", 1e-6, "expected layer_norm_epsilon 1e-05, got 1e-06"),
         ("n_inner", 100, "expected n_inner None, got 100"),
         ("scale_attn_by_inverse_layer_idx", True, "got True"),
+        ("scale_attn_weights", False, "expected scale_attn_weights True, got False"),
+        ("add_cross_attention", True, "expected add_cross_attention False, got True"),
         ("tie_word_embeddings", False, "expected tie_word_embeddings True"),
         ("activation_function", "relu", "got 'relu'"),
         ("n_head", 7, "n_head 7"),
@@ -156,6 +178,15 @@ def test_where_latest_is_lost_the_newest_whole_checkpoint_is_found(odd_config, t
     assert read_checkpoint(tmp_path).training.step == 1_000_000
     (tmp_path / "step_1000000" / "optimizer.safetensors").unlink()
     assert read_checkpoint(tmp_path).training.step == 999_999
+
+
+def test_steps_of_an_abandoned_branch_are_the_last_resort(odd_config, tmp_path):
+    """Of a run that went back: where its newest is damaged, what it came from is read."""
+    write_run(tmp_path, odd_config, 1, 3, 4, 2)
+    (tmp_path / "step_000002" / "model.safetensors").write_bytes(b"")
+    assert read_checkpoint(tmp_path).training.step == 1
+    (tmp_path / "step_000001" / "model.safetensors").write_bytes(b"")
+    assert read_checkpoint(tmp_path).training.step == 4
 
 
 def test_what_a_killed_run_left_is_not_read(odd_config, tmp_path):

@@ -1,6 +1,20 @@
+import math
+import re
+
 import pytest
 
-from gpt_common.config import PRESETS, GPTConfig, ModelOptions
+from gpt_common.config import (
+    PRESETS,
+    DataOptions,
+    GPTConfig,
+    ModelOptions,
+    OptimizerOptions,
+    OutputOptions,
+    PromptOptions,
+    RuntimeOptions,
+    SamplingOptions,
+    StoppingOptions,
+)
 from gpt_common.errors import InputError
 from gpt_common.weights import num_parameters
 
@@ -44,3 +58,39 @@ def test_sizes_override_the_preset():
     assert options.gpt_config() == GPTConfig(
         n_layer=5, n_head=2, n_embd=8, block_size=64, activation="gelu"
     )
+
+
+REFUSED = {
+    DataOptions: {"val_fraction": (-0.1, 1.0), "batch_size": (0, -1), "seq_len": (0,)},
+    OptimizerOptions: {
+        **dict.fromkeys(("steps", "grad_accum", "eps", "lr_decay_steps"), (0, -1)),
+        **dict.fromkeys(("beta1", "beta2"), (-0.1, 1.0)),
+        **dict.fromkeys(
+            ("learning_rate", "min_lr", "weight_decay", "grad_clip"),
+            (-1.0, 1e39, math.inf, math.nan),  # float32 ends at 3.4e38
+        ),
+        "warmup_steps": (-1,),
+    },
+    RuntimeOptions: {"seed": (-1,)},
+    OutputOptions: {
+        **dict.fromkeys(("log_every", "eval_steps"), (0,)),
+        **dict.fromkeys(("eval_every", "sample_every", "checkpoint_every", "keep_last"), (-1,)),
+    },
+    SamplingOptions: {
+        **dict.fromkeys(("top_k", "seed"), (-1,)),
+        "temperature": (-1.0, math.inf),
+        "top_p": (0.0, 1.1),
+        "min_p": (-0.1, 1.0),
+        "repetition_penalty": (0.0, math.inf),
+    },
+    StoppingOptions: dict.fromkeys(("max_length", "max_new_tokens"), (0, -1)),
+    PromptOptions: {"num_samples": (0, -1)},
+}
+
+
+@pytest.mark.parametrize("options", REFUSED)
+def test_options_that_make_no_sense_are_refused_by_name(options):
+    for name, values in REFUSED[options].items():
+        for value in values:
+            with pytest.raises(InputError, match=rf"^{name} must .*, got {re.escape(str(value))}"):
+                options(**{name: value})

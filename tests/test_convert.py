@@ -509,6 +509,17 @@ def test_padding_of_the_vocabulary_is_kept_or_cut_as_asked(tmp_path, call):
     assert_one_line_error(result, "vocab_size must be 1 to 50304, got 50305")
 
 
+def test_the_moments_are_cut_with_the_vocabulary(tmp_path, call):
+    checkpoint = model(training=True)
+    source = written("huggingface", tmp_path, checkpoint)
+    assert call("convert.__main__", source, tmp_path / "cut", "--vocab_size", 900).returncode == 0
+    found, embedding = formats.read(str(tmp_path / "cut"))[0].training, "transformer.wte.weight"
+    for moment in ("exp_avg", "exp_avg_sq"):
+        before = getattr(checkpoint.training, moment)
+        cut = before | {embedding: before[embedding][:900]}
+        assert_same(getattr(found, moment), cut)
+
+
 def test_the_list_names_every_format(call):
     output = call("convert.__main__", "--list").stdout
     assert all(name in output for name in FORMATS)

@@ -1,5 +1,6 @@
 import errno
 import hashlib
+import http.client
 import json
 import os
 import resource
@@ -344,6 +345,23 @@ def test_a_cache_that_fills_the_disk_leaves_nothing(tmp_path, monkeypatch):
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+def test_a_cache_is_where_the_user_has_caches(tmp_path, monkeypatch):
+    monkeypatch.delenv("GPT_TWINS_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache.cache_folder() == tmp_path / "gpt-twins"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache.cache_folder() == tmp_path / ".cache" / "gpt-twins"
+
+
+def test_a_long_text_that_differs_at_its_end_is_another(tmp_path, monkeypatch):
+    """Beyond what is hashed at a time."""
+    monkeypatch.setenv("GPT_TWINS_CACHE", str(tmp_path))
+    monkeypatch.setattr(tokenizer, "encode_corpus", lambda text: numbered(200)[ord(text[-1]) :])
+    for end in (b"a", b"b", b"a"):
+        assert texts.encode_cached(b" " * (1 << 24) + end)[0] == end[0]
+
+
 def test_a_user_without_a_home_has_a_cache_all_the_same(tmp_path, monkeypatch):
     def no_home():
         raise RuntimeError("Could not determine home directory.")
@@ -588,6 +606,40 @@ def test_tiny_shakespeare_is_downloaded_once_and_its_hash_checked(monkeypatch, t
     assert tokenizer.decode(first).endswith("the real file")
     (tmp_path / "cache" / "tinyshakespeare.txt").write_text("edited since")
     with pytest.raises(InputError, match=r"cache/tinyshakespeare\.txt: expected sha256"):
+        load_tokens("tiny_shakespeare")
+
+
+class Response:
+    """What a server says, which may never end or end too soon."""
+
+    def __init__(self, error=None):
+        self.error = error
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *details):
+        pass
+
+    def read(self, size):
+        if self.error:
+            raise self.error
+        return b"x" * size
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (None, "expected sha256"),
+        (http.client.IncompleteRead(b""), "no download from"),
+        (TimeoutError("timed out"), r"\(timed out\)"),
+    ],
+)
+def test_a_download_is_bounded_in_time_and_size(error, words, monkeypatch, tmp_path):
+    monkeypatch.setenv("GPT_TWINS_CACHE", str(tmp_path))
+    answer = lambda url, *, timeout: Response(error)  # noqa: E731
+    monkeypatch.setattr(texts.urllib.request, "urlopen", answer)
+    with pytest.raises(InputError, match=words):
         load_tokens("tiny_shakespeare")
 
 

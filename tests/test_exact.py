@@ -199,6 +199,24 @@ def test_what_was_read_is_dropped_where_it_is_much(tied, monkeypatch):
     assert starts[0] < starts[2**20]
 
 
+def test_float64_is_asked_for_float64s_rounding_alone(framework, tied):
+    """Its own draws are far from close where those of float32 are."""
+    how = PROMPTS[:6], *SETTINGS["as it comes"]
+    close = sum(len(c.exact_draws) for c in completions(framework, tied, *how, exact=True))
+    found = completions(framework, tied, *how, dtype="float64", exact=True)
+    assert close > 0 == sum(len(c.exact_draws) for c in found)
+
+
+def test_the_command_decides_by_its_dtype(call, framework, tied, tmp_path, monkeypatch):
+    def told(config, weights, dtype="float32"):
+        raise InputError(f"decides by {dtype}")
+
+    monkeypatch.setattr(f"gpt_{framework}.generate.Float64GPT", told)
+    write_checkpoint(tmp_path / "m", tied)
+    args = ("--init", tmp_path / "m", "--exact", "--dtype", "float64")
+    assert_one_line_error(call(f"gpt_{framework}.generate", *args), "decides by float64")
+
+
 def test_a_model_without_biases(odd_config):
     weights = random_weights(odd_config)
     zero = {k: np.zeros_like(w) if k.endswith(".bias") else w for k, w in weights.items()}
@@ -260,5 +278,6 @@ def test_the_command(call, tmp_path):
     assert [sample["close_draws"] for sample in report["samples"]] == [[]] * 5
     assert f"\n{decided} of 60 draws were within rounding: float64 has decided them\n" in shown[0]
     assert "\n0 of 60 draws may take another token" in shown[0]
+    assert "is below 1e-13 of the largest" in shown[0]
     plain = shown[0].partition(f"\n{decided} of 60")[0]
     assert plain + "\n" == call("gpt_torch.generate", *args).stdout

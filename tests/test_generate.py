@@ -26,6 +26,7 @@ from gpt_common.config import (
     TrainConfig,
 )
 from gpt_common.dialogue import answer, fitted, show
+from gpt_common.errors import InputError
 from gpt_flax import generate as flax_generate
 from gpt_torch.frozen import FrozenGPT
 from tests.conftest import (
@@ -307,10 +308,36 @@ def test_samples_in_training_are_of_its_seed(train, framework, start, tmp_path, 
     monkeypatch.setattr(module, "generate_texts", lambda *args: given.append(args) or [])
     formats.FORMATS["torch"].write(tmp_path / "m.pt", start)
     quick = ("--seq_len", 8, "--eval_every", 0, "--steps", 1, "--sample_every", 1)
-    args = ("--init", tmp_path / "m.pt", *quick, "--seed", 7, "--out_dir", tmp_path / "run")
-    train(framework, *args)
-    assert given
-    assert all(SamplingOptions(seed=7) in args for args in given)
+    where = ("--init", tmp_path / "m.pt", "--out_dir", tmp_path / "run")
+    train(framework, *where, *quick, "--seed", 7, "--dtype", "bfloat16")
+    (args,) = given
+    assert SamplingOptions(seed=7) in args
+    assert StoppingOptions(max_length=30) in args
+    assert args[-1] == "bfloat16" if framework == "torch" else args[1].dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        ("gpt_torch.generate", ("keep_memory",)),
+        ("gpt_flax.generate", ("keep_compiled",)),
+        ("gpt_torch.train", ("keep_memory",)),
+        ("gpt_flax.train", ("keep_memory", "keep_compiled")),
+    ],
+)
+def test_what_a_command_keeps_for_later(call, module, names, tmp_path, monkeypatch):
+    kept, asked = [], []
+    for name in names:
+        monkeypatch.setattr(f"{module}.{name}", lambda name=name: kept.append(name))
+    monkeypatch.setattr(f"{module}.select_device", lambda *how: asked.append(how) or failed())
+    flags = ("--device", "cpu", "--dtype", "float64")
+    assert_one_line_error(call(module, "--init", tmp_path, *flags), "asked")
+    assert tuple(kept) == names
+    assert asked == [("cpu", "float64")]
+
+
+def failed():
+    raise InputError("asked")
 
 
 def test_text_is_shown_as_it_is_made(framework, start, capsys, monkeypatch):

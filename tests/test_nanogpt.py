@@ -14,7 +14,7 @@ from transformers import GPT2LMHeadModel
 from convert import formats
 from convert.formats import FORMATS
 from gpt_common.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from gpt_common.config import GPTConfig, TrainConfig
+from gpt_common.config import GPTConfig, OptimizerOptions, TrainConfig
 from gpt_common.data import BatchLoader
 from gpt_common.errors import InputError
 from gpt_common.metrics import read_log
@@ -235,6 +235,40 @@ def test_what_its_optimizer_says_counts_before_its_settings(content, saved):
     assert (options.weight_decay, options.beta1, options.beta2) == (0.2, 0.8, 0.97)
 
 
+def test_epsilon_is_its_optimizers(content, saved, tmp_path):
+    groups = [group | {"eps": 1e-6} for group in content["optimizer"]["param_groups"]]
+    path = saved(optimizer=content["optimizer"] | {"param_groups": groups})
+    assert options_of(path).optimizer.eps == 1e-6
+    back = written(formats.read(str(path))[0], tmp_path)
+    assert [group["eps"] for group in back["optimizer"]["param_groups"]] == [1e-6] * 2
+
+
+def test_a_file_that_says_nothing_of_its_run(content, saved):
+    """Its rate is what the optimizer was at, as far as anyone can tell, and is not warmed up."""
+    found = options_of(saved(config={}))
+    assert (found.optimizer.lr_schedule, found.optimizer.warmup_steps) == ("constant", 0)
+    assert found.data == TrainConfig().data
+
+
+def test_what_its_batches_are_is_said_of_its_runs_alone(saved, tmp_path):
+    run, _ = formats.read(str(saved()))
+    assert "draws its batches at random, the twins take the data in order" in run.notes[-1]
+    versions = {"framework": "torch"}
+    ours = dataclasses.replace(run, training=dataclasses.replace(run.training, versions=versions))
+    written(ours, tmp_path)
+    assert formats.read(str(tmp_path / "back.pt"))[0].notes == ()
+
+
+def test_a_constant_rate_of_ours_is_one_there(tmp_path):
+    checkpoint = random_checkpoint(SHAPE)
+    options = TrainConfig(optimizer=OptimizerOptions(steps=30, learning_rate=0.5)).as_dict()
+    training = dataclasses.replace(checkpoint.training, options=options)
+    back = written(dataclasses.replace(checkpoint, training=training), tmp_path)
+    assert (back["config"]["decay_lr"], back["config"]["learning_rate"]) == (False, 0.5)
+    assert (back["config"]["max_iters"], back["config"]["lr_decay_iters"]) == (30, 30)
+    assert [group["lr"] for group in back["optimizer"]["param_groups"]] == [0.5] * 2
+
+
 def test_sequences_are_no_longer_than_the_model(saved):
     """Which nanoGPT's own crop may have made shorter than the settings say."""
     assert options_of(saved(config=SETTINGS | {"block_size": 1024})).data.seq_len == T
@@ -307,8 +341,9 @@ def test_what_the_run_has_changed_is_said_in_the_settings(saved, tmp_path):
     run = changed(run, "data", data="data/words", batch_size=5)
     now = {"max_iters": 40, "dataset": "words", "batch_size": 5}
     assert written(run, tmp_path)["config"] == SETTINGS | now
-    run = changed(run, "data", data="elsewhere/tokens.bin")
-    assert written(run, tmp_path)["config"]["dataset"] == "letters"
+    for path in ("elsewhere/tokens.bin", "data/tokens.bin"):  # no folder of nanoGPT's
+        run = changed(run, "data", data=path)
+        assert written(run, tmp_path)["config"]["dataset"] == "letters"
 
 
 def test_a_run_of_ours_goes_there_and_back_whole(call, train, tmp_path):

@@ -16,11 +16,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gpt_common import hardware
 from gpt_common.checkpoint import read_options
 from gpt_common.config import GPTConfig
+from gpt_common.errors import InputError
 from gpt_common.hardware import Processor, parse_cpuinfo
+from gpt_flax import device as flax_device
 from gpt_flax import model as flax_model
 from gpt_flax import ops as flax_ops
 from gpt_flax import train as flax_train
 from gpt_flax.weights import from_neutral
+from gpt_torch import device as torch_device
 from gpt_torch import ops as torch_ops
 from gpt_torch.model import GPT as TorchGPT
 from tests.conftest import FLOAT32, TINY, kept_jax_config, random_weights
@@ -406,6 +409,42 @@ def test_tensorfloat32_is_for_tf32_alone(framework, dtype, monkeypatch):
             device.select_device("cuda", dtype)
             found = jax.config.jax_default_matmul_precision
         assert found == ("tensorfloat32" if dtype == "tf32" else "highest")
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("mps", "float64"), ("mps", "tf32"), ("cuda", "bfloat16")]
+)
+def test_a_device_that_cannot_compute_in_a_type_is_refused(name, dtype, monkeypatch):
+    monkeypatch.setattr(torch_device, "available_devices", lambda: [name, "cpu"])
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    for asked in (name, "auto"):
+        with pytest.raises(InputError, match=f"device {name} cannot compute in {dtype}"):
+            torch_device.select_device(asked, dtype)
+
+
+def test_a_step_of_jax_on_a_cpu_does_not_begin_before_the_last_has_ended(monkeypatch):
+    """Else it has memory of its own; and jax looks for no other device."""
+    asked, update = {}, jax.config.update
+    with kept_jax_config():
+        with monkeypatch.context() as patch:
+            patch.setattr(jax.config, "update", lambda *a: asked.update([a]) or update(*a))
+            device = flax_device.select_device("cpu", "float32")
+        assert jax.config.jax_default_device == device
+    assert asked["jax_cpu_enable_async_dispatch"] is False
+    assert asked["jax_platforms"] == "cpu"
+
+
+def test_what_is_compiled_is_kept_where_the_user_says(tmp_path, monkeypatch):
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        flax_device.keep_compiled()
+        assert jax.config.jax_compilation_cache_dir == before
+        monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+        monkeypatch.setenv("GPT_TWINS_CACHE", str(tmp_path))
+        flax_device.keep_compiled()
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "jax")
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
 
 
 def test_keys_and_values_are_kept_in_float32_on_a_cpu(framework):

@@ -264,6 +264,18 @@ def test_a_run_is_not_replaced_nor_one_of_its_checkpoints(tmp_path, refused):
     refused(run / "step_000001", "got a checkpoint of a run")
 
 
+@pytest.mark.parametrize("left", ["latest", "log.jsonl", "step_000002"])
+def test_a_run_is_known_by_whatever_is_left_of_it(left, tmp_path, refused):
+    run = a_run(tmp_path / "run")
+    copy = shutil.copytree(run / "step_000001", tmp_path / "copy")
+    for path in run.iterdir():
+        if path.name != left:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    (copy / "optimizer.safetensors").unlink()
+    copy.rename(run / "step_000001")
+    refused(run / "step_000001", "got a checkpoint of a run")
+
+
 def test_the_source_and_what_holds_it_are_not_replaced(tmp_path, source, refused):
     refused(source, "another place")
     refused(tmp_path, "another place")
@@ -272,7 +284,8 @@ def test_the_source_and_what_holds_it_are_not_replaced(tmp_path, source, refused
     refused(file.parent, "another place", source=file)
     (tmp_path / "again.pt").hardlink_to(file)
     refused(tmp_path / "again.pt", "another place", source=file)
-    refused(".", "expected the name of a file or of a folder")
+    for name in (".", tmp_path / "source" / ".."):
+        refused(name, "expected the name of a file or of a folder")
 
 
 @pytest.mark.parametrize("name", ["thesis.txt", ".bashrc", "notes", "model.safetensors.bak"])
@@ -281,6 +294,12 @@ def test_a_folder_with_anything_else_in_it_is_not_replaced(name, tmp_path, refus
     write_checkpoint(folder, random_checkpoint(MODEL))
     (folder / name).write_text("precious")
     refused(folder, f"got {name} in it")
+
+
+def test_a_folder_with_the_name_of_a_models_file_is_none(tmp_path, refused):
+    write_checkpoint(tmp_path / "folder", random_checkpoint(MODEL))
+    (tmp_path / "folder" / "merges.txt").mkdir()
+    refused(tmp_path / "folder", "got merges.txt in it")
 
 
 def test_folders_that_only_look_like_a_model_are_not_replaced(tmp_path, refused):

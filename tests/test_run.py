@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
-from gpt_common import cli, memory, metrics, run, startup
+from gpt_common import cli, memory, metrics, run, startup, storage
 from gpt_common.checkpoint import (
     Checkpoint,
     point_latest,
@@ -27,7 +28,7 @@ from gpt_common.checkpoint import (
 )
 from gpt_common.config import PRESETS, DataOptions, TrainConfig
 from gpt_common.data import BatchLoader, load_splits
-from gpt_common.errors import InputError
+from gpt_common.errors import InputError, NonFiniteError
 from gpt_common.lock import FolderLock
 from gpt_common.metrics import RunLog, read_log
 from tests.conftest import (
@@ -110,10 +111,34 @@ def test_runs_of_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch
 
 def test_a_run_begins_a_log_of_its_own(train, tmp_path):
     """In the folder of one that was killed before its first checkpoint, whose log stays."""
+    (tmp_path / "log-1.jsonl").write_text('{"step": 0, "loss": 2.0}\n')  # of another one
     (tmp_path / "log.jsonl").write_text('{"step": 0, "loss": 1.0}\n')
     train("torch", *TINY, "--steps", 1, "--out_dir", tmp_path)
-    assert names(tmp_path) == ["latest", "log-1.jsonl", "log.jsonl", "step_000001"]
-    assert read_log(tmp_path / "log-1.jsonl") == [{"step": 0, "loss": 1.0}]
+    logs = ["log-1.jsonl", "log-2.jsonl", "log.jsonl"]
+    assert names(tmp_path) == ["latest", *logs, "step_000001"]
+    assert read_log(tmp_path / "log-1.jsonl") == [{"step": 0, "loss": 2.0}]
+    assert read_log(tmp_path / "log-2.jsonl") == [{"step": 0, "loss": 1.0}]
+
+
+def test_a_damaged_run_is_not_overwritten(call, framework, two_runs):
+    """Of which `latest` alone is left."""
+    mine, _ = two_runs
+    for step in (1, 2):
+        (step_folder(mine, step) / "model.safetensors").unlink()
+    before = tree(mine)
+    result = call(f"gpt_{framework}.train", *TINY, "--steps", 1, "--out_dir", mine)
+    assert_one_line_error(result, "holds a run already")
+    assert tree(mine) == before
+
+
+def test_a_run_goes_on_in_its_own_folder_by_whatever_name(train, framework, two_runs, monkeypatch):
+    """And what a killed process left there goes."""
+    mine, _ = two_runs
+    monkeypatch.chdir(mine.parent)
+    left = storage.temporary_beside(step_folder(mine, 3))
+    left.mkdir()
+    train(framework, "--resume", "mine", "--out_dir", "mine", "--steps", 3)
+    assert names(mine) == ["latest", "log.jsonl", *(f"step_00000{n}" for n in (1, 2, 3))]
 
 
 def test_a_checkpoint_of_no_run_begins_a_folder_of_its_own(
@@ -155,6 +180,18 @@ def test_what_is_not_finite_is_not_saved(call, framework, flags, words, tmp_path
     assert run_checkpoints(tmp_path) == []
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("part", range(3), ids=["weights", "exp_avg", "exp_avg_sq"])
+def test_one_number_that_is_not_finite_is_enough(part, number, tmp_path):
+    args = [str(a) for a in (*TINY, "--steps", 3, "--out_dir", tmp_path)]
+    started = run.start_run(run.parse_train_config(args), "torch", "cpu", lambda path: None)
+    state = [{name: w.copy() for name, w in started.start.weights.items()} for _ in range(3)]
+    state[part]["transformer.h.1.ln_2.weight"][3] = number
+    with started, pytest.raises(NonFiniteError, match=r"step 2: transformer\.h\.1\.ln_2\.weight"):
+        started.save(2, *state)
+    assert run_checkpoints(tmp_path) == []
+
+
 class AsynchronousLog(RunLog):
     """The log of a run on a GPU, which reads a step when the next is under way."""
 
@@ -162,21 +199,35 @@ class AsynchronousLog(RunLog):
         super().__init__(*args, asynchronous=True)
 
 
-def test_nothing_is_saved_before_the_losses_so_far_are_read(call, framework, tmp_path, monkeypatch):
+def test_the_log_has_every_step_of_a_checkpoint(train, framework, tmp_path, monkeypatch):
+    """When it is written: else a crash after that leaves a run without its last loss."""
     monkeypatch.setattr(run, "RunLog", AsynchronousLog)
-    args = (*TINY, "--learning_rate", 1e30, "--steps", 2, "--checkpoint_every", 2)
-    result = call(f"gpt_{framework}.train", *args, "--out_dir", tmp_path)
-    assert result.returncode == 1
-    assert run_checkpoints(tmp_path) == []
+    found, write = [], run.write_checkpoint
+
+    def spied(folder, checkpoint):
+        found.append((checkpoint.training.step, list(entries(tmp_path, "loss"))))
+        write(folder, checkpoint)
+
+    monkeypatch.setattr(run, "write_checkpoint", spied)
+    train(framework, *TINY, "--steps", 2, "--checkpoint_every", 1, "--out_dir", tmp_path)
+    assert found == [(1, [0]), (2, [0, 1])]
 
 
-def test_the_last_proven_checkpoint_stays(train, framework, tmp_path):
+def test_the_last_proven_checkpoint_stays(train, framework, tmp_path, monkeypatch):
     """The newest has proved itself when the step after it was finite."""
     flags = ("--checkpoint_every", 2, "--keep_last", 1, "--out_dir", tmp_path)
     train(framework, *TINY, *flags, "--steps", 5)
     assert [folder.name for folder in run_checkpoints(tmp_path)] == ["step_000004", "step_000005"]
-    train(framework, "--resume", tmp_path, "--steps", 6, "--checkpoint_every", 0)
-    assert [folder.name for folder in run_checkpoints(tmp_path)] == ["step_000005", "step_000006"]
+    count, module = [], importlib.import_module(f"gpt_{framework}.train")
+    schedule = module.learning_rate
+    monkeypatch.setattr(
+        module,
+        "learning_rate",
+        lambda *how: count.append(len(run_checkpoints(tmp_path))) or schedule(*how),
+    )
+    train(framework, "--resume", tmp_path, "--steps", 7, "--checkpoint_every", 0)
+    assert count == [2, 1]  # before step 5, which is finite, and after it
+    assert [folder.name for folder in run_checkpoints(tmp_path)] == ["step_000005", "step_000007"]
 
 
 def test_a_run_that_diverges_keeps_what_came_before(call, framework, tmp_path, monkeypatch):
@@ -233,9 +284,10 @@ def test_a_damaged_newest_checkpoint_is_passed_over(how, odd_config, tmp_path):
             read_checkpoint(tmp_path / "step_000003")
 
 
-def test_a_run_goes_on_from_its_newest_whole_checkpoint(train, framework, two_runs):
+@pytest.mark.parametrize("how", ["truncated", "empty training_state.json"])
+def test_a_run_goes_on_from_its_newest_whole_checkpoint(train, framework, how, two_runs):
     mine, _ = two_runs
-    damage(mine / "step_000002", "truncated")
+    damage(mine / "step_000002", how)
     output = train(framework, "--resume", mine, "--steps", 3)
     assert "note: passed over a damaged checkpoint" in output
     assert f"resumed {mine} after step 1" in output
@@ -255,7 +307,11 @@ def test_a_run_is_not_resumed_on_other_data(call, train, framework, tmp_path):
     text.write_text("To be, or not to be, that was the question. " * 60)
     result = call(f"gpt_{framework}.train", "--resume", folder, "--steps", 5)
     assert_one_line_error(result, f"{text}: not the data", f"--data {text}")
-    assert "resumed" in train(framework, "--resume", folder, "--steps", 5, "--data", text)
+    output = train(framework, "--resume", folder, "--steps", 5, "--data", text)
+    assert "resumed" in output
+    assert [line for line in output.splitlines() if line.startswith("changed")] == [
+        "changed steps: 4 -> 5"
+    ]
     text.write_text("Something shorter, then. " * 8)
     result = call(f"gpt_{framework}.train", "--resume", folder, "--steps", 6)
     assert_one_line_error(result, f"{text}: not the data")
@@ -290,9 +346,63 @@ def test_without_evaluations_there_are_none(train, framework, tmp_path):
 
 def test_a_step_has_the_tokens_of_all_its_batches(train, tmp_path):
     output = train("torch", *TINY, "--grad_accum", 3, "--steps", 2, "--out_dir", tmp_path)
-    assert "| 96 tokens a step |" in output
+    assert "| 96 tokens a step\n" in output
     for entry in read_log(tmp_path / "log.jsonl"):
         assert entry["tokens_per_second"] * entry["seconds"] == pytest.approx(96)
+
+
+@pytest.mark.parametrize(
+    ("flags", "kinds"),
+    [
+        (("--eval_every", 1, "--eval_steps", 1, "--sample_every", 9), ["loss", "val_loss"]),
+        (("--eval_every", 0, "--sample_every", 1), ["loss", "samples"]),
+    ],
+)
+def test_a_step_is_reported_before_what_follows_it(
+    train, framework, flags, kinds, tmp_path, monkeypatch
+):
+    """Also on a GPU: else an evaluation's time counts as the step's, and its loss comes first."""
+    monkeypatch.setattr(run, "RunLog", AsynchronousLog)
+    monkeypatch.setattr(f"gpt_{framework}.train.generate_texts", lambda *args: ["a text"])
+    args = ("--preset", "tiny", "--seq_len", 8, *flags, "--steps", 3, "--out_dir", tmp_path)
+    train(framework, *args)
+    found = [kind for entry in read_log(tmp_path / "log.jsonl") for kind in kinds if kind in entry]
+    assert found == kinds * 3
+
+
+def test_the_first_line_says_what_is_trained_on_what(train, framework, tmp_path):
+    np.zeros(1000, np.uint16).tofile(tmp_path / "t.bin")
+    args = (*TINY, "--data", tmp_path / "t.bin", "--steps", 1, "--dtype", "float64")
+    output = train(framework, *args, "--eval_every", 1, "--out_dir", tmp_path / "run")
+    assert output.splitlines()[0] == (
+        f"{framework} on cpu, float64 | 403,880 parameters | 32 tokens a step | "
+        f"{tmp_path}/t.bin: 900 tokens to train on, 100 to validate"
+    )
+
+
+def test_the_initial_weights_are_of_the_seed(train, framework, tmp_path):
+    for name, flags in (("a", ()), ("b", ("--seed", 1337)), ("c", ("--seed", 7))):
+        train(framework, *TINY, *flags, "--steps", 1, "--out_dir", tmp_path / name)
+    first, same, other = (entries(tmp_path / name, "loss")[0] for name in "abc")
+    assert first == same != other
+
+
+def test_a_checkpoint_says_what_has_made_it(train, framework, tmp_path):
+    train(framework, *TINY, "--steps", 1, "--out_dir", tmp_path)
+    found = read_checkpoint(tmp_path).training.versions
+    packages = ("gpt-twins", "torch", "jax", "flax", "optax", "numpy")
+    assert found == {name: metadata.version(name) for name in packages} | {"framework": framework}
+
+
+def test_device_and_dtype_reach_whoever_asks_for_them(train, framework, tmp_path, monkeypatch):
+    module, asked = importlib.import_module(f"gpt_{framework}.train"), []
+    for name in ("resolve_dtype", "select_device"):
+        function = getattr(module, name)
+        monkeypatch.setattr(
+            module, name, lambda *a, f=function, n=name: asked.append((n, *a)) or f(*a)
+        )
+    train(framework, *TINY, "--device", "cpu", "--steps", 1, "--out_dir", tmp_path)
+    assert asked == [("resolve_dtype", "auto", "cpu"), ("select_device", "cpu", "float32")]
 
 
 # Options of a resumed run
@@ -313,10 +423,10 @@ def test_what_a_resumed_run_may_change(train, tmp_path, monkeypatch):
             monkeypatch.setattr(run, "_parse_over", lambda *args, given=given: given)
             args = ["--resume", str(tmp_path)]
             if name in FREE | {"new_data"}:
-                assert run.parse_train_config(args) == given
+                assert run.parse_train_config("gpt_torch.train", args) == given
             else:
                 with pytest.raises(InputError, match=f"{name} is {value}, got {another(value)}"):
-                    run.parse_train_config(args)
+                    run.parse_train_config("gpt_torch.train", args)
 
 
 def another(value):
@@ -350,6 +460,24 @@ def test_a_stop_during_an_evaluation_saves_at_once(call, framework, tmp_path, mo
     assert [folder.name for folder in run_checkpoints(tmp_path)] == ["step_000001"]
 
 
+def test_a_stop_makes_no_more_samples(call, framework, tmp_path, monkeypatch):
+    """Which take seconds, where a scheduler may wait no longer."""
+    module, sampled = importlib.import_module(f"gpt_{framework}.train"), []
+    schedule = module.learning_rate
+
+    def stop_in_the_second(step, options):
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return schedule(step, options)
+
+    monkeypatch.setattr(module, "learning_rate", stop_in_the_second)
+    monkeypatch.setattr(module, "generate_texts", lambda *args: sampled.append(args) or [])
+    args = ("--preset", "tiny", "--seq_len", 8, "--eval_every", 0, "--sample_every", 1)
+    assert call(f"gpt_{framework}.train", *args, "--steps", 9, "--out_dir", tmp_path).returncode
+    assert len(sampled) == 1
+    assert read_checkpoint(tmp_path).training.step == 2
+
+
 def test_a_signal_before_the_first_step_ends_a_run_at_once(call, framework, tmp_path, monkeypatch):
     """There is nothing to save yet, and much may be to read."""
     module = f"gpt_{framework}.train"
@@ -371,6 +499,16 @@ def receive(*numbers):
             assert stop.received()
 
 
+@pytest.fixture
+def harmless():
+    """Signals that a run leaves to the system would end the tests."""
+    before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("harmless")
 @pytest.mark.parametrize("number", [signal.SIGINT, *SIGNALS])
 def test_a_signal_is_a_request(number):
     """And so is what follows it: schedulers repeat theirs."""
@@ -379,6 +517,7 @@ def test_a_signal_is_a_request(number):
     assert stopped.value.code == 128 + number
 
 
+@pytest.mark.usefixtures("harmless")
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 def test_a_ctrl_c_after_the_first_signal_interrupts_at_once(first):
     with pytest.raises(KeyboardInterrupt):
@@ -517,7 +656,8 @@ def test_a_log_on_a_full_disk_is_named(tmp_path, monkeypatch):
 )
 def test_a_loss_is_read_late_on_any_gpu(device, asynchronous, tmp_path):
     args = [str(a) for a in (*TINY, "--steps", 3, "--out_dir", tmp_path)]
-    started = run.start_run(run.parse_train_config(args), "flax", device, lambda path: None)
+    config = run.parse_train_config("gpt_flax.train", args)
+    started = run.start_run(config, "flax", device, lambda path: None)
     with started:
         started.log.step(0, 0.1, {"loss": 1.0, "grad_norm": 1.0})
         assert started.log.finite_steps == (1 if device == "cpu" else 0)
@@ -557,6 +697,37 @@ def test_what_training_takes_at_the_least():
     assert memory.training_memory(config, data, 1, "float32", False) == state // 4 + 8 * tokens
 
 
+def test_memory_is_asked_for_whatever_a_run_starts_from(call, framework, two_runs, tmp_path):
+    mine, _ = two_runs
+    command, much = f"gpt_{framework}.train", ("--seq_len", 8, "--batch_size", 10**11)
+    result = call(command, "--init", mine, *much, "--out_dir", tmp_path / "new")
+    assert_one_line_error(result, "training takes at least", "make --batch_size")
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_is_asked_for_is_of_the_run(train, framework, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        run, "training_memory", lambda *args, **how: asked.append((*args, how)) or 0
+    )
+    flags = ("--dtype", "float64", "--grad_accum", 2, "--steps", 1)
+    train(framework, *TINY, *flags, "--out_dir", tmp_path)
+    config, data = read_checkpoint(tmp_path).config, DataOptions(seq_len=8)
+    assert set(map(repr, asked)) == {repr((config, data, 2, "float64", {"on_cpu": True}))}
+    args = [str(a) for a in (*TINY, "--out_dir", tmp_path / "gpu")]
+    run.start_run(run.parse_train_config(args), framework, "gpu", lambda path: None)
+    assert asked[-1][-1] == {"on_cpu": False}
+
+
+def test_as_much_as_is_there_may_be_taken(monkeypatch):
+    monkeypatch.setattr(memory, "available_memory", lambda: 100)
+    memory.require_memory(100, "this", "that")
+    with pytest.raises(InputError, match="this takes at least"):
+        memory.require_memory(101, "this", "that")
+    monkeypatch.setattr(memory, "available_memory", lambda: None)
+    memory.require_memory(10**30, "this", "that")
+
+
 def test_the_memory_that_is_there(tmp_path, monkeypatch):
     """Of the machine, the container and the process, the least."""
     proc, cgroup = tmp_path / "proc", tmp_path / "cgroup"
@@ -588,6 +759,7 @@ def test_the_memory_that_is_there(tmp_path, monkeypatch):
         ),
         RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB"),
         RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes.\nmore\nlines"),
+        RuntimeError("RESOURCE_EXHAUSTED: Failed to allocate request for 20.00GiB"),
         RuntimeError("std::bad_alloc"),
     ],
 )
@@ -653,6 +825,8 @@ def test_layers_without_end_are_refused(call, framework):
     [
         ("gpt_torch.train", "torch"),
         ("gpt_flax.generate", "flax"),
+        ("gpt_flax.train", "jax"),
+        ("gpt_flax.train", "optax"),
         ("convert.verify", "jax"),
         ("convert.verify", "torch"),
         ("convert", "torch"),

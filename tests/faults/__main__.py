@@ -25,20 +25,23 @@ NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", 
 # Tests of a file beside those that bear its name, or before them where they are much faster.
 TESTED_BY = {
     "model": ("generation", "model"),
-    "train": ("training", "train"),
+    "train": ("training", "run", "train", "generate"),
     "optimizer": ("training", "train"),
     "ops": ("ops", "model"),
-    "hardware": ("ops",),
+    **dict.fromkeys(("hardware", "device"), ("ops",)),
     "token_files": ("data",),
     "texts": ("data",),
     "cache": ("data",),
     "progress": ("data",),
-    "run": ("train",),
+    "run": ("run", "train", "generate"),
+    **{name: (name, "run") for name in ("checkpoint", "cli", "lock", "metrics")},
+    **dict.fromkeys(("memory", "startup"), ("cli", "run")),
     "generate": ("generation", "generate"),
     "names": ("convert",),
     "nanogpt": ("nanogpt", "convert"),
     "karpathy": ("nanogpt", "convert"),
-    **dict.fromkeys(("storage", "weights", "errors"), ("storage", "hostile", "overwrite")),
+    "errors": ("config", "hostile"),
+    **dict.fromkeys(("storage", "weights"), ("storage", "hostile", "overwrite")),
     **dict.fromkeys(("torch_files", "flax_msgpack", "orbax"), ("hostile", "overwrite")),
     **dict.fromkeys(("destination", "base", "llmc"), ("overwrite",)),
     **dict.fromkeys(("openai", "build_nanogpt", "huggingface_hub"), ("hostile", "convert")),
@@ -183,7 +186,7 @@ def plant_all(config: FaultsConfig) -> bool:
 
 def main() -> None:
     """Run the command line; exit code 1 where a fault survives."""
-    config = cli.parse(FaultsConfig, "faults")
+    config = cli.parse(FaultsConfig, "tests.faults")
     if config.list:
         for fault in chosen(config):
             print(f"{fault.name}\n    {fault.file}: {fault.old}  ->  {fault.new}")

@@ -223,4 +223,31 @@ FAULTS: tuple[Fault, ...] = (
         "    if size >= large:\n",
         "    if True:\n",
     ),
+    Fault(
+        "XDG_CACHE_HOME is not read",
+        "gpt_common/cache.py",
+        'base := os.environ.get("XDG_CACHE_HOME")',
+        'base := os.environ.get("NO_CACHE_HOME")',
+    ),
+    Fault(
+        "texts are told apart by their first 16 MiB",
+        "gpt_common/texts.py",
+        "memoryview(content)[start : start + step]",
+        "memoryview(content)[:step]",
+    ),
+    Fault(
+        "a download may be silent for ever", "gpt_common/texts.py", ", timeout=SILENT_SECONDS", ""
+    ),
+    Fault(
+        "a download may never end",
+        "gpt_common/texts.py",
+        "response.read(TINY_SHAKESPEARE_BYTES + 1)",
+        "response.read()",
+    ),
+    Fault(
+        "a download that breaks off is a traceback",
+        "gpt_common/texts.py",
+        "except (OSError, HTTPException) as error",
+        "except OSError as error",
+    ),
 )

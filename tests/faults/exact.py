@@ -269,4 +269,37 @@ GENERATION = (
     ),
 )
 
-FAULTS: tuple[Fault, ...] = (*DECIDED, *GENERATION)
+HANDED_ON: tuple[Fault, ...] = (
+    Fault(
+        "exact: float64 is decided anew as float32 is",
+        "gpt_common/exact.py",
+        "self._limit = ROUNDING[model.dtype]",
+        'self._limit = ROUNDING["float32"]',
+    ),
+    Fault(
+        "exact: the command in torch decides as of float32",
+        "gpt_torch/generate.py",
+        "lambda: start.weights, dtype)",
+        "lambda: start.weights)",
+    ),
+    Fault(
+        "exact: the command in flax decides as of float32",
+        "gpt_flax/generate.py",
+        "lambda: start.weights, dtype)",
+        "lambda: start.weights)",
+    ),
+    Fault(
+        "exact: torch decides as of float32",
+        "gpt_torch/generate.py",
+        "Float64GPT(model.config, weights, dtype)",
+        "Float64GPT(model.config, weights)",
+    ),
+    Fault(
+        "exact: what is close is said as of float32",
+        "gpt_common/dialogue.py",
+        'limit = ROUNDING["float64" if config.exact else config.dtype]',
+        "limit = ROUNDING[config.dtype]",
+    ),
+)
+
+FAULTS: tuple[Fault, ...] = (*DECIDED, *GENERATION, *HANDED_ON)

@@ -1,6 +1,6 @@
 """Faults that people make in a GPT-2, each, planted, must turn the tests red."""
 
-from tests.faults import benchmarks, data, exact, formats, nanogpt, runs, trial, wiring
+from tests.faults import benchmarks, commands, data, exact, formats, nanogpt, runs, trial, wiring
 from tests.faults.fault import Fault
 
 TORCH_MODEL = "gpt_torch/model.py"
@@ -960,6 +960,7 @@ FAULTS = (
     *CHECKPOINT,
     *SAMPLING,
     *benchmarks.FAULTS,
+    *commands.FAULTS,
     *data.FAULTS,
     *exact.FAULTS,
     *formats.FAULTS,
