@@ -350,10 +350,16 @@ FAULTS: tuple[Fault, ...] = (
         "(folder / LATEST).is_symlink()",
     ),
     Fault(
-        "a run whose newest state is damaged has no options",
+        "a run has the options of its oldest checkpoint",
         "gpt_common/checkpoint.py",
         "for folder in newer:",
         "for folder in ():",
+    ),
+    Fault(
+        "a run whose newest state is damaged has no options",
+        "gpt_common/checkpoint.py",
+        "*newer, oldest = checkpoint_folders(Path(path))",
+        "newer, (oldest, *_) = [], checkpoint_folders(Path(path))",
     ),
     Fault(
         "--overwrite: a folder by the name of a file",
