@@ -379,4 +379,10 @@ FAULTS: tuple[Fault, ...] = (
         "exp_avg_sq=cut(checkpoint.training.exp_avg_sq)",
         "exp_avg_sq=cut(checkpoint.training.exp_avg)",
     ),
+    Fault(
+        "a folder's files go before its name does",
+        "gpt_common/storage.py",
+        "    os.rename(folder, part)\n    sync(folder.parent)\n",
+        "    os.rename(folder, part)\n",
+    ),
 )
