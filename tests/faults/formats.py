@@ -385,4 +385,22 @@ FAULTS: tuple[Fault, ...] = (
         "    os.rename(folder, part)\n    sync(folder.parent)\n",
         "    os.rename(folder, part)\n",
     ),
+    Fault(
+        "verify: what is below is no difference",
+        "convert/verify.py",
+        "float(np.abs(d).max())",
+        "float(d.max())",
+    ),
+    Fault(
+        "verify: the divergence of the reference from the other",
+        "convert/verify.py",
+        'kl_divergence(reference.layers["logits"], other.layers["logits"])',
+        'kl_divergence(other.layers["logits"], reference.layers["logits"])',
+    ),
+    Fault(
+        "verify: the losses change places",
+        "convert/verify.py",
+        "losses=(reference.loss, other.loss)",
+        "losses=(other.loss, reference.loss)",
+    ),
 )
