@@ -139,6 +139,7 @@ def test_a_run_goes_on_in_its_own_folder_by_whatever_name(train, framework, two_
     left.mkdir()
     train(framework, "--resume", "mine", "--out_dir", "mine", "--steps", 3)
     assert names(mine) == ["latest", "log.jsonl", *(f"step_00000{n}" for n in (1, 2, 3))]
+    assert run.stored_config("mine").optimizer.steps == 3  # of its newest checkpoint
 
 
 def test_a_checkpoint_of_no_run_begins_a_folder_of_its_own(

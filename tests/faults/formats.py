@@ -344,10 +344,16 @@ FAULTS: tuple[Fault, ...] = (
         "(folder / LATEST).is_symlink()",
     ),
     Fault(
-        "a run whose newest state is damaged has no options",
+        "a run has the options of its oldest checkpoint",
         "gpt_common/checkpoint.py",
         "for folder in newer:",
         "for folder in ():",
+    ),
+    Fault(
+        "a run whose newest state is damaged has no options",
+        "gpt_common/checkpoint.py",
+        "*newer, oldest = checkpoint_folders(Path(path))",
+        "newer, (oldest, *_) = [], checkpoint_folders(Path(path))",
     ),
     Fault(
         "--overwrite: a folder by the name of a file",
@@ -366,5 +372,29 @@ FAULTS: tuple[Fault, ...] = (
         "convert/__main__.py",
         "exp_avg_sq=cut(checkpoint.training.exp_avg_sq)",
         "exp_avg_sq=cut(checkpoint.training.exp_avg)",
+    ),
+    Fault(
+        "a folder's files go before its name does",
+        "gpt_common/storage.py",
+        "    os.rename(folder, part)\n    sync(folder.parent)\n",
+        "    os.rename(folder, part)\n",
+    ),
+    Fault(
+        "verify: what is below is no difference",
+        "convert/verify.py",
+        "float(np.abs(d).max())",
+        "float(d.max())",
+    ),
+    Fault(
+        "verify: the divergence of the reference from the other",
+        "convert/verify.py",
+        'kl_divergence(reference.layers["logits"], other.layers["logits"])',
+        'kl_divergence(other.layers["logits"], reference.layers["logits"])',
+    ),
+    Fault(
+        "verify: the losses change places",
+        "convert/verify.py",
+        "losses=(reference.loss, other.loss)",
+        "losses=(other.loss, reference.loss)",
     ),
 )

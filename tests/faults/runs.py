@@ -627,4 +627,28 @@ FAULTS = (
         'if "JAX_COMPILATION_CACHE_DIR" not in os.environ:',
         "if True:",
     ),
+    Fault(
+        "verify: what was noted of a checkpoint is not told",
+        "convert/verify.py",
+        "    cli.print_notes(checkpoint.notes)\n",
+        "",
+    ),
+    Fault(
+        "torch: what was noted of a checkpoint is not told",
+        "gpt_torch/generate.py",
+        "    cli.print_notes(start.notes)\n",
+        "",
+    ),
+    Fault(
+        "flax: what was noted of a checkpoint is not told",
+        "gpt_flax/generate.py",
+        "    cli.print_notes(start.notes)\n",
+        "",
+    ),
+    Fault(
+        "notes are among what a command returns",
+        "gpt_common/cli.py",
+        'print(f"note: {note}", file=sys.stderr)',
+        'print(f"note: {note}")',
+    ),
 )
