@@ -428,7 +428,7 @@ WRONG = [
     (lambda _: {"config": SETTINGS | {"max_iters": 0}}, "config: steps must be positive, got 0"),
     (lambda _: {"gpt_twins": "[" * 100_000}, "gpt_twins: expected the state of a run in JSON"),
     (lambda _: {"gpt_twins": "5"}, "gpt_twins: expected the state of a run in JSON"),
-    (lambda _: {"gpt_twins": "{}"}, "gpt_twins: KeyError"),
+    (lambda _: {"gpt_twins": "{}"}, "gpt_twins: loader: expected an object, got None"),
 ]
 
 
