@@ -117,7 +117,7 @@ def run(config: ConvertBenchmarkConfig, console: Console) -> Result:
 
 def main() -> None:
     """Run the command line."""
-    config = cli.parse(ConvertBenchmarkConfig, "convert")
+    config = cli.parse(ConvertBenchmarkConfig, "benchmarks.convert")
     result = run(config, stderr_console())
     report.finish(result, [table(result)], config.out)
 

@@ -131,7 +131,7 @@ def table(result: Result) -> Table:
 
 def main() -> None:
     """Run the command line."""
-    config = cli.parse(DataBenchmarkConfig, "data")
+    config = cli.parse(DataBenchmarkConfig, "benchmarks.data")
     result = run(config, stderr_console())
     report.finish(result, [table(result)], config.out)
 

@@ -262,7 +262,7 @@ def headline(result: Result) -> str:
 
 def main() -> None:
     """Run the command line."""
-    config = cli.parse(GenerateBenchmarkConfig, "generate")
+    config = cli.parse(GenerateBenchmarkConfig, "benchmarks.generate")
     result = run(config, stderr_console())
     report.finish(result, [table(headline(result), result["programs"])], config.out)
 

@@ -301,7 +301,7 @@ def rung_cells(result: Result) -> list[str]:
 
 def main() -> None:
     """Run the command line."""
-    config = cli.parse(GpuConfig, "gpu")
+    config = cli.parse(GpuConfig, "benchmarks.gpu")
     result, sampled = run(config, stderr_console())
     shown = [*tables(result), generate.table(generate.headline(sampled), sampled["programs"])]
     everything = result | {"programs": result["best"] + result["ladder"], "generate": sampled}

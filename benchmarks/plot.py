@@ -230,7 +230,7 @@ DRAWINGS: dict[str, Callable[[Sequence[Result]], Figure]] = {
 
 def main() -> None:
     """Run the command line."""
-    config = cli.parse(PlotConfig, "plot")
+    config = cli.parse(PlotConfig, "benchmarks.plot")
     if not config.results:
         raise InputError("expected the files of results (--help lists the flags)")
     draw([report.read(path) for path in config.results], config.out)

@@ -76,7 +76,7 @@ def draw(runs: tuple[Path, Path]) -> Figure:
 
 def main() -> None:
     """Run the command line."""
-    config = cli.parse(PlotConfig, "plot_losses")
+    config = cli.parse(PlotConfig, "benchmarks.plot_losses")
     figure = draw((config.first, config.second))
     config.out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(config.out, dpi=150)

@@ -144,7 +144,7 @@ def row(found: Result) -> list[str]:
 
 def main() -> None:
     """Run the command line."""
-    config = cli.parse(ScalingConfig, "scaling")
+    config = cli.parse(ScalingConfig, "benchmarks.scaling")
     result = run(config, stderr_console())
     report.finish(result, [table(result)], config.out)
 

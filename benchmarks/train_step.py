@@ -256,7 +256,7 @@ def headline(result: Result) -> str:
 
 def main() -> None:
     """Run the command line."""
-    config = cli.parse(TrainStepConfig, "train_step")
+    config = cli.parse(TrainStepConfig, "benchmarks.train_step")
     result = run(config, stderr_console())
     report.finish(result, [table(headline(result), result["programs"])], config.out)
 

@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from benchmarks.spec import Dtype, Spec
+from gpt_common import cli
 from gpt_common.config import Device
 from gpt_common.errors import InputError
 
@@ -119,4 +120,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

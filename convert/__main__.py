@@ -33,9 +33,13 @@ DTYPES = {
 class ConvertConfig:
     """Convert a GPT-2 checkpoint, bit for bit. The source's format is found by what it is."""
 
-    source: tyro.conf.Positional[str] = ""
+    source: Annotated[
+        tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE", help_behavior_hint="")
+    ] = ""
     """A file, a folder, a run, or a name on the Hugging Face Hub such as gpt2."""
-    destination: tyro.conf.Positional[str] = ""
+    destination: Annotated[
+        tyro.conf.Positional[str], tyro.conf.arg(metavar="DESTINATION", help_behavior_hint="")
+    ] = ""
     """The file or folder to write."""
     to: Annotated[
         str | None, tyro.conf.arg(metavar="FORMAT", help_behavior_hint="(default: by the ending)")
@@ -43,9 +47,12 @@ class ConvertConfig:
     """The format to write; --list shows them all."""
     dtype: Annotated[
         Literal["float64", "float32", "float16", "bfloat16"] | None,
-        tyro.conf.arg(metavar="{float64,float32,float16,bfloat16}"),
+        tyro.conf.arg(
+            metavar="{float64,float32,float16,bfloat16}",
+            help_behavior_hint="(default: every bit stays)",
+        ),
     ] = None
-    """Cast the weights; by default every bit stays."""
+    """Cast the weights."""
     vocab_size: Annotated[
         int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: all)")
     ] = None

@@ -450,7 +450,7 @@ def plot_report(report: Report, path: Path) -> None:
 
 def main() -> None:
     """Run the command line."""
-    config = cli.parse(VerifyConfig, "verify")
+    config = cli.parse(VerifyConfig, "convert.verify")
     report = verify(config)
     if config.json:
         print(as_json(report))

@@ -113,9 +113,9 @@ class RunLog:
         )
         self._progress.update(self._task, completed=step + 1)
         if step % self._log_every == 0 or step + 1 == self._steps:
-            self.print(
-                f"step {step:5d} | loss {loss:9.6f} | norm {norm:8.4f} | lr {learning_rate:.2e} | "
-                f"{1000 * seconds:7.1f} ms | {rate:,.0f} tokens/s"
+            self.print(  # 80 columns; the file has every digit
+                f"step {step:5d} | loss {loss:9.6f} | norm {norm:6.3f} | lr {learning_rate:.1e} | "
+                f"{1000 * seconds:4.0f} ms | {rate:,.0f} tok/s"
             )
 
     def evaluation(self, step: int, loss: float) -> None:

@@ -68,16 +68,17 @@ MAY_CHANGE = {
 }
 
 
-def parse_train_config(args: Sequence[str] | None = None) -> TrainConfig:
+def parse_train_config(command: str, args: Sequence[str] | None = None) -> TrainConfig:
     """Return the options of the command line; after `--resume`, over those of the run.
 
-    Raises `InputError` for flags that do not parse or contradict the run that is resumed.
+    `command` is what `python -m` runs. Raises `InputError` for flags that do not parse or
+    contradict the run that is resumed.
     """
-    config = cli.parse(TrainConfig, "train", args)
+    config = cli.parse(TrainConfig, command, args)
     if config.output.resume is None:
         return config
     stored = stored_config(config.output.resume)
-    resumed = _parse_over(stored, args)
+    resumed = _parse_over(stored, command, args)
     changed = [c for c in changes(stored, resumed) if c.name not in MAY_CHANGE]
     if changed:
         raise InputError(
@@ -87,10 +88,10 @@ def parse_train_config(args: Sequence[str] | None = None) -> TrainConfig:
     return resumed
 
 
-def _parse_over(stored: TrainConfig, args: Sequence[str] | None) -> TrainConfig:
+def _parse_over(stored: TrainConfig, command: str, args: Sequence[str] | None) -> TrainConfig:
     """Return the flags over stored options, and with them whether `--data` was among the flags."""
     unsaid = dataclasses.replace(stored, data=dataclasses.replace(stored.data, data=UNSAID))
-    config = cli.parse(TrainConfig, "train", args, default=unsaid)
+    config = cli.parse(TrainConfig, command, args, default=unsaid)
     if config.data.data == UNSAID:
         data = dataclasses.replace(config.data, data=stored.data.data)
         return dataclasses.replace(config, data=data)
@@ -127,11 +128,13 @@ def stored_config(path: str) -> TrainConfig:
     if groups is None:
         raise _no_run(path)
     own = is_run(folder.parent) or folder.parent == Path(path).resolve()
-    place = {"out_dir": str(folder.parent) if own else None, "resume": path, "new_data": False}
+    out_dir = str(folder.parent) if own else None
     try:
-        return TrainConfig.from_dict(groups | {"output": groups["output"] | place})
-    except (AttributeError, KeyError, TypeError) as error:
+        config = TrainConfig.from_dict(groups)
+    except InputError as error:
         raise InputError(f"{folder}/training_state.json: options: {error}") from None
+    output = dataclasses.replace(config.output, out_dir=out_dir, resume=path, new_data=False)
+    return dataclasses.replace(config, output=output)
 
 
 def _no_run(path: str) -> InputError:
@@ -327,7 +330,9 @@ def _announce(run: Run, device: str) -> None:
     run.log.print(
         f"{run.framework} on {device}, {config.runtime.dtype} | "
         f"{num_parameters(run.start.config):,} parameters | "
-        f"{run.tokens_per_step:,} tokens a step | "
+        f"{run.tokens_per_step:,} tokens a step"
+    )
+    run.log.print(
         f"{config.data.data}: {len(tokens):,} tokens to train on, {validate:,} to validate"
     )
     for note in run.start.notes:

@@ -272,7 +272,7 @@ def master_weights(params: Params, model: GPT) -> Weights:
 
 def main() -> None:
     """Run the command line."""
-    config = cli.parse(GenerateConfig, "generate")
+    config = cli.parse(GenerateConfig, "gpt_flax.generate")
     keep_compiled()
     dtype = resolve_dtype(config.dtype, config.device)
     config = config.with_dtype(dtype)

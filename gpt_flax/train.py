@@ -164,7 +164,7 @@ def train(config: TrainConfig) -> Path:
 
 def main() -> None:
     """Run the command line."""
-    config = parse_train_config()
+    config = parse_train_config("gpt_flax.train")
     if config.runtime.fast_ops:
         keep_memory()
     keep_compiled()

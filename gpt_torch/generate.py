@@ -230,7 +230,7 @@ def master_weights(model: GPT) -> Weights:
 
 def main() -> None:
     """Run the command line."""
-    config = cli.parse(GenerateConfig, "generate")
+    config = cli.parse(GenerateConfig, "gpt_torch.generate")
     keep_memory()  # it reads long prompts a tenth faster so; Flax does not, and would hold more
     dtype = resolve_dtype(config.dtype, config.device)
     config = config.with_dtype(dtype)

@@ -175,7 +175,7 @@ def train(config: TrainConfig) -> Path:
 
 def main() -> None:
     """Run the command line."""
-    config = parse_train_config()
+    config = parse_train_config("gpt_torch.train")
     if config.runtime.fast_ops:
         keep_memory()
     train(config)

@@ -195,7 +195,7 @@ def test_help_opens_with_what_is_measured(module, words, call):
     result = call(f"benchmarks.{module}", "--help")
     assert result.returncode == 0
     usage, opening, *_ = result.stdout.split("\n\n")
-    assert usage.startswith("usage")
+    assert usage.startswith(f"usage: python -m benchmarks.{module} ")
     assert " ".join(opening.split()).startswith(words)
     assert "--out" in result.stdout
 
@@ -233,6 +233,19 @@ def test_a_worker_that_ends_or_is_late_says_why():
         pytest.raises(WorkerError, match="no answer within 0 s"),
     ):
         child.ask("train", timeout=0.2)
+
+
+@pytest.mark.parametrize(("subject", "absent"), [("torch_twin", "torch"), ("flax_twin", "jax")])
+def test_a_worker_without_its_framework_says_what_to_install(subject, absent):
+    code = f"""
+import runpy, sys
+sys.modules[{absent!r}] = None  # not installed, to whoever imports it
+sys.argv = ["worker", {subject!r}]
+runpy.run_module("benchmarks.worker", run_name="__main__")
+"""
+    needs = f"the process ended: error: this needs {absent}: pip install {absent}"
+    with worker(code) as child, pytest.raises(WorkerError, match=needs):
+        child.ask("train")
 
 
 @pytest.mark.parametrize(

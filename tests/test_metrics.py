@@ -96,7 +96,7 @@ def test_a_line_of_the_console(tmp_path, capsys, monkeypatch):
     with RunLog(tmp_path, 0, 8, 64, 1) as log:
         log.step(0, 0.3, {"loss": 1.5, "grad_norm": 2.25})
     assert capsys.readouterr().out == (
-        "step     0 | loss  1.500000 | norm   2.2500 | lr 3.00e-01 |   125.0 ms | 512 tokens/s\n"
+        "step     0 | loss  1.500000 | norm  2.250 | lr 3.0e-01 |  125 ms | 512 tok/s\n"
     )
 
 
@@ -106,3 +106,18 @@ def test_a_terminal_shows_how_far_a_run_is(tmp_path, capsys, monkeypatch):
     with RunLog(tmp_path, 5, 8, 64, 1):
         pass
     assert "5/8" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("tokens_per_step", "seconds"), [(128, 1.0464), (16_384, 0.0655), (524_288, 2.18)]
+)
+def test_a_step_fits_eighty_columns(tmp_path, capsys, monkeypatch, tokens_per_step, seconds):
+    """On a laptop, a GPU at GPT-2's own context, and with batches accumulated to half a million."""
+    clock = iter((0.0, seconds))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    with RunLog(tmp_path, 0, 20_000, tokens_per_step, 1) as log:
+        log.step(12_345, 3e-4, {"loss": 10.873854, "grad_norm": 53.565})
+    line = capsys.readouterr().out.removesuffix("\n")
+    assert line.startswith("step 12345 | loss 10.873854 | norm 53.565 | lr 3.0e-04 | ")
+    assert line.endswith(" tok/s")
+    assert len(line) <= 80

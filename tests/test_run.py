@@ -347,7 +347,7 @@ def test_without_evaluations_there_are_none(train, framework, tmp_path):
 
 def test_a_step_has_the_tokens_of_all_its_batches(train, tmp_path):
     output = train("torch", *TINY, "--grad_accum", 3, "--steps", 2, "--out_dir", tmp_path)
-    assert "| 96 tokens a step |" in output
+    assert "| 96 tokens a step\n" in output
     for entry in read_log(tmp_path / "log.jsonl"):
         assert entry["tokens_per_second"] * entry["seconds"] == pytest.approx(96)
 
@@ -424,10 +424,10 @@ def test_what_a_resumed_run_may_change(train, tmp_path, monkeypatch):
             monkeypatch.setattr(run, "_parse_over", lambda *args, given=given: given)
             args = ["--resume", str(tmp_path)]
             if name in FREE | {"new_data"}:
-                assert run.parse_train_config(args) == given
+                assert run.parse_train_config("gpt_torch.train", args) == given
             else:
                 with pytest.raises(InputError, match=f"{name} is {value}, got {another(value)}"):
-                    run.parse_train_config(args)
+                    run.parse_train_config("gpt_torch.train", args)
 
 
 def another(value):
@@ -597,6 +597,19 @@ def test_ctrl_c_during_the_imports_is_quiet(command, library):
     assert (process.returncode, errors) == (-signal.SIGINT, b"")
 
 
+@pytest.mark.parametrize("package", ["benchmarks", "convert", "gpt_flax", "gpt_torch", "tests"])
+def test_every_command_is_quiet_before_its_imports(package, monkeypatch):
+    """Each package prepares its commands: Python has no other place to do it so early."""
+    module = importlib.import_module(package)
+    monkeypatch.setattr(sys, "argv", ["-m"])  # as Python has it then
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        importlib.reload(module)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 # The log
 
 
@@ -644,7 +657,8 @@ def test_a_log_on_a_full_disk_is_named(tmp_path, monkeypatch):
 )
 def test_a_loss_is_read_late_on_any_gpu(device, asynchronous, tmp_path):
     args = [str(a) for a in (*TINY, "--steps", 3, "--out_dir", tmp_path)]
-    started = run.start_run(run.parse_train_config(args), "flax", device, lambda path: None)
+    config = run.parse_train_config("gpt_flax.train", args)
+    started = run.start_run(config, "flax", device, lambda path: None)
     with started:
         started.log.step(0, 0.1, {"loss": 1.0, "grad_norm": 1.0})
         assert started.log.finite_steps == (1 if device == "cpu" else 0)

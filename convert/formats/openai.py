@@ -1,6 +1,6 @@
 """OpenAI's original TensorFlow checkpoint: `hparams.json` and `model.ckpt.*`. Read only.
 
-Needs TensorFlow, to read its format: `pip install "gpt-twins[tensorflow]"`.
+Needs TensorFlow, to read its format: `pip install tensorflow`.
 """
 
 from pathlib import Path
@@ -66,9 +66,7 @@ def load(prefix: Path) -> dict[str, Array]:
     try:
         from tensorflow.train import load_checkpoint
     except ImportError:
-        raise InputError(
-            f'{prefix}: reading it needs TensorFlow: pip install "gpt-twins[tensorflow]"'
-        ) from None
+        raise InputError(f"{prefix}: reading it needs TensorFlow: pip install tensorflow") from None
     try:
         reader = load_checkpoint(str(prefix))
         return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}

@@ -186,7 +186,7 @@ def plant_all(config: FaultsConfig) -> bool:
 
 def main() -> None:
     """Run the command line; exit code 1 where a fault survives."""
-    config = cli.parse(FaultsConfig, "faults")
+    config = cli.parse(FaultsConfig, "tests.faults")
     if config.list:
         for fault in chosen(config):
             print(f"{fault.name}\n    {fault.file}: {fault.old}  ->  {fault.new}")

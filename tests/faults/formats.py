@@ -40,8 +40,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "a run's options may be of any type",
         "gpt_common/config.py",
-        "_require_types(options, groups[group])",
-        "pass",
+        "if not _is_of(value, hints[name]):",
+        "if False:",
     ),
     Fault(
         "a link to itself is followed",
@@ -171,12 +171,6 @@ FAULTS: tuple[Fault, ...] = (
         BASE,
         "    settle(path)\n    try:\n        with atomic_file(path) as part:",
         "    try:\n        with atomic_file(path) as part:",
-    ),
-    Fault(
-        "torch: a full disk is a RuntimeError",
-        TORCH_FILES,
-        "if isinstance(error.__context__, OSError):",
-        "if isinstance(error.__context__, NotImplementedError):",
     ),
     Fault(
         "orbax: a full disk is a ValueError",

@@ -112,8 +112,8 @@ FAULTS = (
     Fault(
         "other data is taken for good once it was given",
         RUN,
-        '"resume": path, "new_data": False}',
-        '"resume": path}',
+        "resume=path, new_data=False)",
+        "resume=path)",
     ),
     Fault(
         "torch: evaluation is of the training data",
@@ -145,8 +145,8 @@ FAULTS = (
         "return self.signals.received() or self.log.reader_gone",
         "return self.signals.received()",
     ),
-    Fault("SIGHUP ends a run", CLI, "        signal.SIGHUP,\n", ""),
-    Fault("SIGXCPU ends a run", CLI, "        signal.SIGXCPU,\n", ""),
+    Fault("SIGHUP ends a run", CLI, "    signal.SIGHUP,\n", ""),
+    Fault("SIGXCPU ends a run", CLI, "    signal.SIGXCPU,\n", ""),
     Fault(
         "nohup is of no use",
         CLI,
@@ -465,20 +465,20 @@ FAULTS = (
     Fault(
         "the console shows the loss as the norm",
         "gpt_common/metrics.py",
-        "| norm {norm:8.4f}",
-        "| norm {loss:8.4f}",
+        "| norm {norm:6.3f}",
+        "| norm {loss:6.3f}",
     ),
     Fault(
         "the console shows seconds as milliseconds",
         "gpt_common/metrics.py",
-        "{1000 * seconds:7.1f} ms",
-        "{seconds:7.1f} ms",
+        "{1000 * seconds:4.0f} ms",
+        "{seconds:4.0f} ms",
     ),
     Fault(
         "the console shows the norm as the learning rate",
         "gpt_common/metrics.py",
-        "lr {learning_rate:.2e}",
-        "lr {norm:.2e}",
+        "lr {learning_rate:.1e}",
+        "lr {norm:.1e}",
     ),
     Fault(
         "the bar of a resumed run begins at its first step",
@@ -528,8 +528,8 @@ FAULTS = (
     Fault(
         "Ctrl-C after the imports kills",
         "gpt_common/cli.py",
-        "signal.signal(signal.SIGINT, signal.default_int_handler)",
-        "pass",
+        "signal.default_int_handler if is_ctrl_c else",
+        "signal.SIG_DFL if is_ctrl_c else",
     ),
     Fault(
         "signals stay requests after a run",

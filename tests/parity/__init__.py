@@ -1,0 +1,3 @@
+from gpt_common.startup import prepare
+
+prepare("tests.parity", "torch", "jax", "flax", "optax")

@@ -250,7 +250,7 @@ def report(config: ReportConfig) -> None:
 
 def main() -> None:
     """Run the command line."""
-    report(cli.parse(ReportConfig, "report"))
+    report(cli.parse(ReportConfig, "tests.parity.report"))
 
 
 if __name__ == "__main__":

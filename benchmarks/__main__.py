@@ -1,0 +1,15 @@
+"""What `python -m benchmarks` says, as it is no command itself."""
+
+from gpt_common import cli
+from gpt_common.errors import InputError
+
+COMMANDS = ("train_step", "generate", "scaling", "data", "convert", "plot", "plot_losses", "gpu")
+
+
+def main() -> None:
+    """Name the commands. Raises `InputError`."""
+    raise InputError(f"expected python -m benchmarks.COMMAND, one of {', '.join(COMMANDS)}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,13 @@
+"""What `python -m gpt_torch` says, as it is no command itself."""
+
+from gpt_common import cli
+from gpt_common.errors import InputError
+
+
+def main() -> None:
+    """Name the commands. Raises `InputError`."""
+    raise InputError("expected python -m gpt_torch.train or python -m gpt_torch.generate")
+
+
+if __name__ == "__main__":
+    cli.run(main)
