@@ -47,10 +47,10 @@ def test_a_signal_that_is_ignored_stays_so_through_the_imports(monkeypatch):
 
 
 def test_after_a_run_signals_are_what_they_were():
-    before = [signal.getsignal(number) for number in cli.StopSignal.SIGNALS]
+    before = [signal.getsignal(number) for number in cli.STOP_SIGNALS]
     with cli.StopSignal():
-        assert [signal.getsignal(number) for number in cli.StopSignal.SIGNALS] != before
-    assert [signal.getsignal(number) for number in cli.StopSignal.SIGNALS] == before
+        assert [signal.getsignal(number) for number in cli.STOP_SIGNALS] != before
+    assert [signal.getsignal(number) for number in cli.STOP_SIGNALS] == before
 
 
 def test_an_error_after_a_signal_is_what_is_told():
