@@ -282,7 +282,7 @@ def test_truncated_files_are_refused(checkpoint_folder, name, share):
         ({"step": "many"}, "expected a whole number, got 'many'"),
         ({"step": -1}, "expected a whole number, got -1"),
         ({"loader": {}}, "position"),
-        ({"options": None}, "TypeError"),
+        ({"options": None}, "options: expected an object, got None"),
     ],
 )
 def test_a_training_state_that_makes_no_sense_is_refused(checkpoint_folder, change, words):
