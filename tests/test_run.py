@@ -185,7 +185,9 @@ def test_what_is_not_finite_is_not_saved(call, framework, flags, words, tmp_path
 @pytest.mark.parametrize("part", range(3), ids=["weights", "exp_avg", "exp_avg_sq"])
 def test_one_number_that_is_not_finite_is_enough(part, number, tmp_path):
     args = [str(a) for a in (*TINY, "--steps", 3, "--out_dir", tmp_path)]
-    started = run.start_run(run.parse_train_config(args), "torch", "cpu", lambda path: None)
+    started = run.start_run(
+        run.parse_train_config("gpt_torch.train", args), "torch", "cpu", lambda path: None
+    )
     state = [{name: w.copy() for name, w in started.start.weights.items()} for _ in range(3)]
     state[part]["transformer.h.1.ln_2.weight"][3] = number
     with started, pytest.raises(NonFiniteError, match=r"step 2: transformer\.h\.1\.ln_2\.weight"):
@@ -716,7 +718,9 @@ def test_what_is_asked_for_is_of_the_run(train, framework, tmp_path, monkeypatch
     config, data = read_checkpoint(tmp_path).config, DataOptions(seq_len=8)
     assert set(map(repr, asked)) == {repr((config, data, 2, "float64", {"on_cpu": True}))}
     args = [str(a) for a in (*TINY, "--out_dir", tmp_path / "gpu")]
-    run.start_run(run.parse_train_config(args), framework, "gpu", lambda path: None)
+    run.start_run(
+        run.parse_train_config(f"gpt_{framework}.train", args), framework, "gpu", lambda path: None
+    )
     assert asked[-1][-1] == {"on_cpu": False}
 
 

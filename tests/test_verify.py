@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import importlib
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from convert.verify import (
     choose_tokens,
     compare,
     difference,
+    huggingface_model,
     kl_divergence,
     log_softmax,
     trace_flax,
@@ -335,6 +337,27 @@ def test_tokens_of_a_small_vocabulary_are_used(odd_config, tmp_path):
     config = VerifyConfig("c", data=str(tmp_path / "tokens.npy"))
     (x, _), _ = choose_tokens(config, odd_config)
     assert np.array_equal(x.ravel(), np.arange(46))
+
+
+def test_the_last_target_is_a_token_too(odd_config, tmp_path):
+    np.save(tmp_path / "tokens.npy", np.array([*range(8), 997], np.uint16))
+    config = VerifyConfig("c", data=str(tmp_path / "tokens.npy"), batch_size=2, seq_len=4)
+    assert "random tokens" in choose_tokens(config, odd_config)[1]
+
+
+def test_of_two_checkpoints_the_first_is_the_reference(verify, checkpoint_folder, tmp_path):
+    other = shutil.copytree(checkpoint_folder, tmp_path / "other")
+    code, report = verify(checkpoint_folder, other)
+    (comparison,) = report["comparisons"]
+    names = comparison["reference"], comparison["other"]
+    assert (code, names) == (0, (str(checkpoint_folder), str(other)))
+
+
+def test_transformers_gets_float64_as_it_is(odd_config):
+    name = "transformer.wte.weight"
+    weights = {n: w / np.float64(3) for n, w in random_weights(odd_config).items()}
+    model = huggingface_model(Checkpoint(odd_config, weights), "float64")
+    assert np.array_equal(model.get_parameter(name).detach().numpy(), weights[name])
 
 
 @pytest.mark.parametrize(

@@ -397,4 +397,22 @@ FAULTS: tuple[Fault, ...] = (
         "losses=(reference.loss, other.loss)",
         "losses=(other.loss, reference.loss)",
     ),
+    Fault(
+        "verify: transformers gets float64 by way of float32",
+        "convert/verify.py",
+        'np.float64 if dtype == "float64" else np.float32',
+        "np.float32",
+    ),
+    Fault(
+        "verify: a checkpoint is called torch beside another",
+        "convert/verify.py",
+        'name = config.checkpoint if config.other else "torch"',
+        'name = "torch"',
+    ),
+    Fault(
+        "verify: targets may be beyond the vocabulary",
+        "convert/verify.py",
+        "max(x.max(), y.max()) < model.vocab_size",
+        "x.max() < model.vocab_size",
+    ),
 )
