@@ -77,10 +77,8 @@ def save(path: Path, content: dict[str, Any]) -> None:
     with path.open("wb") as file:
         try:
             torch.save(content, file)
-        except RuntimeError as error:  # which is what torch makes of a file that cannot be written
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from None
-            raise
+        except RuntimeError as error:  # which torch makes of a full disk, and of Ctrl-C
+            raise error.__context__ or error from None
 
 
 def _reason(error: Exception) -> str:

@@ -194,7 +194,7 @@ def read_options(path: str | Path) -> tuple[Path, dict[str, Any] | None]:
 
 def _options(folder: Path) -> dict[str, Any] | None:
     state = _read_state(folder)
-    return None if state is None else state.get("options") or {}
+    return None if state is None else _object(state, "options", str(folder / STATE))
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -371,24 +371,31 @@ def state_fields(state: TrainingState) -> dict[str, Any]:
 
 def read_state_fields(content: dict[str, Any], source: str) -> dict[str, Any]:
     """Return the fields that `state_fields` returned. Raises `InputError` for strange ones."""
-    try:
-        optimizer_step = content.get("optimizer_step")
-        return {
-            "step": _whole_number(content["step"]),
-            "loader": {"position": _whole_number(content["loader"]["position"])},
-            "options": dict(content["options"]),
-            "versions": dict(content["versions"]),
-            "optimizer_step": None if optimizer_step is None else _whole_number(optimizer_step),
-            "fingerprint": dict(content.get("fingerprint") or {}),
-            "source": dict(content.get("source", {})),
-        }
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{source}: {type(error).__name__}: {error}") from None
+    content = {"optimizer_step": None, "fingerprint": {}, "source": {}} | content  # of older ones
+    optimizer_step = content["optimizer_step"]
+    if optimizer_step is not None:
+        optimizer_step = _whole_number(content, "optimizer_step", source)
+    loader = _object(content, "loader", source)
+    objects = ("options", "versions", "fingerprint", "source")
+    return {
+        "step": _whole_number(content, "step", source),
+        "loader": {"position": _whole_number(loader, "position", source)},
+        "optimizer_step": optimizer_step,
+        **{name: _object(content, name, source) for name in objects},
+    }
 
 
-def _whole_number(value: Any) -> int:
+def _object(content: dict[str, Any], name: str, source: str) -> dict[str, Any]:
+    value = content.get(name)
+    if not isinstance(value, dict):
+        raise InputError(f"{source}: {name}: expected an object, got {shown(value)}")
+    return value
+
+
+def _whole_number(content: dict[str, Any], name: str, source: str) -> int:
+    value = content.get(name)
     if type(value) is not int or not 0 <= value < 2**63:
-        raise ValueError(f"expected a whole number, got {shown(value)}")
+        raise InputError(f"{source}: {name}: expected a whole number, got {shown(value)}")
     return value
 
 

@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO, TypeVar
 
 import tyro
@@ -22,10 +22,27 @@ LONGEST_ERROR = 500  # characters
 # Packages that an installation may be without, by the names that pip knows.
 OPTIONAL = {name: name for name in ("torch", "jax", "flax", "optax", "transformers")}
 OPTIONAL |= {"orbax": "orbax-checkpoint"}
+# What asks a process to end: Ctrl-C, `kill`, a closed terminal, schedulers before the time is up.
+STOP_SIGNALS = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGXCPU,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
 # What torch, XLA, numpy and C++ say where memory does not suffice.
 OUT_OF_MEMORY = re.compile(
     r"not enough memory|out of memory|RESOURCE_EXHAUSTED|bad_alloc|Unable to allocate", re.I
 )
+
+
+class Ended(BaseException):
+    """A signal asks the process to end. No `SystemExit`, which is what a parser raises too."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 def parse(
@@ -82,11 +99,15 @@ def run(main: Callable[[], None], smaller: str = "the model") -> None:
     """Call `main` and exit as a command does: one line on standard error where it fails.
 
     `smaller` names what to make smaller where memory does not suffice. Exit codes: 2 for wrong
-    input, 1 for a run that diverged, 130 after Ctrl-C, 141 where the reader of a pipe has gone.
+    input, 1 for a run that diverged, 128 plus its number after a signal (130 after Ctrl-C), 141
+    where the reader of a pipe has gone.
     """
     _prepare_streams()
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as `startup.prepare` left it
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    with _raising_signals():
+        _run(main, smaller)
+
+
+def _run(main: Callable[[], None], smaller: str) -> None:
     try:
         main()
         sys.stdout.flush()
@@ -99,6 +120,8 @@ def run(main: Callable[[], None], smaller: str = "the model") -> None:
         _fail(str(error), 1)
     except KeyboardInterrupt:
         _fail("interrupted", 128 + signal.SIGINT)
+    except Ended as signalled:
+        sys.exit(128 + signalled.number)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in OPTIONAL:
@@ -108,6 +131,28 @@ def run(main: Callable[[], None], smaller: str = "the model") -> None:
         if not _is_out_of_memory(error):
             raise
         _fail(f"out of memory: make {smaller} smaller ({_first_line(error)})", 2)
+
+
+@contextlib.contextmanager
+def _raising_signals() -> Iterator[None]:
+    """Let a signal that would end the process raise, so that nothing stays half-written.
+
+    Before and after it does end the process: Python's own imports and exit are no place to raise.
+    """
+    taken = [n for n in STOP_SIGNALS if signal.getsignal(n) is signal.SIG_DFL]
+    for number in taken:
+        is_ctrl_c = number == signal.SIGINT
+        signal.signal(number, signal.default_int_handler if is_ctrl_c else _end)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _end(number: int, frame: object) -> None:
+    signal.signal(number, signal.SIG_DFL)  # a library may swallow the exception; the next one ends
+    raise Ended(number)
 
 
 def _prepare_streams() -> None:
@@ -196,20 +241,10 @@ class Stdout:
 class StopSignal:
     """Turns a signal that asks the process to end into a request, which the loop reads.
 
-    These are Ctrl-C, SIGTERM, a closed terminal's SIGHUP, and what schedulers send before the time
-    is up. A signal that the process was started to ignore, as by nohup, stays ignored. A Ctrl-C
-    after the first signal interrupts at once. When the block has ended, the process exits with 128
-    plus the number of the signal: 130 for Ctrl-C.
+    One that the process was started to ignore, as by nohup, stays ignored. A Ctrl-C after the first
+    signal interrupts at once. When the block has ended, the process exits with 128 plus the number
+    of the signal: 130 for Ctrl-C.
     """
-
-    SIGNALS = (
-        signal.SIGINT,
-        signal.SIGTERM,
-        signal.SIGHUP,
-        signal.SIGXCPU,
-        signal.SIGUSR1,
-        signal.SIGUSR2,
-    )
 
     def __init__(self) -> None:
         self._number = 0
@@ -222,7 +257,7 @@ class StopSignal:
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is not threading.main_thread():
             return self  # Python allows handlers nowhere else
-        handlers = {number: signal.getsignal(number) for number in self.SIGNALS}
+        handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
         self._previous = {n: h for n, h in handlers.items() if h is not signal.SIG_IGN}
         for number in self._previous:
             signal.signal(number, self._handle)

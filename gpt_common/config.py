@@ -9,17 +9,20 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
 
 from gpt_common.errors import (
+    FLOAT32_MAX,
     InputError,
     require_fraction,
     require_not_negative,
     require_positive,
     shown,
 )
+
+T = TypeVar("T")
 
 Activation = Literal["gelu_new", "gelu"]
 Device = Literal["auto", "cuda", "mps", "cpu"]
@@ -273,22 +276,27 @@ class TrainConfig:
         return dataclasses.replace(self, runtime=dataclasses.replace(self.runtime, dtype=dtype))
 
     @classmethod
-    def from_dict(cls, groups: dict[str, dict[str, Any]]) -> TrainConfig:
-        """Return the options that `as_dict` returned. Raises `KeyError` or `TypeError`."""
+    def from_dict(cls, groups: dict[str, Any]) -> TrainConfig:
+        """Return the options that `as_dict` returned. Raises `InputError` for strange ones."""
         types = get_type_hints(cls)
-        for group, options in types.items():
-            if not isinstance(groups[group], dict):
-                raise TypeError(f"{group}: expected its options, got {shown(groups[group])}")
-            _require_types(options, groups[group])
-        return cls(**{group: options(**groups[group]) for group, options in types.items()})
+        return cls(**{group: _from_dict(types[group], group, groups.get(group)) for group in types})
 
 
-def _require_types(options: type, values: dict[str, Any]) -> None:
-    """Raise `TypeError` where a value, as a file may give it, is not of its field's type."""
+def _from_dict(options: type[T], group: str, values: Any) -> T:
+    """Return the options of a group from what a file says of them.
+
+    A whole number is a float where one is due: as an integer the frameworks take none above their
+    own largest.
+    """
+    if not isinstance(values, dict):
+        raise InputError(f"{group}: expected its options, got {shown(values)}")
     hints = get_type_hints(options)
     for name, value in values.items():
-        if name in hints and not _is_of(value, hints[name]):
-            raise TypeError(f"{name}: expected {_in_words(hints[name])}, got {shown(value)}")
+        if name not in hints:
+            raise InputError(f"{group}: expected none but its options, got {shown(name)}")
+        if not _is_of(value, hints[name]):
+            raise InputError(f"{name}: expected {_in_words(hints[name])}, got {shown(value)}")
+    return options(**{n: float(v) if hints[n] is float else v for n, v in values.items()})
 
 
 def _in_words(hint: Any) -> str:
@@ -302,7 +310,9 @@ def _is_of(value: Any, hint: Any) -> bool:
         return any(_is_of(value, one) for one in get_args(hint))
     if get_origin(hint) is Literal:
         return isinstance(value, str) and value in get_args(hint)
-    return type(value) in ((int, float) if hint is float else (hint,))
+    if hint is float and type(value) is int:
+        return abs(value) <= FLOAT32_MAX
+    return type(value) is hint
 
 
 @dataclass(frozen=True)

@@ -128,11 +128,13 @@ def stored_config(path: str) -> TrainConfig:
     if groups is None:
         raise _no_run(path)
     own = is_run(folder.parent) or folder.parent == Path(path).resolve()
-    place = {"out_dir": str(folder.parent) if own else None, "resume": path, "new_data": False}
+    out_dir = str(folder.parent) if own else None
     try:
-        return TrainConfig.from_dict(groups | {"output": groups["output"] | place})
-    except (AttributeError, KeyError, TypeError) as error:
+        config = TrainConfig.from_dict(groups)
+    except InputError as error:
         raise InputError(f"{folder}/training_state.json: options: {error}") from None
+    output = dataclasses.replace(config.output, out_dir=out_dir, resume=path, new_data=False)
+    return dataclasses.replace(config, output=output)
 
 
 def _no_run(path: str) -> InputError:

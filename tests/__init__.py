@@ -1,0 +1,5 @@
+"""Tests; `tests.faults` and `tests.parity.report` are commands."""
+
+from gpt_common.startup import prepare
+
+prepare("tests")

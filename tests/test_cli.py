@@ -9,7 +9,9 @@ import threading
 import pytest
 
 from gpt_common import cli, startup
+from gpt_common.checkpoint import step_folder, write_checkpoint
 from gpt_common.errors import InputError
+from tests.conftest import assert_one_line_error, random_checkpoint
 
 
 def in_a_process(code, **environment):
@@ -80,3 +82,25 @@ def test_in_another_thread_a_run_does_without_signals():
     thread.start()
     thread.join()
     assert received == [False]
+
+
+def test_notes_are_told_apart_from_what_a_command_returns(capsys):
+    cli.print_notes(("one thing", "another"))
+    assert capsys.readouterr() == ("", "note: one thing\nnote: another\n")
+
+
+@pytest.mark.parametrize("module", ["gpt_torch.generate", "gpt_flax.generate", "convert.verify"])
+def test_a_command_tells_what_was_noted_of_its_checkpoint(
+    call, module, odd_config, tmp_path, monkeypatch
+):
+    """Here that the newest of a run is damaged; the command goes no further."""
+
+    def told(notes):
+        raise InputError(notes[0])
+
+    for step in (1, 2):
+        write_checkpoint(step_folder(tmp_path, step), random_checkpoint(odd_config, step))
+    (step_folder(tmp_path, 2) / "model.safetensors").write_bytes(b"")
+    monkeypatch.setattr(cli, "print_notes", told)
+    args = (tmp_path,) if module == "convert.verify" else ("--init", tmp_path)
+    assert_one_line_error(call(module, *args), "passed over a damaged checkpoint", "step_000002")

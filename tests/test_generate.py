@@ -40,6 +40,7 @@ from tests.conftest import (
 from tests.test_completion import give, started
 
 PROMPT = "Hello, I'm a language model,"
+BFLOAT16 = ("--dtype", "bfloat16")
 
 
 @pytest.fixture(scope="module")
@@ -105,12 +106,12 @@ def test_five_rows_of_thirty_tokens(generate, framework, folder):
 
 
 def test_json(generate, framework, folder):
-    args = ("--json", "--num_samples", 2, "--max_new_tokens", 7, "--top_p", 0.9)
+    args = ("--json", "--num_samples", 2, "--max_new_tokens", 7, "--top_p", 0.9, *BFLOAT16)
     output = generate(framework, folder, *args)
     assert output.count("\n") == 1
     report = json.loads(output)
     assert report["prompt"] == PROMPT
-    assert report["sampling"]["top_p"] == 0.9
+    assert (report["dtype"], report["sampling"]["top_p"]) == ("bfloat16", 0.9)
     assert report["time_to_first_token"] > 0
     assert report["tokens_per_second"] == pytest.approx(14 / report["seconds"])
     assert report["time_to_first_token"] < report["seconds"]
@@ -268,6 +269,20 @@ def test_the_command_generates_with_frozen_weights(generate, framework, folder, 
         assert given[0][0].compiled_step is None
     else:
         assert "lm_head" in given[0][0]
+
+
+@pytest.mark.parametrize(("dtype", "held"), [("bfloat16", "float32"), ("float64", "float64")])
+def test_the_command_holds_and_computes_as_asked(call, framework, folder, dtype, held, monkeypatch):
+    def told(*args):
+        held = (
+            args[0].wte.weight.dtype if framework == "torch" else args[0]["wte"]["embedding"].dtype
+        )
+        computes = args[3] if framework == "torch" else jnp.dtype(args[1].dtype)
+        raise InputError(f"{computes} over {held}".replace("torch.", ""))
+
+    monkeypatch.setattr(f"gpt_{framework}.generate.grow", told)
+    result = call(f"gpt_{framework}.generate", "--init", folder, "--dtype", dtype)
+    assert_one_line_error(result, f"{dtype} over {held}")
 
 
 def test_compile_compiles_the_step(generate, folder, monkeypatch):

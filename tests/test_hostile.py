@@ -407,6 +407,8 @@ def test_hparams_that_make_no_sense(change, tmp_path):
         ("runtime", "dtype", "banana"),
         ("runtime", "compile", ESCAPE * 1000),
         ("optimizer", "learning_rate", True),
+        ("optimizer", "grad_clip", 10**400),
+        ("optimizer", "grad_clop", 1),
     ],
 )
 def test_options_of_another_type(group, name, value, tmp_path, call):
@@ -416,7 +418,25 @@ def test_options_of_another_type(group, name, value, tmp_path, call):
     wrong = right | {group: right[group] | {name: value}}
     for options in (wrong, right | {group: value}, {}, [], 3):
         (tmp_path / STATE).write_text(json.dumps(state | {"options": options}))
-        assert_one_line_error(call("gpt_torch.train", "--resume", tmp_path), "training_state.json")
+        result = call("gpt_torch.train", "--resume", tmp_path)
+        assert_one_line_error(result, "training_state.json", "expected", "got")
+
+
+@pytest.mark.parametrize("name", ["step", "loader", "versions", "fingerprint", "source"])
+def test_a_state_of_another_type(name, tmp_path, call):
+    write_checkpoint(tmp_path, random_checkpoint(MODEL))
+    state = json.loads((tmp_path / STATE).read_text())
+    for value in (None, 1.5, [], "x" * 10**5):
+        (tmp_path / STATE).write_text(json.dumps(state | {name: value}))
+        with pytest.raises(InputError, match=f"training_state.json: {name}: expected .*, got .*"):
+            read_checkpoint(tmp_path)
+
+
+def test_a_whole_number_is_a_float_where_one_is_due():
+    """No integer of this size is one to torch or jax."""
+    groups = TrainConfig().as_dict()
+    groups["optimizer"]["grad_clip"] = 10**30
+    assert type(TrainConfig.from_dict(groups).optimizer.grad_clip) is float
 
 
 def test_names_that_would_write_to_the_terminal(tmp_path, call):

@@ -1,11 +1,13 @@
 """What takes the place of what: a model of a model, whole or not at all, and of nothing else."""
 
 import dataclasses
+import io
 import itertools
 import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -15,6 +17,7 @@ import pytest
 
 from convert import formats
 from convert.formats import FORMATS
+from gpt_common import cli
 from gpt_common.checkpoint import Checkpoint, point_latest, step_folder, write_checkpoint
 from gpt_common.config import GPTConfig
 from gpt_common.errors import InputError
@@ -56,7 +59,46 @@ def tree(folder):
     }
 
 
-# Killed, or without room.
+# Asked to end, killed, or without room.
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(("name", "at"), [("huggingface", 1), ("torch", 1), ("flax", 0)])
+def test_a_signal_leaves_nothing_half_written(name, at, number, tmp_path, call, monkeypatch):
+    """And what was there as it was: torch makes a Ctrl-C an error of its own."""
+    source, old = write(name, tmp_path / "source", 1), write(name, tmp_path, 2)
+    before = tree(tmp_path)
+
+    writes, opened = itertools.count(), Path.open
+
+    class Signalling(io.FileIO):
+        def write(self, content):
+            if next(writes) == at:
+                os.kill(os.getpid(), number)
+            return super().write(content)
+
+    def open_(path, mode="r", *args, **options):
+        return Signalling(path, mode) if mode == "wb" else opened(path, mode, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", open_)
+        result = call("convert.__main__", source, old, "--overwrite")
+    assert result.returncode == 128 + number
+    assert result.stderr == ("error: interrupted\n" if number == signal.SIGINT else "")
+    assert tree(tmp_path) == before
+
+
+def test_a_signal_while_the_flags_are_read_is_no_wrong_flag(call, monkeypatch):
+    """Which a parser, too, answers by an exit."""
+    monkeypatch.setattr("tyro.cli", lambda *args, **options: os.kill(os.getpid(), signal.SIGTERM))
+    result = call("convert.__main__", "--list")
+    assert (result.returncode, result.stderr) == (128 + signal.SIGTERM, "")
+
+
+def test_signals_are_as_they_were_when_a_command_has_ended(call):
+    before = [signal.getsignal(number) for number in cli.STOP_SIGNALS]
+    call("convert.__main__", "--list")
+    assert [signal.getsignal(number) for number in cli.STOP_SIGNALS] == before
 
 
 def in_a_child(task):

@@ -139,6 +139,7 @@ def test_a_run_goes_on_in_its_own_folder_by_whatever_name(train, framework, two_
     left.mkdir()
     train(framework, "--resume", "mine", "--out_dir", "mine", "--steps", 3)
     assert names(mine) == ["latest", "log.jsonl", *(f"step_00000{n}" for n in (1, 2, 3))]
+    assert run.stored_config("mine").optimizer.steps == 3  # of its newest checkpoint
 
 
 def test_a_checkpoint_of_no_run_begins_a_folder_of_its_own(
@@ -594,6 +595,19 @@ def test_ctrl_c_during_the_imports_is_quiet(command, library):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (-signal.SIGINT, b"")
+
+
+@pytest.mark.parametrize("package", ["benchmarks", "convert", "gpt_flax", "gpt_torch", "tests"])
+def test_every_command_is_quiet_before_its_imports(package, monkeypatch):
+    """Each package prepares its commands: Python has no other place to do it so early."""
+    module = importlib.import_module(package)
+    monkeypatch.setattr(sys, "argv", ["-m"])  # as Python has it then
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        importlib.reload(module)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # The log

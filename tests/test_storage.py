@@ -159,3 +159,16 @@ def test_the_checksum_is_that_of_the_whole_file(size, tmp_path):
     content = np.random.default_rng(0).bytes(size)
     (tmp_path / "file").write_bytes(content)
     assert checksum(tmp_path / "file") == f"{zlib.crc32(content):08x}"
+
+
+def test_a_folder_has_lost_its_name_on_the_disk_before_it_loses_its_files(tmp_path, monkeypatch):
+    synced = []
+
+    def sync(path):
+        (part,) = tmp_path.iterdir()
+        synced.append((path, part.name != "folder", [file.name for file in part.iterdir()]))
+
+    write(tmp_path / "folder", "old")
+    monkeypatch.setattr(storage, "sync", sync)
+    remove_folder(tmp_path / "folder")
+    assert synced == [(tmp_path, True, ["file"])]

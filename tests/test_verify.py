@@ -351,6 +351,18 @@ def test_a_difference(expected, found, max_abs, relative):
     assert d.agrees == (relative < 0.3)
 
 
+def test_a_comparison_tells_its_reference_from_the_other():
+    first, second = np.array([[0.0, 2.0]]), np.array([[1.0, -4.0]])
+    reference, other = (
+        Trace("ours", {"logits": first}, 1.5),
+        Trace("theirs", {"logits": second}, 2.5),
+    )
+    found = compare(reference, other, TOLERANCES["float32"])
+    assert (found.reference, found.other, found.losses) == ("ours", "theirs", (1.5, 2.5))
+    assert found.layers[0].max_abs == 6  # where the other is below
+    assert found.kl_divergence == kl_divergence(first, second) != kl_divergence(second, first)
+
+
 def test_kl_divergence():
     p, q = np.array([0.5, 0.25, 0.25]), np.array([0.25, 0.25, 0.5])
     expected = 0.5 * np.log(2) - 0.25 * np.log(2)

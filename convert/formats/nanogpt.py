@@ -185,7 +185,7 @@ def stored_options(groups: dict[str, Any], source: str) -> TrainConfig:
     """Return a run's options. Raises `InputError` for strange ones."""
     try:
         return TrainConfig.from_dict(groups)
-    except (KeyError, TypeError) as error:
+    except InputError as error:
         raise InputError(f"{source}: options: {error}") from None
 
 

@@ -300,6 +300,24 @@ HANDED_ON: tuple[Fault, ...] = (
         'limit = ROUNDING["float64" if config.exact else config.dtype]',
         "limit = ROUNDING[config.dtype]",
     ),
+    Fault(
+        "torch: the command generates in float32",
+        "gpt_torch/generate.py",
+        "config.sampling, dtype, exact)",
+        'config.sampling, "float32", exact)',
+    ),
+    Fault(
+        "torch: the command holds float32",
+        "gpt_torch/generate.py",
+        "load_model(start, master_dtype(dtype), device)",
+        "load_model(start, torch.float32, device)",
+    ),
+    Fault(
+        "JSON: dtype is always float32",
+        "gpt_common/dialogue.py",
+        '"dtype": config.dtype',
+        '"dtype": "float32"',
+    ),
 )
 
 FAULTS: tuple[Fault, ...] = (*DECIDED, *GENERATION, *HANDED_ON)

@@ -40,8 +40,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "a run's options may be of any type",
         "gpt_common/config.py",
-        "_require_types(options, groups[group])",
-        "pass",
+        "if not _is_of(value, hints[name]):",
+        "if False:",
     ),
     Fault(
         "a link to itself is followed",
@@ -171,12 +171,6 @@ FAULTS: tuple[Fault, ...] = (
         BASE,
         "    settle(path)\n    try:\n        with atomic_file(path) as part:",
         "    try:\n        with atomic_file(path) as part:",
-    ),
-    Fault(
-        "torch: a full disk is a RuntimeError",
-        TORCH_FILES,
-        "if isinstance(error.__context__, OSError):",
-        "if isinstance(error.__context__, NotImplementedError):",
     ),
     Fault(
         "orbax: a full disk is a ValueError",
@@ -350,10 +344,16 @@ FAULTS: tuple[Fault, ...] = (
         "(folder / LATEST).is_symlink()",
     ),
     Fault(
-        "a run whose newest state is damaged has no options",
+        "a run has the options of its oldest checkpoint",
         "gpt_common/checkpoint.py",
         "for folder in newer:",
         "for folder in ():",
+    ),
+    Fault(
+        "a run whose newest state is damaged has no options",
+        "gpt_common/checkpoint.py",
+        "*newer, oldest = checkpoint_folders(Path(path))",
+        "newer, (oldest, *_) = [], checkpoint_folders(Path(path))",
     ),
     Fault(
         "--overwrite: a folder by the name of a file",
@@ -372,5 +372,29 @@ FAULTS: tuple[Fault, ...] = (
         "convert/__main__.py",
         "exp_avg_sq=cut(checkpoint.training.exp_avg_sq)",
         "exp_avg_sq=cut(checkpoint.training.exp_avg)",
+    ),
+    Fault(
+        "a folder's files go before its name does",
+        "gpt_common/storage.py",
+        "    os.rename(folder, part)\n    sync(folder.parent)\n",
+        "    os.rename(folder, part)\n",
+    ),
+    Fault(
+        "verify: what is below is no difference",
+        "convert/verify.py",
+        "float(np.abs(d).max())",
+        "float(d.max())",
+    ),
+    Fault(
+        "verify: the divergence of the reference from the other",
+        "convert/verify.py",
+        'kl_divergence(reference.layers["logits"], other.layers["logits"])',
+        'kl_divergence(other.layers["logits"], reference.layers["logits"])',
+    ),
+    Fault(
+        "verify: the losses change places",
+        "convert/verify.py",
+        "losses=(reference.loss, other.loss)",
+        "losses=(other.loss, reference.loss)",
     ),
 )

@@ -1,6 +1,6 @@
 """Faults that people make in a GPT-2, each, planted, must turn the tests red."""
 
-from tests.faults import benchmarks, commands, data, exact, formats, nanogpt, runs, wiring
+from tests.faults import benchmarks, commands, data, exact, formats, nanogpt, runs, trial, wiring
 from tests.faults.fault import Fault
 
 TORCH_MODEL = "gpt_torch/model.py"
@@ -966,5 +966,6 @@ FAULTS = (
     *formats.FAULTS,
     *nanogpt.FAULTS,
     *runs.FAULTS,
+    *trial.FAULTS,
     *wiring.FAULTS,
 )

@@ -112,8 +112,8 @@ FAULTS = (
     Fault(
         "other data is taken for good once it was given",
         RUN,
-        '"resume": path, "new_data": False}',
-        '"resume": path}',
+        "resume=path, new_data=False)",
+        "resume=path)",
     ),
     Fault(
         "torch: evaluation is of the training data",
@@ -145,8 +145,8 @@ FAULTS = (
         "return self.signals.received() or self.log.reader_gone",
         "return self.signals.received()",
     ),
-    Fault("SIGHUP ends a run", CLI, "        signal.SIGHUP,\n", ""),
-    Fault("SIGXCPU ends a run", CLI, "        signal.SIGXCPU,\n", ""),
+    Fault("SIGHUP ends a run", CLI, "    signal.SIGHUP,\n", ""),
+    Fault("SIGXCPU ends a run", CLI, "    signal.SIGXCPU,\n", ""),
     Fault(
         "nohup is of no use",
         CLI,
@@ -528,8 +528,8 @@ FAULTS = (
     Fault(
         "Ctrl-C after the imports kills",
         "gpt_common/cli.py",
-        "signal.signal(signal.SIGINT, signal.default_int_handler)",
-        "pass",
+        "signal.default_int_handler if is_ctrl_c else",
+        "signal.SIG_DFL if is_ctrl_c else",
     ),
     Fault(
         "signals stay requests after a run",
@@ -626,5 +626,29 @@ FAULTS = (
         "gpt_flax/device.py",
         'if "JAX_COMPILATION_CACHE_DIR" not in os.environ:',
         "if True:",
+    ),
+    Fault(
+        "verify: what was noted of a checkpoint is not told",
+        "convert/verify.py",
+        "    cli.print_notes(checkpoint.notes)\n",
+        "",
+    ),
+    Fault(
+        "torch: what was noted of a checkpoint is not told",
+        "gpt_torch/generate.py",
+        "    cli.print_notes(start.notes)\n",
+        "",
+    ),
+    Fault(
+        "flax: what was noted of a checkpoint is not told",
+        "gpt_flax/generate.py",
+        "    cli.print_notes(start.notes)\n",
+        "",
+    ),
+    Fault(
+        "notes are among what a command returns",
+        "gpt_common/cli.py",
+        'print(f"note: {note}", file=sys.stderr)',
+        'print(f"note: {note}")',
     ),
 )
