@@ -58,7 +58,8 @@ class Worker:
         """Return what the program answers. Raises `WorkerError` where it does not in time."""
         assert self._process.stdin
         assert self._process.stdout
-        timer = threading.Timer(timeout, self._process.kill)
+        late = threading.Event()
+        timer = threading.Timer(timeout, self._abandon, [late])
         timer.start()
         try:
             self._process.stdin.write(json.dumps({"call": call, "arguments": arguments}) + "\n")
@@ -66,10 +67,9 @@ class Worker:
             line = self._process.stdout.readline()
         except BrokenPipeError:
             line = ""
-        in_time = timer.is_alive()
         timer.cancel()
         if not line:
-            what = "the process ended" if in_time else f"no answer within {timeout:.0f} s"
+            what = f"no answer within {timeout:.0f} s" if late.is_set() else "the process ended"
             raise WorkerError(f"{what}: {self._last_words()}")
         answer = json.loads(line)
         if "error" in answer:
@@ -83,6 +83,10 @@ class Worker:
         for pipe in (self._process.stdin, self._process.stdout, self._errors):
             with contextlib.suppress(BrokenPipeError):
                 pipe.close()  # type: ignore[union-attr]
+
+    def _abandon(self, late: threading.Event) -> None:
+        late.set()  # first: whoever sees the process end asks for it
+        self._process.kill()
 
     def _last_words(self) -> str:
         """Return the last line that the process wrote to its standard error."""

@@ -554,8 +554,8 @@ class Lost(io.StringIO):
 
 
 def test_a_run_whose_reader_has_gone_saves_and_ends(call, framework, tmp_path, monkeypatch):
-    """As in `train | head -2`."""
-    monkeypatch.setattr(sys, "stdout", Lost(BrokenPipeError(), 2))
+    """As in `train | head -3`: two lines tell of the run, the third is of its first step."""
+    monkeypatch.setattr(sys, "stdout", Lost(BrokenPipeError(), 3))
     result = call(f"gpt_{framework}.train", *TINY, "--steps", 50, "--out_dir", tmp_path)
     assert result.returncode == 141
     assert result.stderr == ""
