@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from gpt_common.checkpoint import Checkpoint
-from gpt_common.config import GPTConfig
+from gpt_common.config import GPTConfig, SamplingOptions, StoppingOptions
 from gpt_flax import frozen as flax_frozen
 from gpt_flax import generate as flax_generate
 from gpt_flax.model import GPT as FlaxGPT
 from gpt_torch import frozen as torch_frozen
 from gpt_torch.frozen import packs
 from gpt_torch.generate import autocast, load_model
+from gpt_torch.generate import generate as torch_generate
 from tests.conftest import random_weights
 
 TOKENS = np.random.default_rng(0).integers(0, 997, (2, 9))
@@ -85,3 +86,18 @@ def test_where_weights_are_packed():
     assert not packs("cuda", torch.float32, both, compiled=False)
     assert not packs("cpu", torch.float32, (), compiled=False)
     assert not packs("cpu", torch.float32, both, compiled=True)
+
+
+def test_torch_compiles_the_step_and_not_the_reading_of_prompts(start, monkeypatch):
+    """Each length of a prompt would be compiled anew."""
+    lengths = []
+    monkeypatch.setattr(torch, "compile", lambda step, **options: step)
+    model = load_model(start, torch.float32, torch.device("cpu"))
+    frozen = torch_frozen.freeze(model, "float32", compiled=True)
+    step = frozen.compiled_step
+    frozen.compiled_step = lambda tokens, *rest: (
+        lengths.append(tokens.shape[1]) or step(tokens, *rest)
+    )
+    stopping = StoppingOptions(max_new_tokens=4)
+    torch_generate(frozen, [[1, 2, 3, 4, 5]], SamplingOptions(top_k=0), stopping)
+    assert lengths == [1, 1, 1]

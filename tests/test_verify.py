@@ -386,6 +386,17 @@ def test_a_comparison_tells_its_reference_from_the_other():
     assert found.kl_divergence == kl_divergence(first, second) != kl_divergence(second, first)
 
 
+@pytest.mark.parametrize(("layer", "agrees"), [("ln_f", True), ("logits", False)])
+def test_logits_are_held_to_less_than_the_layers_are(layer, agrees):
+    """A difference of 3e-6 is rounding of a layer in float32, and not of the logits."""
+    names, values = ("ln_f", "logits"), np.ones((1, 1, 4))
+    reference, other = (
+        Trace(who, {n: values * (1 + off * (n == layer)) for n in names}, 1.0)
+        for who, off in (("a", 0), ("b", 3e-6))
+    )
+    assert compare(reference, other, TOLERANCES["float32"]).agrees == agrees
+
+
 def test_kl_divergence():
     p, q = np.array([0.5, 0.25, 0.25]), np.array([0.25, 0.25, 0.5])
     expected = 0.5 * np.log(2) - 0.25 * np.log(2)

@@ -415,4 +415,16 @@ FAULTS: tuple[Fault, ...] = (
         "max(x.max(), y.max()) < model.vocab_size",
         "x.max() < model.vocab_size",
     ),
+    Fault(
+        "verify: logits are held to what layers are",
+        "convert/verify.py",
+        'return self.logits if layer == "logits" else self.layers',
+        "return self.layers",
+    ),
+    Fault(
+        "torch: prompts of each length are compiled",
+        "gpt_torch/frozen.py",
+        "if self.compiled_step and tokens.shape[1] == 1:",
+        "if self.compiled_step:",
+    ),
 )
