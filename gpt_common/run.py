@@ -326,15 +326,13 @@ def _open_run(
 
 def _announce(run: Run, device: str) -> None:
     config, tokens = run.config, run.train_loader.tokens
-    validate = len(run.val_loader.tokens) if run.val_loader else 0
+    validation = f", {len(run.val_loader.tokens):,} to validate" if run.val_loader else ""
     run.log.print(
         f"{run.framework} on {device}, {config.runtime.dtype} | "
         f"{num_parameters(run.start.config):,} parameters | "
         f"{run.tokens_per_step:,} tokens a step"
     )
-    run.log.print(
-        f"{config.data.data}: {len(tokens):,} tokens to train on, {validate:,} to validate"
-    )
+    run.log.print(f"{config.data.data}: {len(tokens):,} tokens to train on{validation}")
     for note in run.start.notes:
         run.log.print(f"note: {note}")
     resumed = config.output.resume

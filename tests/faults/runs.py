@@ -291,8 +291,8 @@ FAULTS = (
     Fault(
         "the first line says that nothing is left to validate",
         "gpt_common/run.py",
-        "len(run.val_loader.tokens) if run.val_loader else 0",
-        "0",
+        "{len(run.val_loader.tokens):,} to validate",
+        "0 to validate",
     ),
     Fault(
         "the first line counts the tokens of validation as those of training",
