@@ -197,11 +197,6 @@ def _options(folder: Path) -> dict[str, Any] | None:
     return None if state is None else _object(state, "options", str(folder / STATE))
 
 
-def find_checkpoint(path: Path) -> Path:
-    """Return `path` where it is a checkpoint, or the newest checkpoint of the run that it is."""
-    return checkpoint_folders(path)[0]
-
-
 def checkpoint_folders(path: Path) -> list[Path]:
     """Return `path` where it is a checkpoint, or those of the run that it is, the newest first.
 

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from gpt_common import checkpoint as checkpoint_module
 from gpt_common.checkpoint import (
-    find_checkpoint,
+    checkpoint_folders,
     from_hugging_face,
     point_latest,
     read_checkpoint,
@@ -159,7 +159,7 @@ def test_a_run_is_read_at_its_latest_checkpoint(odd_config, tmp_path):
         folder = step_folder(tmp_path, step)
         write_checkpoint(folder, random_checkpoint(odd_config, step))
         point_latest(tmp_path, folder)
-        assert find_checkpoint(tmp_path) == folder
+        assert checkpoint_folders(tmp_path)[0] == folder
         assert read_checkpoint(tmp_path).training.step == step
 
 
@@ -195,7 +195,7 @@ def test_what_a_killed_run_left_is_not_read(odd_config, tmp_path):
     shutil.copytree(tmp_path / "step_000003", temporary_beside(step_folder(tmp_path, 4)))
     temporary_beside(tmp_path / "latest").symlink_to("step_000003")
     assert run_checkpoints(tmp_path) == [tmp_path / "step_000003"]
-    assert find_checkpoint(tmp_path) == tmp_path / "step_000003"
+    assert checkpoint_folders(tmp_path)[0] == tmp_path / "step_000003"
 
 
 @pytest.mark.parametrize("place", ["run", "run/latest", "run/step_000003"])
