@@ -1,4 +1,4 @@
-"""Plant known faults, one at a time in a copy, and demand that the tests catch each of them.
+"""Mutation testing: apply known faults, each to its own copy, and require that a test fails.
 
 python -m tests.faults --sample 10
 """
@@ -37,7 +37,9 @@ TESTED_BY = {
     **{name: (name, "run") for name in ("checkpoint", "cli", "lock", "metrics")},
     **dict.fromkeys(("memory", "startup"), ("cli", "run")),
     "generate": ("generation", "generate"),
-    "names": ("convert",),
+    "dialogue": ("generate", "completion"),
+    **dict.fromkeys(("names", "__main__"), ("convert",)),
+    "__init__": ("imports", "cli"),
     "nanogpt": ("nanogpt", "convert"),
     "karpathy": ("nanogpt", "convert"),
     "errors": ("config", "hostile"),
@@ -51,20 +53,20 @@ SECONDS = 1200  # in which the tests must have failed
 
 @dataclass(frozen=True)
 class FaultsConfig:
-    """Plant known faults, one at a time in a copy, and demand that the tests catch each of them."""
+    """Apply known faults, each to its own copy of the project, and require that a test fails."""
 
     only: tuple[str, ...] = ()
-    """Faults whose names contain one of these; all where none is given."""
+    """Faults whose name or place (file::function) contains one of these; by default all."""
     sample: int = 0
     """Number of faults, drawn at random; 0 takes all."""
     seed: int = field(default_factory=lambda: int(time.time()))
     """Seed of the sample."""
     jobs: int = 2
-    """Faults planted at a time."""
+    """Faults tried at a time."""
     tests: tuple[str, ...] = ("tests/parity", "tests")
     """What pytest runs, in this order, after the tests of the file with the fault."""
     list: bool = False
-    """Print the faults and plant none."""
+    """Print the faults and apply none."""
 
     def __post_init__(self) -> None:
         require_positive("jobs", self.jobs)
@@ -83,31 +85,24 @@ class Verdict:
 
 
 def chosen(config: FaultsConfig) -> list[Fault]:
-    """Return the faults to plant. Raises `InputError` where there are none."""
-    named = [f for f in FAULTS if not config.only or any(word in f.name for word in config.only)]
+    """Return the faults to apply. Raises `InputError` if there are none."""
+    words = config.only or ("",)
+    named = [f for f in FAULTS if any(word in f.name or word in f.place for word in words)]
     if not named:
-        raise InputError(f"expected part of a fault's name, got {' '.join(config.only)}")
+        raise InputError(f"expected part of a fault's name or place, got {' '.join(words)}")
     if not config.sample:
         return named
     return random.Random(config.seed).sample(named, min(config.sample, len(named)))
 
 
-def plant(fault: Fault, root: Path) -> None:
-    """Put a fault into the copy at `root`. Raises `InputError` where its place is not there."""
-    path = root / fault.file
-    text = path.read_text()
-    if (count := text.count(fault.old)) != 1:
-        raise InputError(f"{fault.name}: expected {fault.old!r} once in {fault.file}, got {count}")
-    path.write_text(text.replace(fault.old, fault.new))
-
-
 def try_fault(fault: Fault, config: FaultsConfig) -> Verdict:
-    """Plant a fault in a copy, run the tests there until one fails, and say which."""
+    """Apply a fault to a copy, run the tests there until one fails, and say which."""
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy"
         shutil.copytree(ROOT, copy, ignore=NOT_COPIED)
-        plant(fault, copy)
+        path = copy / fault.file
+        path.write_text(fault.apply(path.read_text()))
         caught, words = run_tests(fault, copy, config)
     return Verdict(fault, caught, words, time.perf_counter() - start)
 
@@ -117,7 +112,7 @@ def run_tests(fault: Fault, copy: Path, config: FaultsConfig) -> tuple[bool, str
 
     In two runs, as pytest puts a file back into its folder's order where both are asked for.
     """
-    for tests in (tuple(tests_of(fault, copy)), config.tests):
+    for tests in (tuple(matching_tests(fault.file, copy)), config.tests):
         if tests and (verdict := run_pytest(tests, copy, config)):
             return verdict
     return False, "survived"
@@ -152,24 +147,24 @@ def run_pytest(tests: tuple[str, ...], copy: Path, config: FaultsConfig) -> tupl
     return False, f"pytest stopped with code {done.returncode}: {done.stdout[-300:]}"
 
 
-def tests_of(fault: Fault, copy: Path) -> Iterator[str]:
-    """Yield the tests that are about the file with the fault: they catch it soonest."""
-    package = Path("tests", Path(fault.file).parts[0])
-    if (copy / package).is_dir():
+def matching_tests(file: str, root: Path) -> Iterator[str]:
+    """Yield the tests that are about a file: they catch its faults soonest."""
+    package = Path("tests", Path(file).parts[0])
+    if (root / package).is_dir():
         yield str(package)
         return
-    stem = Path(fault.file).stem
+    stem = Path(file).stem
     for subject in TESTED_BY.get(stem, (stem,)):
         for folder in ("tests/parity", "tests"):
             name = f"{folder}/test_{subject}.py"
-            if (copy / name).exists():
+            if (root / name).exists():
                 yield name
 
 
-def plant_all(config: FaultsConfig) -> bool:
+def try_all(config: FaultsConfig) -> bool:
     """Try the chosen faults, print the table, and return whether all were caught."""
     faults = chosen(config)
-    print(f"planting {len(faults)} of {len(FAULTS)} faults, seed {config.seed}", flush=True)
+    print(f"applying {len(faults)} of {len(FAULTS)} faults, seed {config.seed}", flush=True)
     verdicts = []
     with ThreadPoolExecutor(config.jobs) as pool:
         for done in as_completed(pool.submit(try_fault, fault, config) for fault in faults):
@@ -189,8 +184,8 @@ def main() -> None:
     config = cli.parse(FaultsConfig, "tests.faults")
     if config.list:
         for fault in chosen(config):
-            print(f"{fault.name}\n    {fault.file}: {fault.old}  ->  {fault.new}")
-    elif not plant_all(config):
+            print(f"{fault.name}\n    {fault.place}: {fault.before}  ->  {fault.after}")
+    elif not try_all(config):
         sys.exit(1)
 
 

@@ -1,465 +1,508 @@
-"""Faults of the benchmarks' figures."""
+"""Faults of the benchmarks."""
 
 from tests.faults.fault import Fault
 
-TRAIN_STEP = "benchmarks/train_step.py"
-GENERATE = "benchmarks/generate.py"
-DATA = "benchmarks/data.py"
-GPU = "benchmarks/gpu.py"
-PLOT = "benchmarks/plot.py"
-LOSSES = "benchmarks/plot_losses.py"
-REPORT = "benchmarks/report.py"
-WORKER = "benchmarks/worker.py"
-TIMING = "benchmarks/timing.py"
-ENVIRONMENT = "benchmarks/environment.py"
-TORCH_TOOLS = "benchmarks/subjects/torch_tools.py"
-JAX_TOOLS = "benchmarks/subjects/jax_tools.py"
-HUGGING_FACE = "benchmarks/subjects/huggingface.py"
-FLAX_PEER = "benchmarks/subjects/huggingface_flax.py"
-
-FAULTS: tuple[Fault, ...] = (
+FAULTS = (
+    # Programs and figures.
     Fault(
         "train_step: times Hugging Face upside down",
-        TRAIN_STEP,
-        "name: speed / other for",
-        "name: other / speed for",
+        "benchmarks/train_step.py::compare",
+        "speed / other",
+        "other / speed",
     ),
     Fault(
         "train_step: the share of the measured peak upside down",
-        TRAIN_STEP,
+        "benchmarks/train_step.py::add_shares",
         'speed / result["matmul_peak"]',
         'result["matmul_peak"] / speed',
     ),
     Fault(
         "train_step: the share of the datasheet's peak upside down",
-        TRAIN_STEP,
-        "peak and speed / peak",
-        "peak and peak / speed",
+        "benchmarks/train_step.py::add_shares",
+        "speed / peak",
+        "peak / speed",
     ),
     Fault(
         "train_step: the peak is that of the slowest product",
-        TRAIN_STEP,
+        "benchmarks/train_step.py::add_shares",
         'max(result["matmuls"].values())',
         'min(result["matmuls"].values())',
     ),
     Fault(
         "train_step: tokens/s by block_size",
-        TRAIN_STEP,
-        '"tokens_per_second": spec.tokens_per_step / median',
-        '"tokens_per_second": spec.batch_size * spec.model.block_size / median',
+        "benchmarks/train_step.py::summarise",
+        "spec.tokens_per_step / median",
+        "spec.batch_size * spec.model.block_size / median",
     ),
     Fault(
         "train_step: operations of the whole context",
-        TRAIN_STEP,
-        "flops_per_token(spec.model, spec.seq_len) * spec",
-        "flops_per_token(spec.model, spec.model.block_size) * spec",
+        "benchmarks/train_step.py::summarise",
+        "spec.seq_len",
+        "spec.model.block_size",
     ),
     Fault(
         "train_step: the mean, which one slow step spoils",
-        TRAIN_STEP,
+        "benchmarks/train_step.py::summarise",
         "statistics.median(seconds)",
         "statistics.fmean(seconds)",
     ),
     Fault(
         "train_step: peak memory has the matmuls' in it",
-        TRAIN_STEP,
-        """        memory = trial.ask("memory")  # before the matmuls, which take some of their own
-        speeds = trial.ask("matmuls", shapes=matmul_shapes(spec)) if peaks else {}
-""",
-        """        speeds = trial.ask("matmuls", shapes=matmul_shapes(spec)) if peaks else {}
+        "benchmarks/train_step.py::measure_together",
+        """
         memory = trial.ask("memory")
-""",
+        speeds = trial.ask("matmuls", shapes=matmul_shapes(spec)) if peaks else {}
+        """,
+        """
+        speeds = trial.ask("matmuls", shapes=matmul_shapes(spec)) if peaks else {}
+        memory = trial.ask("memory")
+        """,
     ),
     Fault(
         "train_step: steps that warm up count",
-        TRAIN_STEP,
-        """    seconds = {"first_loss_seconds": time.perf_counter() - started}
-    if plan.warmup and start:
-        trial.ask("steps", count=plan.warmup)
-""",
-        """    if plan.warmup and start:
-        trial.ask("steps", count=plan.warmup)
-    seconds = {"first_loss_seconds": time.perf_counter() - started}
-""",
+        "benchmarks/train_step.py::warm_up",
+        """
+        seconds = {"first_loss_seconds": time.perf_counter() - started}
+        if plan.warmup and start:
+            trial.ask("steps", count=plan.warmup)
+        """,
+        """
+        if plan.warmup and start:
+            trial.ask("steps", count=plan.warmup)
+        seconds = {"first_loss_seconds": time.perf_counter() - started}
+        """,
     ),
     Fault(
         "train_step: the head without its padded rows",
-        TRAIN_STEP,
+        "benchmarks/train_step.py::matmul_shapes",
         "(M, C, spec.model.padded_vocab_size)",
         "(M, C, spec.model.vocab_size)",
     ),
     Fault(
         "train_step: nothing is compared",
-        TRAIN_STEP,
-        "    compare(results)\n",
-        "",
+        "benchmarks/train_step.py::measure",
+        "compare(results)",
+        "pass",
     ),
     Fault(
         "train_step: the table's least and most change places",
-        TRAIN_STEP,
-        'for name in ("median", "min", "max")),',
-        'for name in ("median", "max", "min")),',
+        "benchmarks/train_step.py::row",
+        '("median", "min", "max")',
+        '("median", "max", "min")',
     ),
     Fault(
         "train_step: TFLOP/s a thousand times too many",
-        TRAIN_STEP,
-        "result['flops_per_second'] / 1e12",
-        "result['flops_per_second'] / 1e9",
+        "benchmarks/train_step.py::row",
+        '''f"{result['flops_per_second'] / 1e12:.3g}"''',
+        '''f"{result['flops_per_second'] / 1e9:.3g}"''',
     ),
     Fault(
         "generate: prefill counts new tokens",
-        GENERATE,
+        "benchmarks/generate.py::summarise",
         "B * T / to_first",
         "B * (T + new_tokens) / to_first",
     ),
     Fault(
         "generate: a step's time has the prompt's in it",
-        GENERATE,
-        "max(total - to_first, 1e-9) / (new_tokens - 1)",
-        "total / (new_tokens - 1)",
+        "benchmarks/generate.py::summarise",
+        "max(total - to_first, 1e-9)",
+        "total",
     ),
     Fault(
         "generate: tokens/s of one row",
-        GENERATE,
-        '"tokens_per_second": B * new_tokens / total',
-        '"tokens_per_second": new_tokens / total',
+        "benchmarks/generate.py::summarise",
+        "B * new_tokens",
+        "new_tokens",
     ),
     Fault(
         "generate: the limit in bfloat16 reads twice the bytes",
-        GENERATE,
-        '"bfloat16": 2,',
-        '"bfloat16": 4,',
+        "benchmarks/generate.py::BYTES",
+        '{"bfloat16": 2, "float64": 8}',
+        '{"bfloat16": 4, "float64": 8}',
     ),
     Fault(
         "generate: a step reads all positions",
-        GENERATE,
+        "benchmarks/generate.py::step_bytes",
         "num_parameters(config) - config.block_size * config.n_embd",
         "num_parameters(config)",
     ),
     Fault(
         "generate: the share of the bandwidth a thousand times too small",
-        GENERATE,
-        "1000 * seconds / case",
-        "seconds / case",
+        "benchmarks/generate.py::add_share",
+        "1000 * seconds",
+        "seconds",
     ),
     Fault(
         "generate: the limit is of one row",
-        GENERATE,
-        'case["batch_size"] / seconds',
-        "1 / seconds",
+        "benchmarks/generate.py::add_share",
+        'case["batch_size"]',
+        "1",
     ),
     Fault(
         "generate: the calls that compile count",
-        GENERATE,
-        "    times: list[list[list[float]]] = [[[], []] for _ in running]\n",
-        "    times = [[[a['seconds']] for a in found] for found in first]\n",
+        "benchmarks/generate.py::measure_case",
+        "times: list[list[list[float]]] = [[[], []] for _ in running]",
+        'times = [[[a["seconds"]] for a in found] for found in first]',
     ),
     Fault(
         "generate: peak memory has the large array in it",
-        GENERATE,
-        'speeds = trial.ask("bandwidth", size=READ_BYTES)\n',
-        'speeds = trial.ask("bandwidth", size=READ_BYTES)\n        memory = trial.ask("memory")\n',
+        "benchmarks/generate.py::measure_together",
+        'speeds = trial.ask("bandwidth", size=READ_BYTES)',
+        """
+        speeds = trial.ask("bandwidth", size=READ_BYTES)
+        memory = trial.ask("memory")
+        """,
     ),
     Fault(
         "generate: every case is compared with the first",
-        GENERATE,
-        'peer["cases"][i]["tokens_per_second"]',
-        'peer["cases"][0]["tokens_per_second"]',
+        "benchmarks/generate.py::compare",
+        'peer["cases"][i]',
+        'peer["cases"][0]',
     ),
     Fault(
         "scaling: a short context makes the model smaller",
-        "benchmarks/scaling.py",
+        "benchmarks/scaling.py::grown",
         "max(value, model.block_size)",
         "value",
     ),
     Fault(
         "scaling: heads grow with the width",
-        "benchmarks/scaling.py",
-        "n_embd=value, n_head=heads",
-        "n_embd=value",
+        "benchmarks/scaling.py::grown",
+        "replace(model, n_embd=value, n_head=heads)",
+        "replace(model, n_embd=value)",
     ),
     Fault(
         "data: characters per millisecond",
-        DATA,
-        "1000 * len(text) / times",
-        "len(text) / times",
+        "benchmarks/data.py::measure_tokenizer",
+        "1000 * len(text)",
+        "len(text)",
     ),
     Fault(
         "data: the loader's tokens/s of one sequence",
-        DATA,
-        "1000 * spec.tokens_per_step / times",
-        "1000 * spec.seq_len / times",
+        "benchmarks/data.py::measure_loader",
+        "1000 * spec.tokens_per_step",
+        "1000 * spec.seq_len",
     ),
     Fault(
         "data: the share of a step upside down",
-        DATA,
+        "benchmarks/data.py::run",
         'result[part]["milliseconds"]["median"] / milliseconds',
         'milliseconds / result[part]["milliseconds"]["median"]',
     ),
     Fault(
         "convert: the memory of the way there, twice",
-        "benchmarks/convert.py",
-        'ways = (found["to"], found["back"])',
-        'ways = (found["to"], found["to"])',
+        "benchmarks/convert.py::table",
+        'found["back"]',
+        'found["to"]',
     ),
     Fault(
         "gpu: the whole memory is promised",
-        GPU,
+        "benchmarks/gpu.py::promising",
         "0.95 * memory",
         "1.05 * memory",
     ),
     Fault(
         "gpu: the largest batch of the first rung",
-        GPU,
-        "if rung.framework == framework][-1]",
-        "if rung.framework == framework][0]",
+        "benchmarks/gpu.py::largest_batches",
+        "[rung for rung in ladders() if rung.framework == framework][-1]",
+        "[rung for rung in ladders() if rung.framework == framework][0]",
     ),
     Fault(
         "gpu: the ladder in the order in which it was climbed",
-        GPU,
+        "benchmarks/gpu.py::run",
         '[*result["ladder"][:-1], *rest, result["ladder"][-1]]',
         '[*result["ladder"], *rest]',
     ),
     Fault(
         "gpu: the peer's eager rungs have flash attention",
-        GPU,
+        "benchmarks/gpu.py::ladders",
         '{"attention": "eager", "fused": False}',
         '{"attention": "sdpa", "fused": False}',
     ),
     Fault(
         "plot: the limit of a step, not of a token",
-        PLOT,
-        'p["matmul_peak"] / result["flops"]["per_token"]',
-        'p["matmul_peak"] / p["tokens_per_second"]',
+        "benchmarks/plot.py::draw_train_step",
+        'result["flops"]["per_token"]',
+        'p["tokens_per_second"]',
     ),
     Fault(
         "plot: the ratio is to the tuned peer",
-        PLOT,
-        '.get("times", {}).get(PEER)',
-        '.get("times", {}).get(PEER + "-best")',
+        "benchmarks/plot.py::times",
+        'figures.get("times", {}).get(PEER)',
+        'figures.get("times", {}).get(PEER + "-best")',
     ),
     Fault(
         "plot: scaling draws the least time",
-        PLOT,
-        '(point["value"], p["milliseconds"]["median"])',
-        '(point["value"], p["milliseconds"]["min"])',
+        "benchmarks/plot.py::draw_scaling",
+        'p["milliseconds"]["median"]',
+        'p["milliseconds"]["min"]',
     ),
     Fault(
         "plot_losses: the difference is absolute",
-        LOSSES,
+        "benchmarks/plot_losses.py::draw",
         "np.abs(first - second) / first",
         "np.abs(first - second)",
     ),
     Fault(
         "plot_losses: the mean for the median",
-        LOSSES,
-        "np.median(apart)",
-        "np.mean(apart)",
+        "benchmarks/plot_losses.py::draw",
+        'f"largest {apart.max():.1e}, median {np.median(apart):.1e}; equal bits are drawn at 1e-9"',
+        'f"largest {apart.max():.1e}, median {np.mean(apart):.1e}; equal bits are drawn at 1e-9"',
     ),
     Fault(
         "report: seconds for milliseconds",
-        REPORT,
+        "benchmarks/report.py::spread",
         "1000 * statistics.median(seconds)",
         "statistics.median(seconds)",
     ),
     Fault(
         "report: GiB are called GB",
-        REPORT,
-        "size / 1e9",
-        "size / 2**30",
+        "benchmarks/report.py::gigabytes",
+        'f"{size / 1e9:.2f} GB"',
+        'f"{size / 2**30:.2f} GB"',
     ),
     Fault(
         "report: a share is not in percent",
-        REPORT,
-        "{100 * share:.0f} %",
-        "{share:.0f} %",
+        "benchmarks/report.py::percent",
+        'f"{100 * share:.0f} %"',
+        'f"{share:.0f} %"',
     ),
     Fault(
         "environment: the H200's peak with sparsity",
-        ENVIRONMENT,
-        '"H200": (989, 495, 67, 67),\n    "H100 NVL"',
-        '"H200": (1979, 989, 67, 67),\n    "H100 NVL"',
+        "benchmarks/environment.py::DATASHEETS",
+        '"H200": (989, 495, 67, 67)',
+        '"H200": (1979, 989, 67, 67)',
     ),
     Fault(
         "environment: an L40 is an L4",
-        ENVIRONMENT,
-        r'if re.search(rf"\b{name}(?!\w)", gpu):',
-        "if name in gpu:",
+        "benchmarks/environment.py::datasheet_peak",
+        r're.search(rf"\b{name}(?!\w)", gpu)',
+        "name in gpu",
     ),
     Fault(
         "environment: an H100 PCIe is an H100",
-        ENVIRONMENT,
-        '    "H100 PCIe": (756, 378, 51, 51),\n',
-        "",
+        "benchmarks/environment.py::DATASHEETS",
+        '"H100 PCIe": (756, 378, 51, 51)',
+        "**{}",
     ),
     Fault(
         "worker: the set-up has the first step in it",
-        WORKER,
-        """        built = time.perf_counter()
-        first = self.steps(1)
-""",
-        """        first = self.steps(1)
+        "benchmarks/worker.py::Session.train",
+        """
         built = time.perf_counter()
-""",
+        first = self.steps(1)
+        """,
+        """
+        first = self.steps(1)
+        built = time.perf_counter()
+        """,
     ),
     Fault(
         "worker: memory at the moment, not at its peak",
-        WORKER,
+        "benchmarks/worker.py::peak_resident",
         'lines["VmHWM"]',
         'lines["VmRSS"]',
     ),
     Fault(
         "worker: the matmuls are always of float32",
-        WORKER,
-        "matmul_speeds(shapes, self._spec.dtype)",
-        'matmul_speeds(shapes, "float32")',
+        "benchmarks/worker.py::Session.matmuls",
+        "self._spec.dtype",
+        '"float32"',
     ),
     Fault(
         "timing: a round's seconds are one call's",
-        TIMING,
+        "benchmarks/timing.py::seconds_per_call.seconds",
         "(time.perf_counter() - started) / calls",
         "time.perf_counter() - started",
     ),
     Fault(
         "timing: nothing is waited for",
-        TIMING,
-        """            result = call()
+        "benchmarks/timing.py::seconds_per_call.seconds",
+        """
+        for _ in range(calls):
+            result = call()
         wait(result)
-""",
-        """            call()
-""",
+        """,
+        """
+        for _ in range(calls):
+            call()
+        """,
     ),
     Fault(
         "timing: the first call counts",
-        TIMING,
-        "    wait(call())  # what is slow the first time\n",
-        "",
+        "benchmarks/timing.py::seconds_per_call",
+        "wait(call())",
+        "pass",
     ),
     Fault(
         "torch: a step's mark is set before it",
-        TORCH_TOOLS,
-        """        losses.append(step())
-        marks.append(_mark())
-""",
-        """        marks.append(_mark())
+        "benchmarks/subjects/torch_tools.py::time_steps",
+        """
         losses.append(step())
-""",
+        marks.append(_mark())
+        """,
+        """
+        marks.append(_mark())
+        losses.append(step())
+        """,
     ),
     Fault(
         "torch: a loss is read before the next step is started",
-        TORCH_TOOLS,
-        """        if len(losses) > 1:
+        "benchmarks/subjects/torch_tools.py::time_steps",
+        """
+        if len(losses) > 1:
             float(losses[-2])
-""",
-        """        float(losses[-1])
-""",
+        """,
+        "float(losses[-1])",
     ),
     Fault(
         "torch: a step on mps is not waited for",
-        TORCH_TOOLS,
-        "    synchronize()\n    return time.perf_counter()",
-        "    return time.perf_counter()",
+        "benchmarks/subjects/torch_tools.py::_mark",
+        "synchronize()",
+        "pass",
     ),
     Fault(
         "torch: an event's milliseconds are seconds",
-        TORCH_TOOLS,
+        "benchmarks/subjects/torch_tools.py::_between",
         "first.elapsed_time(second) / 1000",
         "first.elapsed_time(second)",
     ),
     Fault(
         "torch: the matmul peak is half",
-        TORCH_TOOLS,
-        "2 * M * K * N / seconds",
-        "M * K * N / seconds",
+        "benchmarks/subjects/torch_tools.py::matmul_speeds",
+        "2 * M * K * N",
+        "M * K * N",
     ),
     Fault(
         "torch: the matmul peak is that of float32",
-        TORCH_TOOLS,
+        "benchmarks/subjects/torch_tools.py::matmul_speeds",
         "DTYPES.get(dtype, torch.float32)",
         "torch.float32",
     ),
     Fault(
         "torch: the large array is a quarter as large",
-        TORCH_TOOLS,
-        "torch.ones(size // 4 // 1024, 1024,",
-        "torch.ones(size // 16 // 1024, 1024,",
+        "benchmarks/subjects/torch_tools.py::read_speeds",
+        "size // 4 // 1024",
+        "size // 16 // 1024",
     ),
     Fault(
         "jax: the matmul peak without waiting for the result",
-        JAX_TOOLS,
-        "lambda c=call, x=x, w=w: c(x, w), jax.block_until_ready)",
-        "lambda c=call, x=x, w=w: c(x, w), lambda _: None)",
+        "benchmarks/subjects/jax_tools.py::matmul_speeds",
+        "jax.block_until_ready",
+        "lambda _: None",
     ),
     Fault(
         "jax: a read is not waited for",
-        JAX_TOOLS,
-        "lambda c=call: c(x, v), jax.block_until_ready)",
-        "lambda c=call: c(x, v), lambda _: None)",
+        "benchmarks/subjects/jax_tools.py::read_speeds",
+        "jax.block_until_ready",
+        "lambda _: None",
     ),
     Fault(
         "jax: the matmul peak is half",
-        JAX_TOOLS,
-        "2 * M * K * N / seconds",
-        "M * K * N / seconds",
+        "benchmarks/subjects/jax_tools.py::matmul_speeds",
+        "2 * M * K * N",
+        "M * K * N",
     ),
     Fault(
         "jax: a GPU waits for each loss",
-        JAX_TOOLS,
-        'overlap = int(device_name() != "cpu")',
-        "overlap = 0",
+        "benchmarks/subjects/jax_tools.py::time_steps",
+        'int(device_name() != "cpu")',
+        "0",
     ),
     Fault(
         "jax: the memory at the moment",
-        JAX_TOOLS,
-        '"peak_bytes_in_use"',
-        '"bytes_in_use"',
+        "benchmarks/subjects/jax_tools.py::peak_memory",
+        'statistics["peak_bytes_in_use"]',
+        'statistics["bytes_in_use"]',
     ),
     Fault(
         "the peer is measured with eager attention",
-        HUGGING_FACE,
+        "benchmarks/subjects/huggingface.py::build",
         'spec.settings.get("attention", "sdpa")',
         'spec.settings.get("attention", "eager")',
     ),
     Fault(
         "the peer drops out",
-        HUGGING_FACE,
-        "resid_pdrop=0.0",
-        "resid_pdrop=0.1",
+        "benchmarks/subjects/huggingface.py::build",
+        """
+        config = GPT2Config(
+            n_layer=shape.n_layer,
+            n_head=shape.n_head,
+            n_embd=shape.n_embd,
+            n_positions=shape.block_size,
+            vocab_size=shape.padded_vocab_size if padded else shape.vocab_size,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            attn_implementation=spec.settings.get("attention", "sdpa"),
+        )
+        """,
+        """
+        config = GPT2Config(
+            n_layer=shape.n_layer,
+            n_head=shape.n_head,
+            n_embd=shape.n_embd,
+            n_positions=shape.block_size,
+            vocab_size=shape.padded_vocab_size if padded else shape.vocab_size,
+            resid_pdrop=0.1,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            attn_implementation=spec.settings.get("attention", "sdpa"),
+        )
+        """,
     ),
     Fault(
         "the peer does not clip",
-        HUGGING_FACE,
-        "        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)\n",
-        "",
+        "benchmarks/subjects/huggingface.py::training.step",
+        "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)",
+        "pass",
     ),
     Fault(
         "the peer's padded vocabulary is always on",
-        HUGGING_FACE,
+        "benchmarks/subjects/huggingface.py::build",
         'spec.settings.get("padded", False)',
         'spec.settings.get("padded", True)',
     ),
     Fault(
         "the Flax peer's matmul peak is half",
-        FLAX_PEER,
-        "2 * M * K * N / seconds_per_call",
-        "M * K * N / seconds_per_call",
+        "benchmarks/subjects/huggingface_flax.py::Session.matmuls",
+        "2 * M * K * N",
+        "M * K * N",
     ),
     Fault(
         "the Flax peer's matmuls are not waited for",
-        FLAX_PEER,
+        "benchmarks/subjects/huggingface_flax.py::seconds_per_call",
         "call(*arguments).block_until_ready()",
         "call(*arguments)",
     ),
     Fault(
         "the torch twin is measured with its plain operations",
-        "benchmarks/subjects/torch_twin.py",
-        "spec.dtype, processor(), compiled) if fast else PLAIN",
-        "spec.dtype, processor(), compiled) if not fast else PLAIN",
+        "benchmarks/subjects/torch_twin.py::training",
+        "choose_ops(device.type, spec.dtype, processor(), compiled) if fast else PLAIN",
+        "choose_ops(device.type, spec.dtype, processor(), compiled) if not fast else PLAIN",
     ),
     Fault(
         "the Flax twin's step is compiled as a plain one",
-        "benchmarks/subjects/flax_twin.py",
+        "benchmarks/subjects/flax_twin.py::training",
         "jit_train_step(ops)",
         "jit_train_step(PLAIN)",
+    ),
+    Fault(
+        "a package alone forgets one of its commands",
+        "benchmarks/__main__.py::COMMANDS",
+        '("train_step", "generate", "scaling", "data", "convert", "plot", "plot_losses", "gpu")',
+        '("train_step", "generate", "scaling", "data", "convert", "plot", "gpu")',
+    ),
+    Fault(
+        "benchmarks: a program without its framework shows Python's words",
+        "benchmarks/worker.py",
+        "cli.run(main)",
+        "main()",
+    ),
+    Fault(
+        "Ctrl-C in the imports of a benchmark is a traceback",
+        "benchmarks/__init__.py",
+        'prepare("benchmarks")',
+        "pass",
     ),
 )

@@ -1,253 +1,327 @@
-"""Faults of tokens and their sources."""
+"""Faults of data: texts, token files and batches."""
 
 from tests.faults.fault import Fault
 
-DATA = "gpt_common/data.py"
-TOKEN_FILES = "gpt_common/token_files.py"
-TEXTS = "gpt_common/texts.py"
-CACHE = "gpt_common/cache.py"
-
-FAULTS: tuple[Fault, ...] = (
+FAULTS = (
+    # Batches.
     Fault(
-        "tokenizer: <|endoftext|> in a corpus is text",
-        "gpt_common/tokenizer.py",
-        'encode_to_numpy(chunk, allowed_special="all")',
-        "encode_to_numpy(chunk, disallowed_special=())",
+        "loader: targets are the inputs",
+        "gpt_common/data.py::BatchLoader.next_batch",
+        "window[1:]",
+        "window[:-1]",
+    ),
+    Fault(
+        "loader: the walk skips a token",
+        "gpt_common/data.py::BatchLoader.next_batch",
+        "self.position + self.stride",
+        "self.position + self.stride + 1",
+    ),
+    Fault(
+        "loader: the last whole batch is left out",
+        "gpt_common/data.py::BatchLoader._move_to",
+        "position + self.stride + 1 <= len(self.tokens)",
+        "position + self.stride + 1 < len(self.tokens)",
+    ),
+    Fault(
+        "loader: the last batch may be a partial one",
+        "gpt_common/data.py::BatchLoader._move_to",
+        "position + self.stride",
+        "position",
+    ),
+    Fault(
+        "loader: every rank reads the same",
+        "gpt_common/data.py::BatchLoader.next_batch",
+        "self.position + self.rank * size",
+        "self.position",
+    ),
+    Fault(
+        "loader: ranks do not step over each other",
+        "gpt_common/data.py::BatchLoader.__init__",
+        "batch_size * seq_len * world_size",
+        "batch_size * seq_len",
+    ),
+    Fault(
+        "loader: restore does nothing",
+        "gpt_common/data.py::BatchLoader.restore",
+        "self._move_to(position)",
+        "self._move_to(0)",
+    ),
+    Fault(
+        "validation tokens are trained on",
+        "gpt_common/data.py::load_splits",
+        "TokenRange(train, 0, cut)",
+        "TokenRange(train, 0, len(train))",
+    ),
+    Fault(
+        "shards: a slice over a border loses its start",
+        "gpt_common/data.py::ShardedTokens.__getitem__",
+        "start - offset",
+        "0",
     ),
     Fault(
         "the vocabulary is checked by samples",
-        DATA,
-        "if window.max() >= vocab_size:",
-        "if window[:: max(1, len(window) // 2**16)].max() >= vocab_size:",
+        "gpt_common/data.py::check_vocabulary",
+        "window.max()",
+        "window[:: max(1, len(window) // 2**16)].max()",
     ),
     Fault(
         "a wrong token's place counts from the window",
-        DATA,
-        "at position {start + place}",
-        "at position {place}",
+        "gpt_common/data.py::check_vocabulary",
+        """
+        (
+            f"{source}: expected tokens below vocab_size {vocab_size}, "
+            f"got {window[place]} at position {start + place}"
+        )
+        """,
+        """
+        (
+            f"{source}: expected tokens below vocab_size {vocab_size}, "
+            f"got {window[place]} at position {place}"
+        )
+        """,
     ),
     Fault(
         "the vocabulary is not checked for validation",
-        DATA,
+        "gpt_common/data.py::load_splits",
         'check_vocabulary(val, vocab_size, f"{source}: validation")',
         "pass",
     ),
     Fault(
         "validation of its own is left to val_fraction",
-        DATA,
-        "if len(val):",
-        "if False:",
+        "gpt_common/data.py::load_splits",
+        """
+        if len(val):
+            return train, TokenRange(val, 0, len(val) if val_fraction else 0)
+        """,
+        """
+        if False:
+            return train, TokenRange(val, 0, len(val) if val_fraction else 0)
+        """,
     ),
     Fault(
         "a val_fraction of 0 validates on a folder's own",
-        DATA,
+        "gpt_common/data.py::load_splits",
         "len(val) if val_fraction else 0",
         "len(val)",
     ),
     Fault(
         "val is found within words",
-        DATA,
-        r'r"(?<![a-z])val(id|idation)?(?![a-z])"',
-        'r"val(id|idation)?"',
+        "gpt_common/data.py::VALIDATION",
+        're.compile(r"(?<![a-z])val(id|idation)?(?![a-z])", re.IGNORECASE)',
+        're.compile(r"val(id|idation)?", re.IGNORECASE)',
     ),
     Fault(
         "a file that is neither train nor val is left out",
-        DATA,
-        "if (path in train) == (path in val):",
-        "if False:",
+        "gpt_common/data.py::split_by_name",
+        "(path in train) == (path in val)",
+        "False",
     ),
     Fault(
         "texts beside token files are left out",
-        DATA,
-        "if token_files and text_files and not val:",
-        "if False:",
+        "gpt_common/data.py::folder_files",
+        "token_files and text_files and not val",
+        "False",
     ),
     Fault(
         "the files of a folder come as the disk has them",
-        DATA,
-        'visible = sorted(path for path in folder.iterdir() if not path.name.startswith("."))',
-        'visible = [path for path in reversed(sorted(folder.iterdir())) if path.name[0] != "."]',
+        "gpt_common/data.py::folder_files",
+        'sorted(path for path in folder.iterdir() if not path.name.startswith("."))',
+        '[path for path in reversed(sorted(folder.iterdir())) if path.name[0] != "."]',
     ),
     Fault(
         "hidden files are tokens",
-        DATA,
-        'if not path.name.startswith(".")',
-        "if path.name",
+        "gpt_common/data.py::folder_files",
+        'not path.name.startswith(".")',
+        "path.name",
     ),
     Fault(
         "no name of the data is the working folder",
-        DATA,
-        "if not source or not path.exists():",
-        "if not path.exists():",
+        "gpt_common/data.py::open_source",
+        "not source or not path.exists()",
+        "not path.exists()",
     ),
     Fault(
         "a place beyond the tokens is their start",
-        DATA,
-        "if not 0 <= position < len(self.tokens):",
-        "if False:",
+        "gpt_common/data.py::BatchLoader.restore",
+        "not 0 <= position < len(self.tokens)",
+        "False",
     ),
     Fault(
         "a fingerprint is of the first tokens",
-        DATA,
-        "start = i * (size - window) // max(1, count - 1)",
-        "start = i",
+        "gpt_common/data.py::fingerprint",
+        "i * (size - window) // max(1, count - 1)",
+        "i",
     ),
     Fault(
         "a fingerprint leaves gaps in few tokens",
-        DATA,
-        "count = min(FINGERPRINT_WINDOWS, -(-size // window))",
-        "count = min(FINGERPRINT_WINDOWS, size // window)",
+        "gpt_common/data.py::fingerprint",
+        "-(-size // window)",
+        "size // window",
     ),
     Fault(
         "a fingerprint has no length",
-        DATA,
-        '"length": size, ',
-        "",
+        "gpt_common/data.py::fingerprint",
+        '"length": size',
+        "**{}",
     ),
     Fault(
         "a range of tokens ends where they do",
-        DATA,
-        "self.start + max(start, stop)]",
-        "len(self.tokens)]",
+        "gpt_common/data.py::TokenRange.__getitem__",
+        "self.start + max(start, stop)",
+        "len(self.tokens)",
+    ),
+    # Sources.
+    Fault(
+        "llm.c's header is read as tokens",
+        "gpt_common/token_files.py::_open_bin",
+        "TokenFile(path, LLMC_HEADER_BYTES, count)",
+        "TokenFile(path, 0, size // 2)",
     ),
     Fault(
         "token files are kept open",
-        TOKEN_FILES,
-        "tokens = np.fromfile(self.path, np.uint16, count, offset=self.offset + 2 * start)",
-        "tokens = np.memmap(self.path, np.uint16, 'r', self.offset)[start:stop]",
+        "gpt_common/token_files.py::TokenFile.__getitem__",
+        "np.fromfile(self.path, np.uint16, count, offset=self.offset + 2 * start)",
+        'np.memmap(self.path, np.uint16, "r", self.offset)[start:stop]',
     ),
     Fault(
         "a file that was cut gives fewer tokens",
-        TOKEN_FILES,
-        "if len(tokens) < count:",
-        "if False:",
+        "gpt_common/token_files.py::TokenFile.__getitem__",
+        "len(tokens) < count",
+        "False",
     ),
     Fault(
         "a header is believed",
-        TOKEN_FILES,
-        "if size != expected:",
-        "if False:",
+        "gpt_common/token_files.py::open_tokens",
+        "size != expected",
+        "False",
     ),
     Fault(
         "a file may be longer than its header says",
-        TOKEN_FILES,
-        "if size != expected:",
-        "if size < expected:",
+        "gpt_common/token_files.py::open_tokens",
+        "size != expected",
+        "size < expected",
     ),
     Fault(
         "pipes and devices are read",
-        TOKEN_FILES,
-        "if not stat.S_ISREG(status.st_mode):",
-        "if stat.S_ISDIR(status.st_mode):",
+        "gpt_common/token_files.py::file_size",
+        "not stat.S_ISREG(status.st_mode)",
+        "stat.S_ISDIR(status.st_mode)",
     ),
     Fault(
         "every version of llm.c's files is read",
-        TOKEN_FILES,
-        "if version != LLMC_VERSION:",
-        "if False:",
+        "gpt_common/token_files.py::_open_bin",
+        "version != LLMC_VERSION",
+        "False",
     ),
     Fault(
         "llm.c's other files are tokens",
-        TOKEN_FILES,
-        "if magic in LLMC_OTHERS:",
-        "if False:",
+        "gpt_common/token_files.py::_open_bin",
+        "magic in LLMC_OTHERS",
+        "False",
     ),
     Fault(
         "only the errors of numpy that are known are the file's",
-        TOKEN_FILES,
-        "except Exception:",
-        "except (ValueError, EOFError):",
+        "gpt_common/token_files.py::_open_npy",
+        "Exception",
+        "(ValueError, EOFError)",
     ),
     Fault(
         "a .npy file is known by its name alone",
-        TOKEN_FILES,
-        " or head.startswith(np.lib.format.MAGIC_PREFIX)",
-        "",
+        "gpt_common/token_files.py::open_tokens",
+        'path.suffix == ".npy" or head.startswith(np.lib.format.MAGIC_PREFIX)',
+        'path.suffix == ".npy"',
     ),
     Fault(
         "tokens of the other byte order are read",
-        TOKEN_FILES,
-        "if dtype != np.uint16 or",
-        'if dtype.name != "uint16" or',
+        "gpt_common/token_files.py::_open_npy",
+        "dtype != np.uint16",
+        'dtype.name != "uint16"',
     ),
     Fault(
         "a text's tokens are kept under its size",
-        TEXTS,
-        "_hash(content)}.npy",
-        "len(content)}.npy",
+        "gpt_common/texts.py::encode_cached",
+        'f"{_hash(content)}.npy"',
+        'f"{len(content)}.npy"',
     ),
     Fault(
         "texts of a folder run into one another",
-        TEXTS,
-        "tokenizer.END_OF_TEXT.encode().join",
-        'b"".join',
+        "gpt_common/texts.py::encode_files",
+        "tokenizer.END_OF_TEXT.encode()",
+        'b""',
     ),
     Fault(
         "a cache that fills the disk ends the run",
-        TEXTS,
-        """    except OSError:
-        pass
-""",
-        """    except FileNotFoundError:
-        pass
-""",
+        "gpt_common/texts.py::_keep",
+        "OSError",
+        "FileNotFoundError",
     ),
     Fault(
         "a download is kept unseen",
-        TEXTS,
-        "    digest = hashlib.sha256(content).hexdigest()\n    if digest",
-        "    _keep(path, lambda file: file.write(content))\n"
-        "    digest = hashlib.sha256(content).hexdigest()\n    if digest",
+        "gpt_common/texts.py::tiny_shakespeare",
+        "digest = hashlib.sha256(content).hexdigest()",
+        """
+        _keep(path, lambda file: file.write(content))
+        digest = hashlib.sha256(content).hexdigest()
+        """,
     ),
     Fault(
         "a download is not kept",
-        TEXTS,
-        "    if not kept:\n",
-        "    if False:\n",
+        "gpt_common/texts.py::tiny_shakespeare",
+        "not kept",
+        "False",
     ),
     Fault(
         "a cache where all may write is taken",
-        CACHE,
-        "if status.st_uid != os.getuid() or status.st_mode & 0o022:",
-        "if status.st_uid != os.getuid():",
+        "gpt_common/cache.py::_temporary_cache",
+        "status.st_uid != os.getuid() or status.st_mode & 0o022",
+        "status.st_uid != os.getuid()",
     ),
     Fault(
         "a bar where nobody looks",
-        "gpt_common/progress.py",
-        "if size >= large and console.is_terminal:",
-        "if size >= large:",
+        "gpt_common/progress.py::progress",
+        "size >= large and console.is_terminal",
+        "size >= large",
     ),
     Fault(
         "little work is told too",
-        "gpt_common/progress.py",
-        "    if size >= large:\n",
-        "    if True:\n",
+        "gpt_common/progress.py::progress",
+        """
+        if size >= large:
+            console.print(line)
+        """,
+        """
+        if True:
+            console.print(line)
+        """,
     ),
     Fault(
         "XDG_CACHE_HOME is not read",
-        "gpt_common/cache.py",
-        'base := os.environ.get("XDG_CACHE_HOME")',
-        'base := os.environ.get("NO_CACHE_HOME")',
+        "gpt_common/cache.py::cache_folder",
+        'os.environ.get("XDG_CACHE_HOME")',
+        'os.environ.get("NO_CACHE_HOME")',
     ),
     Fault(
         "texts are told apart by their first 16 MiB",
-        "gpt_common/texts.py",
+        "gpt_common/texts.py::_hash",
         "memoryview(content)[start : start + step]",
         "memoryview(content)[:step]",
     ),
     Fault(
-        "a download may be silent for ever", "gpt_common/texts.py", ", timeout=SILENT_SECONDS", ""
+        "a download may be silent for ever",
+        "gpt_common/texts.py::_download",
+        "urllib.request.urlopen(url, timeout=SILENT_SECONDS)",
+        "urllib.request.urlopen(url)",
     ),
     Fault(
         "a download may never end",
-        "gpt_common/texts.py",
+        "gpt_common/texts.py::_download",
         "response.read(TINY_SHAKESPEARE_BYTES + 1)",
         "response.read()",
     ),
     Fault(
         "a download that breaks off is a traceback",
-        "gpt_common/texts.py",
-        "except (OSError, HTTPException) as error",
-        "except OSError as error",
+        "gpt_common/texts.py::_download",
+        "(OSError, HTTPException)",
+        "OSError",
     ),
 )

@@ -1,0 +1,255 @@
+"""Faults of generation: the cache, the loop, stopping, and what is printed."""
+
+from tests.faults.fault import Fault
+
+FAULTS = (
+    # Both twins' loops.
+    Fault(
+        "flax: a prompt is read without its last token",
+        "gpt_flax/generate.py::prefill_step",
+        "lengths - 1",
+        "jnp.maximum(lengths - 2, 0)",
+    ),
+    Fault(
+        "flax: a drawn token is not marked as seen",
+        "gpt_flax/generate.py::advance",
+        "seen = seen.at[jnp.arange(len(seen)), drawn[0]].set(True)",
+        "pass",
+    ),
+    Fault(
+        "flax: usage names the other twin",
+        "gpt_flax/generate.py::main",
+        'cli.parse(GenerateConfig, "gpt_flax.generate")',
+        'cli.parse(GenerateConfig, "gpt_torch.generate")',
+    ),
+    Fault(
+        "exact: the command does not ask for it in torch",
+        "gpt_torch/generate.py::main",
+        "grow(model, rows, config.sampling, dtype, exact)",
+        "grow(model, rows, config.sampling, dtype)",
+    ),
+    Fault(
+        "exact: the command does not ask for it in flax",
+        "gpt_flax/generate.py::main",
+        "grow(params, model, rows, config.sampling, exact)",
+        "grow(params, model, rows, config.sampling)",
+    ),
+    Fault(
+        "torch: a changed token is still marked as seen",
+        "gpt_torch/generate.py::rewind",
+        "seen = torch.from_numpy(seen_tokens(completions, seen.shape[1]))",
+        "pass",
+    ),
+    Fault(
+        "flax: a row goes on after a changed token where it was",
+        "gpt_flax/generate.py::grow",
+        "add(completions, chunk)",
+        "add(completions, chunk) and False",
+    ),
+    Fault(
+        "torch: a row goes on after a changed token where it was",
+        "gpt_torch/generate.py::grow",
+        "add(completions, chunk)",
+        "add(completions, chunk) and False",
+    ),
+    Fault(
+        "torch: a changed token stands one place late",
+        "gpt_torch/generate.py::rewind",
+        "positions.to(device)",
+        "positions.to(device) + 1",
+    ),
+    Fault(
+        "flax: the options for few rows never reach generation",
+        "gpt_flax/generate.py::decode",
+        'decode_few_rows if few_rows and "lm_head" in params else decode_rows',
+        "decode_rows",
+    ),
+    Fault(
+        "torch: the command does not freeze weights",
+        "gpt_torch/generate.py::main",
+        "freeze(load_model(start, master_dtype(dtype), device), dtype, config.compile)",
+        "load_model(start, master_dtype(dtype), device)",
+    ),
+    Fault(
+        "torch: --compile does nothing",
+        "gpt_torch/generate.py::main",
+        "freeze(load_model(start, master_dtype(dtype), device), dtype, config.compile)",
+        "freeze(load_model(start, master_dtype(dtype), device), dtype)",
+    ),
+    Fault(
+        "flax: each seed compiles anew",
+        "gpt_flax/generate.py::grow",
+        "replace(sampling, seed=0)",
+        "sampling",
+    ),
+    Fault(
+        "exact: the command in torch decides as of float32",
+        "gpt_torch/generate.py::main",
+        "Float64GPT(start.config, lambda: start.weights, dtype)",
+        "Float64GPT(start.config, lambda: start.weights)",
+    ),
+    Fault(
+        "exact: the command in flax decides as of float32",
+        "gpt_flax/generate.py::main",
+        "Float64GPT(start.config, lambda: start.weights, dtype)",
+        "Float64GPT(start.config, lambda: start.weights)",
+    ),
+    Fault(
+        "exact: torch decides as of float32",
+        "gpt_torch/generate.py::generate",
+        "Float64GPT(model.config, weights, dtype)",
+        "Float64GPT(model.config, weights)",
+    ),
+    Fault(
+        "torch: the command generates in float32",
+        "gpt_torch/generate.py::main",
+        "grow(model, rows, config.sampling, dtype, exact)",
+        'grow(model, rows, config.sampling, "float32", exact)',
+    ),
+    Fault(
+        "torch: the command holds float32",
+        "gpt_torch/generate.py::main",
+        "master_dtype(dtype)",
+        "torch.float32",
+    ),
+    Fault(
+        "flax: generation keeps no compiled program",
+        "gpt_flax/generate.py::main",
+        "keep_compiled()",
+        "pass",
+    ),
+    Fault(
+        "torch: generation keeps no memory",
+        "gpt_torch/generate.py::main",
+        "keep_memory()",
+        "pass",
+    ),
+    Fault(
+        "torch: what was noted of a checkpoint is not told",
+        "gpt_torch/generate.py::main",
+        "cli.print_notes(start.notes)",
+        "pass",
+    ),
+    Fault(
+        "flax: what was noted of a checkpoint is not told",
+        "gpt_flax/generate.py::main",
+        "cli.print_notes(start.notes)",
+        "pass",
+    ),
+    # Weights made ready.
+    Fault(
+        "torch: weights are packed that torch.compile does not take so",
+        "gpt_torch/frozen.py::packs",
+        'device_type == "cpu" and dtype in supported and not compiled',
+        'device_type == "cpu" and dtype in supported',
+    ),
+    Fault(
+        "torch: the frozen head stays in float32",
+        "gpt_torch/frozen.py::freeze",
+        "FrozenLinear(model.wte.weight, None, compute, packed)",
+        "FrozenLinear(model.wte.weight, None, model.wte.weight.dtype, False)",
+    ),
+    Fault(
+        "flax: frozen biases stay in float32",
+        "gpt_flax/frozen.py::freeze.cast",
+        'any(key.key in ("attn", "mlp") for key in path)',
+        'path[-1].key == "kernel"',
+    ),
+    Fault(
+        "torch: prompts of each length are compiled",
+        "gpt_torch/frozen.py::FrozenGPT.decode",
+        "self.compiled_step and tokens.shape[1] == 1",
+        "self.compiled_step",
+    ),
+    # Completions and the dialogue.
+    Fault(
+        "the window is one token short",
+        "gpt_common/completion.py::contexts",
+        "(c.prompt + c.tokens)[-block_size:]",
+        "(c.prompt + c.tokens)[-block_size + 1 :]",
+    ),
+    Fault(
+        "a text to stop before is shown",
+        "gpt_common/completion.py::TextStream._take",
+        "min(found)",
+        "len(self._held)",
+    ),
+    Fault(
+        "a step takes the draw of the token before",
+        "gpt_common/completion.py::next_draws",
+        "[c.total for c in completions]",
+        "[c.total - 1 for c in completions]",
+    ),
+    Fault(
+        "a prompt file loses its white space",
+        "gpt_common/dialogue.py::prompt_tokens",
+        r'content.decode().removesuffix("\n")',
+        "content.decode().strip()",
+    ),
+    Fault(
+        "tokens a second are by the time to the first token",
+        "gpt_common/dialogue.py::as_json",
+        "count / times[-1]",
+        "count / times[0]",
+    ),
+    Fault(
+        "an empty prompt shows <|endoftext|>",
+        "gpt_common/dialogue.py::prompt_text",
+        'return ""',
+        "return tokenizer.END_OF_TEXT",
+    ),
+    Fault(
+        "close draws are those that were not close",
+        "gpt_common/completion.py::Completion.close_draws",
+        "self.slacks[i] <= limit",
+        "self.slacks[i] >= limit",
+    ),
+    Fault(
+        "what is held back is lost where <|endoftext|> ends the text",
+        "gpt_common/completion.py::Completion.add",
+        """
+        if self.finish:
+            self.stream.end()
+        """,
+        """
+        if self.finish == "length":
+            self.stream.end()
+        """,
+    ),
+    Fault(
+        "a byte that is no text ends a session",
+        "gpt_common/dialogue.py::ask",
+        'sys.stdin.reconfigure(errors="surrogateescape")',
+        "pass",
+    ),
+    Fault(
+        "Ctrl-C in an answer ends the session",
+        "gpt_common/dialogue.py::answer",
+        "print()",
+        "raise",
+    ),
+    Fault(
+        "an answer that does not fit is refused",
+        "gpt_common/dialogue.py::fitted",
+        "min(ANSWER_LENGTH, max(1, room))",
+        "ANSWER_LENGTH",
+    ),
+    Fault(
+        "any number of samples is begun",
+        "gpt_common/completion.py::check_memory",
+        "rows * row",
+        "0 * row",
+    ),
+    Fault(
+        "exact: what is close is said as of float32",
+        "gpt_common/dialogue.py::explain",
+        '"float64" if config.exact else config.dtype',
+        "config.dtype",
+    ),
+    Fault(
+        "JSON: dtype is always float32",
+        "gpt_common/dialogue.py::as_json",
+        '"dtype": config.dtype',
+        '"dtype": "float32"',
+    ),
+)

@@ -1,0 +1,442 @@
+"""Faults of runs: their folder, lock, log and memory."""
+
+from tests.faults.fault import Fault
+
+FAULTS = (
+    # The run.
+    Fault(
+        "a resumed run starts at the first batch",
+        "gpt_common/run.py::restore_place",
+        "loader.restore(training.loader)",
+        "pass",
+    ),
+    Fault(
+        "a resumed run does one step twice",
+        "gpt_common/run.py::Run.first_step",
+        "self.start.training.step",
+        "self.start.training.step - 1",
+    ),
+    Fault(
+        "the batch to over-fit moves on",
+        "gpt_common/run.py::Run.next_batches",
+        "self.train_loader.restore(place)",
+        "pass",
+    ),
+    Fault(
+        "samples in training do not depend on --seed",
+        "gpt_common/run.py::Run.samples",
+        "SamplingOptions(seed=self.config.runtime.seed)",
+        "SamplingOptions()",
+    ),
+    Fault(
+        "a run forgets how far AdamW's count is off its own",
+        "gpt_common/run.py::Run.save",
+        "start.optimizer_step_at(step) if start else step",
+        "step",
+    ),
+    Fault(
+        "a run forgets what the file it came from says",
+        "gpt_common/run.py::Run.save",
+        "start.source if start else {}",
+        "{}",
+    ),
+    Fault(
+        "the trainer does not say what it leaves out",
+        "gpt_common/run.py::_announce",
+        "run.start.notes",
+        "()",
+    ),
+    Fault(
+        "resume: how the data is split may not change with it",
+        "gpt_common/run.py::MAY_CHANGE",
+        '"val_fraction"',
+        '"data"',
+    ),
+    Fault(
+        "a run that is resumed takes no lock",
+        "gpt_common/run.py::start_run",
+        "lock_resumed(config.output)",
+        "None",
+    ),
+    Fault(
+        "two runs of one second have one folder",
+        "gpt_common/run.py::make_folder",
+        "folder.mkdir(parents=True)",
+        "folder.mkdir(parents=True, exist_ok=True)",
+    ),
+    Fault(
+        "a resumed run enters the folder of another",
+        "gpt_common/run.py::lock_new",
+        "(folder / LATEST).exists() or run_checkpoints(folder)",
+        "output.resume is None and run_checkpoints(folder)",
+    ),
+    Fault(
+        "a checkpoint of no run goes on in its parent",
+        "gpt_common/run.py::stored_config",
+        "str(folder.parent) if own else None",
+        "str(folder.parent)",
+    ),
+    Fault(
+        "weights are saved that are not finite",
+        "gpt_common/run.py::Run.save",
+        "check_finite(step, weights, exp_avg, exp_avg_sq)",
+        "pass",
+    ),
+    Fault(
+        "a checkpoint may be written before the losses are read",
+        "gpt_common/run.py::Run.save",
+        "self.log.flush()",
+        "pass",
+    ),
+    Fault(
+        "the last proven checkpoint goes with the save of the next",
+        "gpt_common/run.py::Run.save",
+        "self._remove_older(at_least=2)",
+        "self._remove_older(at_least=1)",
+    ),
+    Fault(
+        "a run is resumed on other data without a word",
+        "gpt_common/run.py::check_data",
+        "found != expected",
+        "False",
+    ),
+    Fault(
+        "--data beside --resume is not taken for other data",
+        "gpt_common/run.py::_parse_over",
+        "dataclasses.replace(config.output, new_data=True)",
+        "config.output",
+    ),
+    Fault(
+        "other data is taken for good once it was given",
+        "gpt_common/run.py::stored_config",
+        "dataclasses.replace(config.output, out_dir=out_dir, resume=path, new_data=False)",
+        "dataclasses.replace(config.output, out_dir=out_dir, resume=path)",
+    ),
+    Fault(
+        "a run goes on without a reader",
+        "gpt_common/run.py::Run.stopped",
+        "self.signals.received() or self.log.reader_gone",
+        "self.signals.received()",
+    ),
+    Fault(
+        "flax on a GPU reads each loss at once",
+        "gpt_common/run.py::_open_run",
+        'device != "cpu"',
+        'device == "cuda"',
+    ),
+    Fault(
+        "tokens a step forget grad_accum",
+        "gpt_common/run.py::Run.tokens_per_step",
+        "data.batch_size * data.seq_len * self.config.optimizer.grad_accum",
+        "data.batch_size * data.seq_len",
+    ),
+    Fault(
+        "a resumed run may not go on with other data",
+        "gpt_common/run.py::MAY_CHANGE",
+        '"data"',
+        '"steps"',
+    ),
+    Fault(
+        "a resumed run may change its batch",
+        "gpt_common/run.py::MAY_CHANGE",
+        "(field.name for field in dataclasses.fields(OutputOptions))",
+        '("batch_size", *(field.name for field in dataclasses.fields(OutputOptions)))',
+    ),
+    Fault(
+        "--eval_every 0 evaluates at the end",
+        "gpt_common/run.py::evaluates",
+        "config.output.eval_every > 0 and config.data.val_fraction > 0",
+        "config.data.val_fraction > 0",
+    ),
+    Fault(
+        "a resumed run does not know which checkpoint is to prove itself",
+        "gpt_common/run.py::_open_run",
+        "step_folder(run.folder, run.first_step).is_dir()",
+        "False",
+    ),
+    Fault(
+        "a checkpoint does not say which twin has made it",
+        "gpt_common/run.py::Run.save",
+        'versions() | {"framework": self.framework}',
+        "versions()",
+    ),
+    Fault(
+        "moments are saved that are not finite",
+        "gpt_common/run.py::Run.save",
+        "check_finite(step, weights, exp_avg, exp_avg_sq)",
+        "check_finite(step, weights)",
+    ),
+    Fault(
+        "minus infinity is saved",
+        "gpt_common/run.py::check_finite",
+        "np.isfinite(weight.min()) and np.isfinite(weight.max())",
+        "np.isfinite(weight.max())",
+    ),
+    Fault(
+        "infinity is saved",
+        "gpt_common/run.py::check_finite",
+        "np.isfinite(weight.min()) and np.isfinite(weight.max())",
+        "np.isfinite(weight.min())",
+    ),
+    Fault(
+        "what a killed process left stays in the folder of a run",
+        "gpt_common/run.py::_open_run",
+        "clean_folder(lock.folder)",
+        "pass",
+    ),
+    Fault(
+        "the first line says that nothing is left to validate",
+        "gpt_common/run.py::_announce",
+        'f", {len(run.val_loader.tokens):,} to validate"',
+        'f", 0 to validate"',
+    ),
+    Fault(
+        "the first line counts the tokens of validation as those of training",
+        "gpt_common/run.py::_announce",
+        'f"{config.data.data}: {len(tokens):,} tokens to train on{validation}"',
+        'f"{config.data.data}: {len(tokens) + validate:,} tokens to train on{validation}"',
+    ),
+    Fault(
+        "the first line says a width for the parameters",
+        "gpt_common/run.py::_announce",
+        """
+        (
+            f"{run.framework} on {device}, {config.runtime.dtype} | "
+            f"{num_parameters(run.start.config):,} parameters | "
+            f"{run.tokens_per_step:,} tokens a step"
+        )
+        """,
+        """
+        (
+            f"{run.framework} on {device}, {config.runtime.dtype} | "
+            f"{run.start.config.n_embd:,} parameters | "
+            f"{run.tokens_per_step:,} tokens a step"
+        )
+        """,
+    ),
+    Fault(
+        "a run starts from the same weights whatever its seed",
+        "gpt_common/run.py::start_checkpoint",
+        "config.runtime.seed",
+        "1337",
+    ),
+    Fault(
+        "a GPU's activations count as main memory",
+        "gpt_common/run.py::check_memory",
+        'device == "cpu"',
+        "True",
+    ),
+    Fault(
+        "memory is asked for only where a model is new",
+        "gpt_common/run.py::start_checkpoint",
+        "check_memory(checkpoint.config, config, device)",
+        "pass",
+    ),
+    Fault(
+        "memory is asked for as of float32",
+        "gpt_common/run.py::check_memory",
+        """
+        needed = training_memory(
+            model, config.data, config.optimizer.grad_accum, dtype, on_cpu=device == "cpu"
+        )
+        """,
+        """
+        needed = training_memory(
+            model, config.data, config.optimizer.grad_accum, "float32", on_cpu=device == "cpu"
+        )
+        """,
+    ),
+    Fault(
+        "the folder of a run is another one by its relative name",
+        "gpt_common/run.py::lock_resumed",
+        "folder.resolve()",
+        "folder",
+    ),
+    Fault(
+        "a run whose checkpoints are damaged is overwritten",
+        "gpt_common/run.py::lock_new",
+        "(folder / LATEST).exists() or run_checkpoints(folder)",
+        "run_checkpoints(folder)",
+    ),
+    Fault(
+        "a third log replaces the second",
+        "gpt_common/run.py::lock_new",
+        "(name for name in names if not name.exists())",
+        "names",
+    ),
+    Fault(
+        "what is no option is said to have changed",
+        "gpt_common/run.py::changes",
+        'value != getattr(getattr(after, group), name) and name != "new_data"',
+        "value != getattr(getattr(after, group), name)",
+    ),
+    Fault(
+        "samples in training are as long as the model",
+        "gpt_common/run.py::Run.samples",
+        "min(DEFAULT_LENGTH, model.block_size)",
+        "model.block_size",
+    ),
+    # The lock.
+    Fault(
+        "a run's folder is locked for readers only",
+        "gpt_common/lock.py::_open_locked",
+        "fcntl.LOCK_EX",
+        "fcntl.LOCK_SH",
+    ),
+    Fault(
+        "a lock that was removed meanwhile is one",
+        "gpt_common/lock.py::_open_locked",
+        "_is_same_file(descriptor, path)",
+        "True",
+    ),
+    Fault(
+        "a file system without locks has no runs",
+        "gpt_common/lock.py::_open_locked",
+        "error.errno not in UNSUPPORTED",
+        "True",
+    ),
+    Fault(
+        "a lock that fails is one",
+        "gpt_common/lock.py::_open_locked",
+        "error.errno not in UNSUPPORTED",
+        "False",
+    ),
+    Fault(
+        "a fork takes the lock along",
+        "gpt_common/lock.py::_release",
+        "os.getpid() == owner",
+        "True",
+    ),
+    Fault(
+        "a lock names who held it before",
+        "gpt_common/lock.py::FolderLock.__init__",
+        "os.ftruncate(descriptor, 0)",
+        "pass",
+    ),
+    # The log and the console.
+    Fault(
+        "a step's line wraps at 80 columns",
+        "gpt_common/metrics.py::RunLog.flush",
+        """
+        (
+            f"step {step:5d} | loss {loss:9.6f} | norm {norm:6.3f} | lr {learning_rate:.1e} | "
+            f"{1000 * seconds:4.0f} ms | {rate:,.0f} tok/s"
+        )
+        """,
+        """
+        (
+            f"step {step:5d} | loss {loss:9.6f} | norm {norm:6.3f} | lr {learning_rate:.1e} | "
+            f"{1000 * seconds:7.1f} ms | {rate:,.0f} tok/s"
+        )
+        """,
+    ),
+    Fault(
+        "a validation loss that is not finite does not stop a run",
+        "gpt_common/metrics.py::RunLog.evaluation",
+        "not math.isfinite(loss)",
+        "False",
+    ),
+    Fault(
+        "a step's time has the time of a save in it",
+        "gpt_common/metrics.py::RunLog.saved",
+        "self._last_time = time.perf_counter()",
+        "pass",
+    ),
+    Fault(
+        "a step's time has the time of samples in it",
+        "gpt_common/metrics.py::RunLog.samples",
+        "self._last_time = time.perf_counter()",
+        "pass",
+    ),
+    Fault(
+        "a step's time has the time of an evaluation in it",
+        "gpt_common/metrics.py::RunLog.evaluation",
+        "self._last_time = time.perf_counter()",
+        "pass",
+    ),
+    Fault(
+        "log entries stay in a buffer",
+        "gpt_common/metrics.py::RunLog._write",
+        "self._file.flush()",
+        "pass",
+    ),
+    Fault(
+        "a bad line of a log takes those after it along",
+        "gpt_common/metrics.py::read_log",
+        "[entry for line in lines if (entry := _parse_entry(line)) is not None]",
+        "list(itertools.takewhile(bool, map(_parse_entry, lines)))",
+    ),
+    Fault(
+        "the console shows the loss as the norm",
+        "gpt_common/metrics.py::RunLog.flush",
+        """
+        (
+            f"step {step:5d} | loss {loss:9.6f} | norm {norm:6.3f} | lr {learning_rate:.1e} | "
+            f"{1000 * seconds:4.0f} ms | {rate:,.0f} tok/s"
+        )
+        """,
+        """
+        (
+            f"step {step:5d} | loss {loss:9.6f} | norm {loss:6.3f} | lr {learning_rate:.1e} | "
+            f"{1000 * seconds:4.0f} ms | {rate:,.0f} tok/s"
+        )
+        """,
+    ),
+    Fault(
+        "the console shows seconds as milliseconds",
+        "gpt_common/metrics.py::RunLog.flush",
+        """
+        (
+            f"step {step:5d} | loss {loss:9.6f} | norm {norm:6.3f} | lr {learning_rate:.1e} | "
+            f"{1000 * seconds:4.0f} ms | {rate:,.0f} tok/s"
+        )
+        """,
+        """
+        (
+            f"step {step:5d} | loss {loss:9.6f} | norm {norm:6.3f} | lr {learning_rate:.1e} | "
+            f"{seconds:4.0f} ms | {rate:,.0f} tok/s"
+        )
+        """,
+    ),
+    Fault(
+        "the console shows the norm as the learning rate",
+        "gpt_common/metrics.py::RunLog.flush",
+        """
+        (
+            f"step {step:5d} | loss {loss:9.6f} | norm {norm:6.3f} | lr {learning_rate:.1e} | "
+            f"{1000 * seconds:4.0f} ms | {rate:,.0f} tok/s"
+        )
+        """,
+        """
+        (
+            f"step {step:5d} | loss {loss:9.6f} | norm {norm:6.3f} | lr {norm:.1e} | "
+            f"{1000 * seconds:4.0f} ms | {rate:,.0f} tok/s"
+        )
+        """,
+    ),
+    Fault(
+        "the bar of a resumed run begins at its first step",
+        "gpt_common/metrics.py::RunLog.__init__",
+        'self._progress.add_task("", completed=first_step, total=steps)',
+        'self._progress.add_task("", completed=0, total=steps)',
+    ),
+    # Memory.
+    Fault(
+        "moments do not count as memory",
+        "gpt_common/memory.py::training_memory",
+        "4 * weights",
+        "2 * weights",
+    ),
+    Fault(
+        "a container's files count as used memory",
+        "gpt_common/memory.py::_container_memory",
+        "int(limit) - used + reclaimable",
+        "int(limit) - used",
+    ),
+    Fault(
+        "twice the memory that is there may be taken",
+        "gpt_common/memory.py::require_memory",
+        "needed > available",
+        "needed > 2 * available",
+    ),
+)

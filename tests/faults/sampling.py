@@ -1,0 +1,108 @@
+"""Faults of sampling: from logits to a token."""
+
+from tests.faults.fault import Fault
+
+FAULTS = (
+    Fault(
+        "torch: top-k keeps one more",
+        "gpt_torch/sampling.py::rank",
+        "torch.exp(scores - scores[:, :1])[:, :k]",
+        "torch.exp(scores - scores[:, :1])[:, : k + 1]",
+    ),
+    Fault(
+        "flax: temperature multiplies",
+        "gpt_flax/sampling.py::rank",
+        "values.astype(jnp.float64) / (options.temperature or 1.0)",
+        "values.astype(jnp.float64) * (options.temperature or 1.0)",
+    ),
+    Fault(
+        "torch: top-p leaves out the token that crosses it",
+        "gpt_torch/sampling.py::last_kept",
+        "shares_above(ranked) < options.top_p",
+        "shares_above(ranked) + ranked.weights / ranked.cumulative[:, -1:] <= options.top_p",
+    ),
+    Fault(
+        "flax: min-p is a share of everything",
+        "gpt_flax/sampling.py::last_kept",
+        "ranked.weights",
+        "ranked.weights / ranked.cumulative[:, -1:]",
+    ),
+    Fault(
+        "torch: the penalty favours negative logits",
+        "gpt_torch/sampling.py::penalize",
+        "torch.where(logits < 0, logits * penalty, logits / penalty)",
+        "logits / penalty",
+    ),
+    Fault(
+        "torch: ties stand as topk leaves them",
+        "gpt_torch/sampling.py::most_probable",
+        "(values[:, k:] == values[:, k - 1 : k]).any()",
+        "False",
+    ),
+    Fault(
+        "torch: one tie too many is taken out at the edge",
+        "gpt_torch/sampling.py::without_late_ties",
+        "equal.cumsum(-1, dtype=torch.int32) > places",
+        "equal.cumsum(-1, dtype=torch.int32) >= places",
+    ),
+    Fault(
+        "flax: a draw is a hundredth too small",
+        "gpt_flax/sampling.py::sample",
+        "draws[:, None]",
+        "draws[:, None] - 0.01",
+    ),
+    Fault(
+        "torch: the log-probability is of the penalized logits",
+        "gpt_torch/sampling.py::sample",
+        "logits.gather(-1, token)",
+        "penalize(logits, seen, options).gather(-1, token)",
+    ),
+    Fault(
+        "flax: the slack forgets the neighbours",
+        "gpt_flax/sampling.py::slack",
+        "jnp.where(chosen < end, after, jnp.inf) / 2",
+        "jnp.full_like(after, jnp.inf)",
+    ),
+    Fault(
+        "sampling: the seed is not used",
+        "gpt_common/sampling.py::_row",
+        "[seed, sample]",
+        "[0, sample]",
+    ),
+    Fault(
+        "sampling: seed and sample change places",
+        "gpt_common/sampling.py::_row",
+        "[seed, sample]",
+        "[sample, seed]",
+    ),
+    Fault(
+        "sampling: every sample draws the same",
+        "gpt_common/sampling.py::_row",
+        "[seed, sample]",
+        "[seed, 0]",
+    ),
+    Fault(
+        "torch: the slack forgets the penalty",
+        "gpt_torch/sampling.py::slack",
+        "torch.cat(moves, -1).amin(-1) * (options.temperature or 1.0) / penalty",
+        "torch.cat(moves, -1).amin(-1) * (options.temperature or 1.0)",
+    ),
+    Fault(
+        "flax: the slack is of first order",
+        "gpt_flax/sampling.py::move_of_share",
+        "jnp.log1p(odds)",
+        "odds",
+    ),
+    Fault(
+        "draws begin at a multiple of four",
+        "gpt_common/sampling.py::_row",
+        "np.random.Generator(philox).random(start % 4 + num_positions)[start % 4 :]",
+        "np.random.Generator(philox).random(num_positions)",
+    ),
+    Fault(
+        "torch: top-p keeps one more where the share is exactly that",
+        "gpt_torch/sampling.py::last_kept",
+        "shares_above(ranked) < options.top_p",
+        "shares_above(ranked) <= options.top_p",
+    ),
+)

@@ -1,0 +1,442 @@
+"""Faults of training: the step, the optimizer and the learning rate."""
+
+from tests.faults.fault import Fault
+
+FAULTS = (
+    # The trainers.
+    Fault(
+        "torch: accumulated gradients are summed",
+        "gpt_torch/train.py::train_step",
+        "loss_fn(state.model, x_micro, y_micro, dtype) / len(x)",
+        "loss_fn(state.model, x_micro, y_micro, dtype)",
+    ),
+    Fault(
+        "flax: accumulated gradients are summed",
+        "gpt_flax/train.py::train_step",
+        "loss_fn(params, model, *xy) / len(x)",
+        "loss_fn(params, model, *xy)",
+    ),
+    Fault(
+        "torch: clipping before the gradients are all there",
+        "gpt_torch/train.py::train_step",
+        "losses.append(loss.detach())",
+        """
+        losses.append(loss.detach())
+        clip_by_global_norm([p.grad for p in state.model.parameters()], grad_clip)
+        """,
+    ),
+    Fault(
+        "torch: gradients pile up over steps",
+        "gpt_torch/train.py::train_step",
+        "state.optimizer.zero_grad()",
+        "pass",
+    ),
+    Fault(
+        "torch: the learning rate of the next step",
+        "gpt_torch/train.py::train",
+        "learning_rate(step, options)",
+        "learning_rate(step + 1, options)",
+    ),
+    Fault(
+        "flax: the learning rate of the next step",
+        "gpt_flax/train.py::train",
+        "learning_rate(step, options)",
+        "learning_rate(step + 1, options)",
+    ),
+    Fault(
+        "flax: decay is not scaled by the learning rate",
+        "gpt_flax/train.py::train_step",
+        "p + learning_rate * u",
+        "p + learning_rate * u - 1e-4 * p",
+    ),
+    Fault(
+        "torch: the head is untied after a step",
+        "gpt_torch/train.py::train_step",
+        "state.optimizer.step()",
+        """
+        state.optimizer.step()
+        state.model.wte.weight = torch.nn.Parameter(state.model.wte.weight.detach().clone())
+        """,
+    ),
+    Fault(
+        "flax: the state is that of before the update",
+        "gpt_flax/train.py::train_step",
+        "TrainState(params, opt_state)",
+        "TrainState(params, state.opt_state)",
+    ),
+    Fault(
+        "torch: evaluation leaves the loader where it is",
+        "gpt_torch/train.py::evaluate",
+        'loader.restore({"position": 0})',
+        "pass",
+    ),
+    Fault(
+        "torch: evaluation is of the first batch",
+        "gpt_torch/train.py::evaluate",
+        "torch.stack(losses).mean()",
+        "losses[0]",
+    ),
+    Fault(
+        "flax: evaluation is of the last batch",
+        "gpt_flax/train.py::evaluate",
+        "jnp.stack(losses).mean()",
+        "losses[-1]",
+    ),
+    Fault(
+        "torch: a checkpoint never proves itself",
+        "gpt_torch/train.py::train",
+        "run.remove_older()",
+        "pass",
+    ),
+    Fault(
+        "flax: a checkpoint never proves itself",
+        "gpt_flax/train.py::train",
+        "run.remove_older()",
+        "pass",
+    ),
+    Fault(
+        "torch: evaluation is of the training data",
+        "gpt_torch/train.py::train",
+        "run.val_loader, output.eval_steps",
+        "run.train_loader, output.eval_steps",
+    ),
+    Fault(
+        "flax: --eval_steps is not used",
+        "gpt_flax/train.py::train",
+        "output.eval_steps",
+        "1",
+    ),
+    Fault(
+        "torch: a stop waits for the evaluation",
+        "gpt_torch/train.py::train",
+        "evaluate(state.model, loader, batches, dtype, device, run.stopped)",
+        "evaluate(state.model, loader, 9, dtype, device)",
+    ),
+    Fault(
+        "flax: a stop waits for the evaluation",
+        "gpt_flax/train.py::train",
+        "evaluate(state.params, model, loader, batches, run.stopped)",
+        "evaluate(state.params, model, loader, 9)",
+    ),
+    Fault(
+        "torch: an evaluation is reported before its step",
+        "gpt_torch/train.py::train",
+        """
+        log.flush()
+        loader, batches = run.val_loader, output.eval_steps
+        """,
+        "loader, batches = run.val_loader, output.eval_steps",
+    ),
+    Fault(
+        "flax: an evaluation is reported before its step",
+        "gpt_flax/train.py::train",
+        """
+        log.flush()
+        loader, batches = run.val_loader, output.eval_steps
+        """,
+        "loader, batches = run.val_loader, output.eval_steps",
+    ),
+    Fault(
+        "torch: samples are reported before their step",
+        "gpt_torch/train.py::train",
+        """
+        log.flush()
+        log.samples(done, generate_texts(state.model, *run.samples, dtype))
+        """,
+        "log.samples(done, generate_texts(state.model, *run.samples, dtype))",
+    ),
+    Fault(
+        "flax: samples are reported before their step",
+        "gpt_flax/train.py::train",
+        """
+        log.flush()
+        log.samples(done, generate_texts(state.params, model, *run.samples))
+        """,
+        "log.samples(done, generate_texts(state.params, model, *run.samples))",
+    ),
+    Fault(
+        "torch: a stop waits for samples",
+        "gpt_torch/train.py::train",
+        "run.samples and not stop and run.due(output.sample_every, done)",
+        "run.samples and run.due(output.sample_every, done)",
+    ),
+    Fault(
+        "flax: a stop waits for samples",
+        "gpt_flax/train.py::train",
+        "run.samples and not stop and run.due(output.sample_every, done)",
+        "run.samples and run.due(output.sample_every, done)",
+    ),
+    Fault(
+        "torch: --device does not reach the trainer",
+        "gpt_torch/train.py::train",
+        "select_device(config.runtime.device, dtype)",
+        'select_device("auto", dtype)',
+    ),
+    Fault(
+        "flax: --device does not reach the trainer",
+        "gpt_flax/train.py::train",
+        "select_device(config.runtime.device, dtype)",
+        'select_device("auto", dtype)',
+    ),
+    Fault(
+        "torch: auto is what another device has",
+        "gpt_torch/train.py::train",
+        "resolve_dtype(config.runtime.dtype, config.runtime.device)",
+        'resolve_dtype(config.runtime.dtype, "auto")',
+    ),
+    Fault(
+        "flax: auto is what another device has",
+        "gpt_flax/train.py::train",
+        "resolve_dtype(config.runtime.dtype, config.runtime.device)",
+        'resolve_dtype(config.runtime.dtype, "auto")',
+    ),
+    Fault(
+        "torch: bfloat16 is evaluated in float32",
+        "gpt_torch/train.py::train",
+        "evaluate(state.model, loader, batches, dtype, device, run.stopped)",
+        'evaluate(state.model, loader, batches, "float32", device, run.stopped)',
+    ),
+    Fault(
+        "torch: bfloat16 trains in float32",
+        "gpt_torch/train.py::train",
+        "train_step(state, x, y, rate, options.grad_clip, dtype)",
+        'train_step(state, x, y, rate, options.grad_clip, "float32")',
+    ),
+    Fault(
+        "flax: bfloat16 trains in float32",
+        "gpt_flax/train.py::train",
+        "DTYPES[dtype]",
+        'DTYPES[dtype.replace("bfloat16", "float32")]',
+    ),
+    Fault(
+        "torch: samples in training are in float32",
+        "gpt_torch/train.py::train",
+        "generate_texts(state.model, *run.samples, dtype)",
+        'generate_texts(state.model, *run.samples, "float32")',
+    ),
+    Fault(
+        "flax: the trainer keeps no compiled program",
+        "gpt_flax/train.py::main",
+        "keep_compiled()",
+        "pass",
+    ),
+    Fault(
+        "torch: evaluation keeps the graph of every batch",
+        "gpt_torch/train.py::evaluate",
+        "torch.no_grad()",
+        "torch.enable_grad()",
+    ),
+    Fault(
+        "flax: a step does not give the old state's memory away",
+        "gpt_flax/train.py::jit_train_step",
+        '"state"',
+        "()",
+    ),
+    Fault(
+        "flax: the depth-first option never reaches the training step",
+        "gpt_flax/train.py::jit_train_step",
+        "depth_first_options(jax.__version_info__) if ops.depth_first else None",
+        "None",
+    ),
+    Fault(
+        "flax: the trainer's step is compiled as a plain one",
+        "gpt_flax/train.py::train",
+        "jit_train_step(ops)",
+        "jit_train_step(PLAIN)",
+    ),
+    Fault(
+        "torch: the trainer's choice never reaches the model",
+        "gpt_torch/train.py::train",
+        "create_state(run.start, config, device, ops)",
+        "create_state(run.start, config, device)",
+    ),
+    Fault(
+        "torch: --compile compiles nothing",
+        "gpt_torch/train.py::create_state",
+        "config.runtime.compile",
+        "False",
+    ),
+    # AdamW, clipping and the gradient norm.
+    Fault(
+        "torch: everything decays",
+        "gpt_torch/optimizer.py::decays",
+        "parameter.ndim >= 2",
+        "parameter.ndim >= 1",
+    ),
+    Fault(
+        "flax: nothing decays",
+        "gpt_flax/optimizer.py::decays",
+        "parameter.ndim >= 2",
+        "parameter.ndim >= 3",
+    ),
+    Fault(
+        "torch: AdamW's own decay",
+        "gpt_torch/optimizer.py::create_optimizer",
+        "options.weight_decay",
+        "1e-2",
+    ),
+    Fault(
+        "flax: optax's own decay",
+        "gpt_flax/optimizer.py::create_optimizer",
+        "options.weight_decay",
+        "1e-4",
+    ),
+    Fault(
+        "torch: the betas of torch",
+        "gpt_torch/optimizer.py::create_optimizer",
+        "AdamW(groups, lr=options.learning_rate, betas=betas, eps=options.eps, fused=True)",
+        "AdamW(groups, lr=options.learning_rate, eps=options.eps, fused=True)",
+    ),
+    Fault(
+        "flax: the betas change places",
+        "gpt_flax/optimizer.py::create_optimizer",
+        "options.beta1",
+        "options.beta2",
+    ),
+    Fault(
+        "flax: epsilon inside the root",
+        "gpt_flax/optimizer.py::create_optimizer",
+        """
+        return optax.adamw(
+            learning_rate=1.0,
+            b1=options.beta1,
+            b2=options.beta2,
+            eps=options.eps,
+            weight_decay=options.weight_decay,
+            mask=lambda params: jax.tree.map(decays, params),
+        )
+        """,
+        """
+        return optax.adamw(
+            learning_rate=1.0,
+            b1=options.beta1,
+            b2=options.beta2,
+            eps=0.0,
+            eps_root=options.eps,
+            weight_decay=options.weight_decay,
+            mask=lambda params: jax.tree.map(decays, params),
+        )
+        """,
+    ),
+    Fault(
+        "torch: epsilon is fixed",
+        "gpt_torch/optimizer.py::create_optimizer",
+        "options.eps",
+        "1e-8",
+    ),
+    Fault(
+        "flax: no epsilon in clipping",
+        "gpt_flax/optimizer.py::clip_by_global_norm",
+        "norm + CLIP_EPSILON",
+        "norm",
+    ),
+    Fault(
+        "torch: clipping also enlarges",
+        "gpt_torch/optimizer.py::clip_by_global_norm",
+        "torch.clamp(max_norm / (norm + CLIP_EPSILON), max=1.0)",
+        "max_norm / (norm + CLIP_EPSILON)",
+    ),
+    Fault(
+        "flax: clipping at 0 makes all gradients 0",
+        "gpt_flax/optimizer.py::clip_by_global_norm",
+        "max_norm > 0",
+        "max_norm >= 0",
+    ),
+    Fault(
+        "torch: the norm adds up one by one",
+        "gpt_torch/optimizer.py::global_norm",
+        "torch.stack([r.square().sum() for r in rows]).sum().sqrt()",
+        "torch.linalg.vector_norm(torch.cat([r.flatten() for r in rows]))",
+    ),
+    Fault(
+        "torch: the norm is a sum of norms",
+        "gpt_torch/optimizer.py::global_norm",
+        "torch.stack([r.square().sum() for r in rows]).sum().sqrt()",
+        "torch.stack([r.square().sum().sqrt() for r in rows]).sum()",
+    ),
+    Fault(
+        "flax: the norm squared",
+        "gpt_flax/optimizer.py::global_norm",
+        "optax.tree.norm(gradients)",
+        "optax.tree.norm(gradients, squared=True)",
+    ),
+    Fault(
+        "torch: the moments change places on the way out",
+        "gpt_torch/optimizer.py::state_to_neutral",
+        's["exp_avg"]',
+        's["exp_avg_sq"]',
+    ),
+    Fault(
+        "torch: bias correction starts again after a resume",
+        "gpt_torch/optimizer.py::restore_state",
+        "float(step)",
+        "float(0)",
+    ),
+    Fault(
+        "flax: bias correction starts again after a resume",
+        "gpt_flax/optimizer.py::restore_state",
+        "jnp.array(step, jnp.int32)",
+        "jnp.array(0, jnp.int32)",
+    ),
+    Fault(
+        "flax: the second moment is lost in a resume",
+        "gpt_flax/optimizer.py::restore_state",
+        "from_neutral(training.exp_avg_sq, config, dtype)",
+        'optax.tree.get(opt_state, "nu")',
+    ),
+    Fault(
+        "torch: a resumed AdamW counts the run's steps",
+        "gpt_torch/optimizer.py::restore_state",
+        "training.optimizer_step_at(training.step)",
+        "training.step",
+    ),
+    Fault(
+        "flax: a resumed AdamW counts the run's steps",
+        "gpt_flax/optimizer.py::restore_state",
+        "training.optimizer_step_at(training.step)",
+        "training.step",
+    ),
+    # The learning rate.
+    Fault(
+        "schedule: warm-up starts at 0",
+        "gpt_common/schedule.py::learning_rate",
+        "step + 1",
+        "step",
+    ),
+    Fault(
+        "schedule: warm-up takes one step more",
+        "gpt_common/schedule.py::learning_rate",
+        "step < options.warmup_steps",
+        "step <= options.warmup_steps",
+    ),
+    Fault(
+        "schedule: the cosine begins with the run",
+        "gpt_common/schedule.py::learning_rate",
+        "step - options.warmup_steps",
+        "step",
+    ),
+    Fault(
+        "schedule: the cosine goes down to 0",
+        "gpt_common/schedule.py::learning_rate",
+        "options.min_lr + cosine * (options.learning_rate - options.min_lr)",
+        "cosine * options.learning_rate",
+    ),
+    Fault(
+        "schedule: the peak always ends the warm-up",
+        "gpt_common/schedule.py::learning_rate",
+        'options.warmup_steps + (options.warmup_peak == "next")',
+        "options.warmup_steps",
+    ),
+    Fault(
+        "schedule: the cosine always ends with the run",
+        "gpt_common/schedule.py::learning_rate",
+        "options.lr_decay_steps or options.steps",
+        "options.steps",
+    ),
+    Fault(
+        "schedule: past its end the cosine rises again",
+        "gpt_common/schedule.py::learning_rate",
+        "step >= end",
+        "step == end",
+    ),
+)
