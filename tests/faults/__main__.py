@@ -39,7 +39,7 @@ TESTED_BY = {
     "generate": ("generation", "generate"),
     "dialogue": ("generate", "completion"),
     **dict.fromkeys(("names", "__main__"), ("convert",)),
-    "__init__": ("imports", "cli"),
+    "__init__": ("run",),
     "nanogpt": ("nanogpt", "convert"),
     "karpathy": ("nanogpt", "convert"),
     "errors": ("config", "hostile"),
