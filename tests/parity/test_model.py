@@ -196,7 +196,7 @@ def flax_embedding_jacobian(config, weights, x):
     def sums(delta):
         def shifted(call, args, kwargs, context):
             if (context.module.name, context.method_name) == ("h_0", "__call__"):
-                args = (args[0] + delta,)
+                args = (args[0] + delta, *args[1:])
             return call(*args, **kwargs)
 
         with linen.intercept_methods(shifted):
