@@ -212,8 +212,8 @@ def trace_torch(name: str, checkpoint: Checkpoint, batch: Batch, dtype: Dtype) -
     """Run the torch twin on a batch."""
     import torch
 
-    from gpt_torch.device import master_dtype
-    from gpt_torch.generate import autocast, load_model
+    from gpt_torch.generate import load_model
+    from gpt_torch.precision import autocast, master_dtype
 
     cpu = torch.device("cpu")
     model = load_model(checkpoint, master_dtype(dtype), cpu)
@@ -228,9 +228,8 @@ def trace_huggingface(name: str, checkpoint: Checkpoint, batch: Batch, dtype: Dt
     """Run transformers' GPT-2 on a batch. Raises `InputError` where it is not installed."""
     import torch
 
-    from gpt_torch.device import master_dtype
-    from gpt_torch.generate import autocast
-    from gpt_torch.ops import cross_entropy
+    from gpt_torch.model import cross_entropy
+    from gpt_torch.precision import autocast, master_dtype
 
     model = huggingface_model(checkpoint, dtype)
     layers = record(model.transformer)
@@ -245,7 +244,7 @@ def huggingface_model(checkpoint: Checkpoint, dtype: Dtype) -> Any:
     """Return transformers' model, filled by name: no code of the twins maps its weights."""
     import torch
 
-    from gpt_torch.device import master_dtype
+    from gpt_torch.precision import master_dtype
 
     try:
         from transformers import GPT2Config, GPT2LMHeadModel
@@ -298,17 +297,23 @@ def trace_flax(name: str, checkpoint: Checkpoint, batch: Batch, dtype: Dtype) ->
 
     select_device("cpu", dtype)
     params, model = load_model(checkpoint, dtype)
-    loss, layers = jax.jit(flax_loss_and_layers, static_argnums=1)(params, model, *batch)
+    jitted = jax.jit(flax_loss_and_layers, static_argnums=(1, 4))
+    loss, layers = jitted(params, model, *batch, dtype)
     return Trace(name, {k: np.asarray(v, np.float64) for k, v in layers.items()}, loss.item())
 
 
-def flax_loss_and_layers(params: Any, model: Any, x: Any, y: Any) -> tuple[Any, dict[str, Any]]:
+def flax_loss_and_layers(
+    params: Any, model: Any, x: Any, y: Any, dtype: Dtype
+) -> tuple[Any, dict[str, Any]]:
     """Return the Flax twin's loss on a batch and the output of each layer, a pure function."""
     from flax.traverse_util import flatten_dict
 
-    (logits, loss), kept = model.apply(
-        {"params": params}, x, y, capture_intermediates=is_kept, mutable="intermediates"
-    )
+    from gpt_flax.precision import autocast
+
+    with autocast(dtype):
+        (logits, loss), kept = model.apply(
+            {"params": params}, x, y, capture_intermediates=is_kept, mutable="intermediates"
+        )
     outputs = flatten_dict(kept["intermediates"], sep=".")  # "h_0.attn.__call__": (output,)
     layers = {
         path.removesuffix(".__call__").replace("h_", "h."): output

@@ -3,18 +3,10 @@
 import os
 
 import jax
-import jax.numpy as jnp
 
 from gpt_common.cache import cache_folder
 from gpt_common.config import Device, Dtype, DtypeOption
 from gpt_common.errors import InputError
-
-DTYPES = {
-    "float32": jnp.float32,
-    "tf32": jnp.float32,
-    "bfloat16": jnp.bfloat16,
-    "float64": jnp.float64,
-}
 
 
 def select_device(name: Device, dtype: Dtype) -> jax.Device:
@@ -67,8 +59,3 @@ def resolve_dtype(dtype: DtypeOption, name: Device) -> Dtype:
 def has_bfloat16(device: jax.Device) -> bool:
     """Whether the device is a GPU that multiplies matrices of bfloat16 in hardware."""
     return device.platform == "gpu" and float(getattr(device, "compute_capability", 0)) >= 8
-
-
-def master_dtype(dtype: DtypeOption) -> jnp.dtype:
-    """Return the type of weights and moments: float32 but for float64."""
-    return jnp.dtype(jnp.float64 if dtype == "float64" else jnp.float32)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,24 +38,31 @@ from gpt_common.dialogue import answer, prompt_tokens, texts
 from gpt_common.exact import Float64GPT, Judge
 from gpt_common.hardware import processor
 from gpt_common.weights import Weights
-from gpt_flax.device import (
-    DTYPES,
-    keep_compiled,
-    master_dtype,
-    resolve_dtype,
-    select_device,
+from gpt_flax.cache import Cache, cache_dtype, empty_cache, forward_cached
+from gpt_flax.device import keep_compiled, resolve_dtype, select_device
+from gpt_flax.fast import (
+    FastOps,
+    choose_fast_ops,
+    create_model,
+    is_small_batch,
+    small_batch_options,
 )
-from gpt_flax.frozen import freeze
-from gpt_flax.model import GPT, Cache, empty_cache
-from gpt_flax.ops import cache_dtype, choose_ops, few_rows_options, has_few_rows
+from gpt_flax.inference import InferenceGPT, prepare_for_inference
+from gpt_flax.model import GPT
+from gpt_flax.precision import autocast, master_dtype
 from gpt_flax.sampling import sample, sample_arrays
 from gpt_flax.weights import Params, from_neutral, to_neutral
 
 
-def load_model(checkpoint: Checkpoint, dtype: Dtype) -> tuple[Params, GPT]:
-    """Return the checkpoint's weights on the device, and the model that they belong to."""
+def load_model(
+    checkpoint: Checkpoint, dtype: Dtype, ops: FastOps | None = None
+) -> tuple[Params, GPT]:
+    """Return the checkpoint's weights on the device, and its model.
+
+    The model is a `FastGPT` where `ops` are given.
+    """
     params = from_neutral(checkpoint.weights, checkpoint.config, master_dtype(dtype))
-    return params, GPT(checkpoint.config, DTYPES[dtype])
+    return params, create_model(checkpoint.config, ops, dtype)
 
 
 class DecodeState(NamedTuple):
@@ -77,6 +84,7 @@ def generate(
     sampling: SamplingOptions | None = None,
     stopping: StoppingOptions | None = None,
     num_samples: int = 1,
+    dtype: Dtype = "float32",
     exact: bool = False,
 ) -> list[Completion]:
     """Return `num_samples` continuations of each prompt, a list of tokens of any length.
@@ -87,9 +95,9 @@ def generate(
     """
     sampling, stopping = sampling or SamplingOptions(), stopping or StoppingOptions()
     completions = start_completions(prompts, num_samples, sampling, stopping, model.config)
-    weights, dtype = partial(master_weights, params, model), jnp.dtype(model.dtype).name
-    float64 = Float64GPT(model.config, weights, cast(Dtype, dtype)) if exact else None
-    for _ in grow(params, model, completions, sampling, float64):
+    weights = partial(master_weights, params, model)
+    float64 = Float64GPT(model.config, weights, dtype) if exact else None
+    for _ in grow(params, model, completions, sampling, dtype, float64):
         pass
     return completions
 
@@ -99,6 +107,7 @@ def grow(
     model: GPT,
     completions: list[Completion],
     sampling: SamplingOptions,
+    dtype: Dtype,
     exact: Float64GPT | None = None,
 ) -> Iterator[None]:
     """Continue until all have ended; yield after each few tokens, which the caller may show."""
@@ -111,9 +120,9 @@ def grow(
         draws = next_draws(seed, completions, steps)
         if state is None or is_full(completions, block_size):
             length = min(round_up(longest, 64), block_size)
-            state, chunk = prefill(params, model, completions, length, draws, options)
+            state, chunk = prefill(params, model, completions, length, draws, options, dtype)
         else:
-            state, chunk = decode(params, model, state, draws, options)
+            state, chunk = decode(params, model, state, draws, options, dtype)
         if add(completions, chunk):
             state = rewind(state, completions)
         yield
@@ -126,6 +135,7 @@ def prefill(
     length: int,
     draws: np.ndarray,
     sampling: SamplingOptions,
+    dtype: Dtype,
 ) -> tuple[DecodeState, Drawn]:
     """Read the tokens so far, and draw one for each row; the cache takes `length` tokens.
 
@@ -148,11 +158,12 @@ def prefill(
             model=model,
             length=length,
             sampling=sampling,
+            dtype=dtype,
         )
     return state, Drawn(*(np.asarray(column)[None] for column in drawn))
 
 
-@partial(jax.jit, static_argnames=("model", "length", "sampling"))
+@partial(jax.jit, static_argnames=("model", "length", "sampling", "dtype"))
 def prefill_step(
     params: Params,
     tokens: Array,
@@ -163,13 +174,15 @@ def prefill_step(
     model: GPT,
     length: int,
     sampling: SamplingOptions,
+    dtype: Dtype,
 ) -> tuple[DecodeState, tuple[Array, Array, Array]]:
     """Read the first tokens, and draw one for each row."""
     R, T = tokens.shape
-    cache = empty_cache(model.config, R, length, cache_dtype(jax.default_backend(), model.dtype))
+    compute = jnp.bfloat16 if dtype == "bfloat16" else params["wte"]["embedding"].dtype
+    cache = empty_cache(model.config, R, length, cache_dtype(jax.default_backend(), compute))
     positions = jnp.broadcast_to(jnp.arange(T), (R, T))
     state = DecodeState(tokens, positions, seen, cache)
-    logits, cache = next_logits(params, model, state, lengths - 1)
+    logits, cache = next_logits(params, model, state, lengths - 1, dtype)
     state = state._replace(positions=lengths[:, None] - 1, cache=cache)
     return advance(state, logits, draw, sampling)
 
@@ -180,14 +193,16 @@ def decode(
     state: DecodeState,
     draws: np.ndarray,
     sampling: SamplingOptions,
+    dtype: Dtype,
 ) -> tuple[DecodeState, Drawn]:
     """Draw a token for each of the `draws` `(R, steps)`; the old state is gone."""
     steps = draws.shape[1]
     draws = np.pad(draws, ((0, 0), (0, CHUNK - steps)))
-    few_rows = has_few_rows(jax.default_backend(), len(draws), model.dtype)
-    run = decode_few_rows if few_rows and "lm_head" in params else decode_rows
+    small = is_small_batch(jax.default_backend(), len(draws), dtype)
+    decode_fn = jit_decode_small_batch if small and isinstance(model, InferenceGPT) else jit_decode
+    static_args = {"model": model, "sampling": sampling, "dtype": dtype}
     with jax.enable_x64(True):
-        state, chunk = run(params, state, steps, draws, model=model, sampling=sampling)
+        state, chunk = decode_fn(params, state, steps, draws, **static_args)
     return state, Drawn(*(np.asarray(column)[:steps] for column in chunk))
 
 
@@ -199,6 +214,7 @@ def decode_steps(
     *,
     model: GPT,
     sampling: SamplingOptions,
+    dtype: Dtype,
 ) -> tuple[DecodeState, tuple[Array, Array, Array]]:
     """Run as one loop on the device, of `CHUNK` draws a row, the first `steps`."""
     R = len(draws)
@@ -206,7 +222,7 @@ def decode_steps(
 
     def step(n: Array, carry: tuple) -> tuple:
         state, chunk = carry
-        logits, cache = next_logits(params, model, state, last)
+        logits, cache = next_logits(params, model, state, last, dtype)
         state, drawn = advance(state._replace(cache=cache), logits, draws[:, n], sampling)
         return state, tuple(c.at[n].set(d) for c, d in zip(chunk, drawn, strict=True))
 
@@ -215,25 +231,30 @@ def decode_steps(
     return jax.lax.fori_loop(0, steps, step, (state, chunk))
 
 
-jit_steps = partial(jax.jit, static_argnames=("model", "sampling"), donate_argnames="state")
-decode_rows = jit_steps(decode_steps)
-decode_few_rows = jit_steps(decode_steps, compiler_options=few_rows_options(jax.__version_info__))
+jit_steps = partial(
+    jax.jit,
+    decode_steps,
+    static_argnames=("model", "sampling", "dtype"),
+    donate_argnames="state",
+)
+jit_decode = jit_steps()
+jit_decode_small_batch = jit_steps(compiler_options=small_batch_options(jax.__version_info__))
 
 
-def next_logits(params: Params, model: GPT, state: DecodeState, last: Array) -> tuple[Array, Cache]:
-    """Return the logits `(R, V)` of the token that follows place `last` of the state's tokens."""
-    variables = {"params": params, "cache": state.cache}
-    logits, changed = model.apply(
-        variables, state.tokens, state.positions, last, method="decode", mutable="cache"
-    )
-    return logits, changed["cache"]
+def next_logits(
+    params: Params, model: GPT, state: DecodeState, last: Array, dtype: Dtype
+) -> tuple[Array, Cache]:
+    """Return the logits `(R, V)` that follow the token at index `last` of the state's tokens."""
+    inputs = state.tokens, state.positions, last, state.cache
+    with autocast(dtype):
+        return model.apply({"params": params}, *inputs, method=forward_cached)  # type: ignore[return-value]
 
 
 def advance(
     state: DecodeState, logits: Array, draws: Array, sampling: SamplingOptions
 ) -> tuple[DecodeState, tuple[Array, Array, Array]]:
     """Draw a token for each row, and put it into the state, as the one to be read next."""
-    length = state.cache["h_0"]["attn"]["keys"].shape[2]
+    length = state.cache[0].keys.shape[2]
     drawn = sample(logits, draws, state.seen, sampling)
     seen = state.seen
     if seen is not None:
@@ -244,7 +265,7 @@ def advance(
 
 def rewind(state: DecodeState, completions: Sequence[Completion]) -> DecodeState:
     """Return the state in which each row's last token is to be read next, as some were changed."""
-    length = state.cache["h_0"]["attn"]["keys"].shape[2]
+    length = state.cache[0].keys.shape[2]
     tokens, positions = last_tokens(completions, length)
     with jax.enable_x64(True):
         seen = state.seen
@@ -259,14 +280,15 @@ def generate_texts(
     prompt: PromptOptions,
     sampling: SamplingOptions,
     stopping: StoppingOptions,
+    dtype: Dtype,
 ) -> list[str]:
     """Return the prompt and its continuations as texts."""
     prompts = [prompt_tokens(prompt)]
-    return texts(generate(params, model, prompts, sampling, stopping, prompt.count))
+    return texts(generate(params, model, prompts, sampling, stopping, prompt.count, dtype))
 
 
 def master_weights(params: Params, model: GPT) -> Weights:
-    """Return the neutral weights of a model in float32 or float64, also of a frozen one."""
+    """Return the neutral weights of a model in float32 or float64, also of an `InferenceGPT`."""
     return to_neutral(params, model.config)
 
 
@@ -281,8 +303,10 @@ def main() -> None:
     cli.print_notes(start.notes)
     exact = Float64GPT(start.config, lambda: start.weights, dtype) if config.exact else None
     params, model = load_model(start, dtype)
-    params, model = freeze(params, model, choose_ops(device.platform, dtype, processor()))
-    answer(config, model.config, lambda rows: grow(params, model, rows, config.sampling, exact))
+    ops = choose_fast_ops(device.platform, dtype, processor())
+    params, model = prepare_for_inference(params, model, dtype, ops)
+    options = config.sampling, dtype, exact
+    answer(config, model.config, lambda rows: grow(params, model, rows, *options))
 
 
 if __name__ == "__main__":

@@ -1,148 +1,99 @@
 """GPT-2 as Linen modules: pre-LayerNorm blocks, learned positions, tied head."""
 
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen.initializers import Initializer, normal
 from jax import Array
 from jax.typing import DTypeLike
+from optax import softmax_cross_entropy_with_integer_labels
 
 from gpt_common.config import LAYER_NORM_EPSILON, GPTConfig
 from gpt_common.errors import InputError
 from gpt_common.initialization import INITIAL_STD, residual_std
-from gpt_flax.ops import (
-    PLAIN,
-    Ops,
-    causal_attention,
-    cross_entropy,
-    flat_linear,
-    gelu,
-    heads_first,
-    linear_cross_entropy,
-    product,
-    widened,
-)
 
-Cache = dict[str, Any]  # "h_0": {"attn": {"keys": ..., "values": ...}}, each (B, nh, S, hs)
+# Maps the queries, keys and values of a layer, each (B, T, nh, hs), to (B, T, nh, hs).
+Attention = Callable[[Array, Array, Array], Array]
 
 
-class Places(NamedTuple):
-    """Where tokens stand in a cache, in every layer, and what they see of it.
+def causal_attention(q: Array, k: Array, v: Array) -> Array:
+    """Return softmax(q k^T / sqrt(hs)) v, in which no position sees a later one.
 
-    `rows` `(B, 1)`, `positions` `(B, T)`, each after the one before, and `mask` `(B, 1, T, S)`:
-    true where a key is seen.
+    Vaswani et al. 2017, arXiv:1706.03762, eq. 1. jax.nn's own has no softmax in float64.
     """
-
-    rows: Array
-    positions: Array
-    mask: Array
-
-
-class Linear(nn.Dense):
-    """`nn.Dense`, by `flat_linear` where `ops` says so."""
-
-    ops: Ops = PLAIN
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Map `(..., in)` to `(..., out)`."""
-        if not self.ops.flat_linear:
-            return super().__call__(x)
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
-        shape = (self.features,)
-        bias = self.param("bias", self.bias_init, shape) if self.use_bias else None
-        return flat_linear(x.astype(self.dtype), kernel, bias)
+    dtype = jnp.promote_types(q.dtype, jnp.float32)
+    scores = jnp.einsum("bthd,bshd->bhts", q, k, preferred_element_type=dtype)
+    scores = scores / math.sqrt(q.shape[3])  # (B, nh, T, T)
+    scores = jnp.where(jnp.tri(q.shape[1], dtype=bool), scores, -jnp.inf)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    return jnp.einsum("bhts,bshd->bthd", weights, v)
 
 
 class CausalSelfAttention(nn.Module):
-    """Multi-head attention in which a position sees itself and what stands before it."""
+    """Multi-head attention: each position attends to itself and to earlier ones."""
 
     config: GPTConfig
-    dtype: DTypeLike
-    ops: Ops
 
     def setup(self) -> None:
         config = self.config
-        self.c_attn = linear(3 * config.n_embd, INITIAL_STD, config.bias, self.dtype, self.ops)
-        std = residual_std(config)
-        self.c_proj = linear(config.n_embd, std, config.bias, self.dtype, self.ops)
+        self.c_attn = linear(3 * config.n_embd, INITIAL_STD, config.bias)
+        self.c_proj = linear(config.n_embd, residual_std(config), config.bias)
 
-    def __call__(self, x: Array, places: Places | None = None) -> Array:
-        """Map `(B, T, C)` to `(B, T, C)`; with a cache, x stands at `places` in it."""
+    def __call__(self, x: Array, attention: Attention = causal_attention) -> Array:
+        """Map `(B, T, C)` to `(B, T, C)`."""
         B, T, C = x.shape
         qkv = self.c_attn(x).reshape(B, T, 3, self.config.n_head, C // self.config.n_head)
         q, k, v = jnp.unstack(qkv, axis=2)  # (B, T, nh, hs): jax puts the heads after the time
-        if places is None:
-            y = causal_attention(q, k, v, self.ops)
-        else:
-            keys, values = self.keep("keys", k, places), self.keep("values", v, places)
-            y = cached_attention(q, keys, values, places)
+        y = attention(q, k, v)  # (B, T, nh, hs)
         return self.c_proj(y.reshape(B, T, C))
-
-    def keep(self, name: str, new: Array, places: Places) -> Array:
-        """Put `new` `(B, T, nh, hs)` into the cache at its places; return `(B, nh, S, hs)`."""
-        kept = updated(self.get_variable("cache", name), new, places)
-        self.put_variable("cache", name, kept)
-        return kept
 
 
 class MLP(nn.Module):
     """Two linear layers with a GELU between them."""
 
     config: GPTConfig
-    dtype: DTypeLike
-    ops: Ops
 
     def setup(self) -> None:
         config = self.config
-        self.c_fc = linear(4 * config.n_embd, INITIAL_STD, config.bias, self.dtype, self.ops)
-        std = residual_std(config)
-        self.c_proj = linear(config.n_embd, std, config.bias, self.dtype, self.ops)
+        self.approximate = config.activation == "gelu_new"
+        self.c_fc = linear(4 * config.n_embd, INITIAL_STD, config.bias)
+        self.c_proj = linear(config.n_embd, residual_std(config), config.bias)
 
     def __call__(self, x: Array) -> Array:
         """Map `(B, T, C)` to `(B, T, C)`."""
-        approximate = self.config.activation == "gelu_new"
-        return self.c_proj(gelu(self.c_fc(x), approximate, self.ops))
+        return self.c_proj(jax.nn.gelu(self.c_fc(x), self.approximate))
 
 
 class Block(nn.Module):
-    """Attention and MLP, each added to the residual stream after a norm of its own."""
+    """Attention and MLP, each normalizing its input and added to the residual stream."""
 
     config: GPTConfig
-    dtype: DTypeLike
-    ops: Ops
 
     def setup(self) -> None:
         self.ln_1 = layer_norm(self.config)
-        self.attn = CausalSelfAttention(self.config, self.dtype, self.ops)
+        self.attn = CausalSelfAttention(self.config)
         self.ln_2 = layer_norm(self.config)
-        self.mlp = MLP(self.config, self.dtype, self.ops)
+        self.mlp = MLP(self.config)
 
-    def __call__(self, x: Array, places: Places | None = None) -> Array:
-        """Map `(B, T, C)` to `(B, T, C)`; with a cache, x stands at `places` in it."""
-        x = x + self.attn(self.ln_1(x), places)
+    def __call__(self, x: Array, attention: Attention = causal_attention) -> Array:
+        """Map `(B, T, C)` to `(B, T, C)`."""
+        x = x + self.attn(self.ln_1(x), attention)
         return x + self.mlp(self.ln_2(x))
 
 
 class GPT(nn.Module):
-    """GPT-2 with its language-model head, which is the token embedding once more.
-
-    With `dtype` bfloat16 the matrix products compute in bfloat16, over float32 weights and a
-    float32 residual stream.
-    """
+    """GPT-2 with its language-model head, whose weight is the token embedding."""
 
     config: GPTConfig
-    dtype: DTypeLike = jnp.float32
-    ops: Ops = PLAIN
 
     def setup(self) -> None:
         config = self.config
         self.wte = nn.Embed(config.padded_vocab_size, config.n_embd, embedding_init=padded(config))
         self.wpe = nn.Embed(config.block_size, config.n_embd, embedding_init=normal(INITIAL_STD))
-        self.h = [Block(config, self.dtype, self.ops) for _ in range(config.n_layer)]
+        self.h = [Block(config) for _ in range(config.n_layer)]
         self.ln_f = layer_norm(config)
 
     def __call__(self, tokens: Array, targets: Array | None = None) -> tuple[Array, Array | None]:
@@ -151,91 +102,47 @@ class GPT(nn.Module):
         `tokens` and `targets` are `(B, T)` integers. Raises `InputError` for T above `block_size`.
         """
         logits = self.head(self.hidden(tokens))  # (B, T, V)
-        if targets is None:
-            return logits, None
-        return logits, cross_entropy(logits, targets)
+        return logits, None if targets is None else cross_entropy(logits, targets)
 
     def loss(self, tokens: Array, targets: Array) -> Array:
-        """Return the loss alone: what training needs, without the logits of a whole batch."""
-        x, vocab_size = self.hidden(tokens), self.config.vocab_size
-        weight = self.wte.embedding
-        return linear_cross_entropy(x, weight, targets, vocab_size, self.dtype, self.ops)
+        """Return the mean cross-entropy in nats: what training needs, and `FastGPT` replaces."""
+        return cross_entropy(self.head(self.hidden(tokens)), targets)
 
-    def hidden(self, tokens: Array) -> Array:
-        """Return what the head sees, `(B, T, C)`."""
+    def hidden(
+        self,
+        tokens: Array,
+        positions: Array | None = None,
+        attentions: Sequence[Attention] | None = None,
+    ) -> Array:
+        """Return the hidden states `(B, T, C)` after the last norm.
+
+        A cache says at which `positions` `(B, T)` the tokens are, and how each layer attends.
+        """
         T = tokens.shape[1]
         if T > self.config.block_size:
             raise InputError(f"expected at most {self.config.block_size} tokens, got {T}")
-        x = self.wte(tokens) + self.wpe.embedding[:T]  # (B, T, C)
-        for block in self.h:
-            x = block(x)
+        if positions is None:
+            positions = jnp.arange(T)
+        x = self.wte(tokens) + self.wpe(positions)  # (B, T, C)
+        attentions = attentions or [causal_attention] * len(self.h)
+        for block, attention in zip(self.h, attentions, strict=True):
+            x = block(x, attention)
         return self.ln_f(x)
 
-    def decode(self, tokens: Array, positions: Array, last: Array) -> Array:
-        """Return the logits `(B, V)` that follow place `last` `(B,)` of each row.
-
-        `tokens` `(B, T)` stand at `positions` `(B, T)`. They see what the collection "cache" has up
-        to these, and are kept in it.
-        """
-        x = self.wte(tokens) + self.wpe(positions)  # (B, T, C)
-        places = places_in(self.variables["cache"], positions)
-        for block in self.h:
-            x = block(x, places)
-        x = x[jnp.arange(len(x)), last]  # (B, C)
-        return self.head(self.ln_f(x))
-
     def head(self, x: Array) -> Array:
-        """Return the logits `(..., V)` of the last norm's output `(..., C)`."""
-        frozen = self.has_variable("params", "lm_head")  # `freeze` cast and transposed it
-        head = self.get_variable("params", "lm_head") if frozen else self.wte.embedding.T
-        x, head = x.astype(self.dtype), head.astype(self.dtype)
-        logits = product(x, head) if frozen and self.ops.flat_linear else x @ head
-        logits = logits[..., : self.config.vocab_size]
+        """Return the logits `(..., V)` of hidden states `(..., C)`."""
+        logits = self.wte.attend(x)[..., : self.config.vocab_size]
         return logits.astype(self.wte.embedding.dtype)  # a bfloat16 softmax would be too coarse
 
 
-def places_in(cache: Mapping[str, Any], positions: Array) -> Places:
-    """Return the places of tokens that stand at `positions` `(B, T)` and see all up to these."""
-    length = cache["h_0"]["attn"]["keys"].shape[2]
-    mask = jnp.arange(length) <= positions[:, None, :, None]
-    return Places(jnp.arange(len(positions))[:, None], positions, mask)
+def cross_entropy(logits: Array, targets: Array) -> Array:
+    """Return the mean of -log p(target), in nats, over the positions of `(B, T, V)` logits."""
+    return softmax_cross_entropy_with_integer_labels(logits, targets).mean()
 
 
-def updated(kept: Array, new: Array, places: Places) -> Array:
-    """Return what is kept, `(B, nh, S, hs)`, with `new` `(B, T, nh, hs)` at its places.
-
-    By a scatter XLA would copy a single row's cache twice, to change one token of it.
-    """
-    if len(new) > 1:
-        return kept.at[places.rows, :, places.positions].set(new)
-    start = (0, 0, places.positions[0, 0], 0)
-    return jax.lax.dynamic_update_slice(kept, heads_first(new).astype(kept.dtype), start)
-
-
-def cached_attention(q: Array, keys: Array, values: Array, places: Places) -> Array:
-    """Attend from `q` `(B, T, nh, hs)` to what its places see: `(B, T, nh, hs)`.
-
-    It computes in float32 at least.
-    """
-    keys, values = widened(keys), widened(values)  # which changes nothing where the cache is so
-    scores = jnp.einsum("bthd,bhsd->bhts", widened(q), keys)
-    scores = jnp.where(places.mask, scores / math.sqrt(q.shape[3]), -jnp.inf)
-    weights = jax.nn.softmax(scores, axis=-1)
-    return jnp.einsum("bhts,bhsd->bthd", weights, values).astype(q.dtype)
-
-
-def empty_cache(config: GPTConfig, rows: int, length: int, dtype: DTypeLike) -> Cache:
-    """Return a cache for `rows` sequences of up to `length` tokens."""
-    shape = (rows, config.n_head, length, config.n_embd // config.n_head)
-    return {
-        f"h_{n}": {"attn": {name: jnp.zeros(shape, dtype) for name in ("keys", "values")}}
-        for n in range(config.n_layer)
-    }
-
-
-def linear(features: int, std: float, bias: bool, dtype: DTypeLike, ops: Ops) -> Linear:
+def linear(features: int, std: float, bias: bool) -> nn.Dense:
     """Return a linear layer with a normal kernel `(in, out)` and, if any, a bias of zeros."""
-    return Linear(features, use_bias=bias, dtype=dtype, kernel_init=normal(std), ops=ops)
+    return nn.Dense(features, use_bias=bias, kernel_init=normal(std))
 
 
 def layer_norm(config: GPTConfig) -> nn.LayerNorm:
@@ -243,16 +150,10 @@ def layer_norm(config: GPTConfig) -> nn.LayerNorm:
     return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_bias=config.bias, use_fast_variance=False)
 
 
-def normal(std: float) -> nn.initializers.Initializer:
-    """Return an initialiser that draws from a normal distribution of mean 0."""
-    return nn.initializers.normal(std)
-
-
-def padded(config: GPTConfig) -> nn.initializers.Initializer:
-    """Return an initialiser for the token embedding, whose padded rows are zero."""
+def padded(config: GPTConfig) -> Initializer:
+    """Return an initializer for the token embedding: the rows that pad the vocabulary are zero."""
 
     def init(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
-        rows = jnp.arange(shape[0])[:, None]
-        return jnp.where(rows < config.vocab_size, normal(INITIAL_STD)(key, shape, dtype), 0)
+        return normal(INITIAL_STD)(key, shape, dtype).at[config.vocab_size :].set(0)
 
     return init

@@ -50,6 +50,24 @@ def clip_by_global_norm(gradients: Params, max_norm: float) -> tuple[Params, Arr
     return gradients, norm
 
 
+def clip_and_update(
+    params: Params,
+    gradients: Params,
+    optimizer: optax.GradientTransformation,
+    opt_state: optax.OptState,
+    learning_rate: float,
+    max_norm: float,
+) -> tuple[Params, optax.OptState, Array]:
+    """Return parameters and AdamW's state after an update by the clipped gradients.
+
+    And the gradient norm before clipping.
+    """
+    gradients, norm = clip_by_global_norm(gradients, max_norm)
+    updates, opt_state = optimizer.update(gradients, opt_state, params)
+    params = jax.tree.map(lambda p, u: p + learning_rate * u, params, updates)
+    return params, opt_state, norm
+
+
 def state_to_neutral(opt_state: optax.OptState, config: GPTConfig) -> tuple[Weights, Weights]:
     """Return AdamW's first and second moments under neutral names."""
     exp_avg = optax.tree.get(opt_state, "mu")

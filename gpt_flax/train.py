@@ -13,21 +13,22 @@ from jax import Array
 from convert.formats import read_weights
 from gpt_common import cli
 from gpt_common.checkpoint import Checkpoint
-from gpt_common.config import TrainConfig
+from gpt_common.config import Dtype, TrainConfig
 from gpt_common.data import BatchLoader
 from gpt_common.hardware import keep_memory, processor
 from gpt_common.run import SMALLER, Run, parse_train_config, start_run
 from gpt_common.schedule import learning_rate
-from gpt_flax.device import DTYPES, keep_compiled, master_dtype, resolve_dtype, select_device
+from gpt_flax.device import keep_compiled, resolve_dtype, select_device
+from gpt_flax.fast import FastOps, choose_fast_ops, create_model, train_step_options
 from gpt_flax.generate import generate_texts
 from gpt_flax.model import GPT
-from gpt_flax.ops import PLAIN, Ops, choose_ops, depth_first_options
 from gpt_flax.optimizer import (
-    clip_by_global_norm,
+    clip_and_update,
     create_optimizer,
     restore_state,
     state_to_neutral,
 )
+from gpt_flax.precision import autocast, master_dtype
 from gpt_flax.weights import Params, from_neutral, to_neutral
 
 
@@ -49,9 +50,10 @@ def create_state(
     return TrainState(params, opt_state)
 
 
-def loss_fn(params: Params, model: GPT, x: Array, y: Array) -> Array:
+def loss_fn(params: Params, model: GPT, x: Array, y: Array, dtype: Dtype) -> Array:
     """Return the mean cross-entropy, in nats, of `(B, T)` tokens `x` and their targets `y`."""
-    return model.apply({"params": params}, x, y, method="loss")  # type: ignore[return-value]
+    with autocast(dtype):
+        return model.apply({"params": params}, x, y, method="loss")  # type: ignore[return-value]
 
 
 def train_step(
@@ -63,13 +65,16 @@ def train_step(
     model: GPT,
     optimizer: optax.GradientTransformation,
     grad_clip: float,
+    dtype: Dtype,
 ) -> tuple[TrainState, dict[str, Array]]:
     """Return the next state, the loss and the gradient norm, both from before the update.
 
     `x` and `y` are `(A, B, T)`: A batches whose gradients are averaged.
     """
 
-    value_and_grad = jax.value_and_grad(lambda params, *xy: loss_fn(params, model, *xy) / len(x))
+    value_and_grad = jax.value_and_grad(
+        lambda p, x_micro, y_micro: loss_fn(p, model, x_micro, y_micro, dtype) / len(x)
+    )
 
     def accumulate(total: tuple[Array, Params], micro: tuple[Array, Array]) -> tuple:
         return optax.tree.add(total, value_and_grad(state.params, *micro)), None
@@ -77,27 +82,27 @@ def train_step(
     # Not by `eval_shape`, which would trace the model once more: a second of each start.
     zeros = jnp.zeros((), optax.tree.dtype(state.params)), optax.tree.zeros_like(state.params)
     (loss, gradients), _ = jax.lax.scan(accumulate, zeros, (x, y))
-    gradients, norm = clip_by_global_norm(gradients, grad_clip)
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    params = jax.tree.map(lambda p, u: p + learning_rate * u, state.params, updates)
+    params, opt_state, norm = clip_and_update(
+        state.params, gradients, optimizer, state.opt_state, learning_rate, grad_clip
+    )
     return TrainState(params, opt_state), {"loss": loss, "grad_norm": norm}
 
 
 @cache
-def jit_train_step(ops: Ops) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
-    """Return `train_step`, to be compiled as suits `ops`; it gives the old state's memory away."""
+def compile_train_step(ops: FastOps | None) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
+    """Return `train_step`, compiled at its first call; it donates the old state's memory."""
     return jax.jit(
         train_step,
-        static_argnames=("model", "optimizer", "grad_clip"),
+        static_argnames=("model", "optimizer", "grad_clip", "dtype"),
         donate_argnames="state",
-        compiler_options=depth_first_options(jax.__version_info__) if ops.depth_first else None,
+        compiler_options=train_step_options(ops, jax.__version_info__),
     )
 
 
-@partial(jax.jit, static_argnames="model")
-def eval_step(params: Params, x: Array, y: Array, *, model: GPT) -> Array:
+@partial(jax.jit, static_argnames=("model", "dtype"))
+def eval_step(params: Params, x: Array, y: Array, *, model: GPT, dtype: Dtype) -> Array:
     """Return the loss of one batch."""
-    return loss_fn(params, model, x, y)
+    return loss_fn(params, model, x, y, dtype)
 
 
 def evaluate(
@@ -105,6 +110,7 @@ def evaluate(
     model: GPT,
     loader: BatchLoader,
     steps: int,
+    dtype: Dtype,
     stopped: Callable[[], bool] = lambda: False,
 ) -> float | None:
     """Return the mean loss over the first `steps` batches of a loader; None where `stopped()`."""
@@ -113,7 +119,7 @@ def evaluate(
     for _ in range(steps):
         if stopped():
             return None
-        losses.append(eval_step(params, *loader.next_batch(), model=model))
+        losses.append(eval_step(params, *loader.next_batch(), model=model, dtype=dtype))
     return jnp.stack(losses).mean().item()
 
 
@@ -129,26 +135,26 @@ def train(config: TrainConfig) -> Path:
     dtype = resolve_dtype(config.runtime.dtype, config.runtime.device)
     config, options, output = config.with_dtype(dtype), config.optimizer, config.output
     device = select_device(config.runtime.device, dtype)
-    ops = choose_ops(device.platform, dtype, processor()) if config.runtime.fast_ops else PLAIN
+    fast = config.runtime.fast_ops
+    ops = choose_fast_ops(device.platform, dtype, processor()) if fast else None
     run = start_run(config, "flax", device.platform, read_weights)
-    model = GPT(run.start.config, DTYPES[dtype], ops)
-    optimizer = create_optimizer(options)
-    fixed = {"model": model, "optimizer": optimizer, "grad_clip": options.grad_clip}
-    update = partial(jit_train_step(ops), **fixed)
+    model, optimizer = create_model(run.start.config, ops, dtype), create_optimizer(options)
+    static_args = {"model": model, "optimizer": optimizer, "dtype": dtype}
+    step_fn = partial(compile_train_step(ops), grad_clip=options.grad_clip, **static_args)
     state = create_state(run.start, config, optimizer)
     log = run.log
     with run:
         for step in range(run.first_step, options.steps):
             x, y = run.next_batches()
             rate = learning_rate(step, options)
-            state, metrics = update(state, x, y, rate)
+            state, metrics = step_fn(state, x, y, rate)
             log.step(step, rate, metrics)
             run.remove_older()
             done, stop = step + 1, run.stopped()
             if run.val_loader and not stop and run.due(output.eval_every, done):
                 log.flush()
                 loader, batches = run.val_loader, output.eval_steps
-                val_loss = evaluate(state.params, model, loader, batches, run.stopped)
+                val_loss = evaluate(state.params, model, loader, batches, dtype, run.stopped)
                 stop = val_loss is None
                 if val_loss is not None:
                     log.evaluation(done, val_loss)
@@ -156,7 +162,7 @@ def train(config: TrainConfig) -> Path:
                 saved = save(run, state, done)
             if run.samples and not stop and run.due(output.sample_every, done):
                 log.flush()
-                log.samples(done, generate_texts(state.params, model, *run.samples))
+                log.samples(done, generate_texts(state.params, model, *run.samples, dtype))
             if stop:
                 break
     return saved

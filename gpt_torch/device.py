@@ -43,8 +43,3 @@ def resolve_dtype(dtype: DtypeOption, name: Device) -> Dtype:
 def has_bfloat16(device: torch.device) -> bool:
     """Whether the device is a GPU that multiplies matrices of bfloat16 in hardware."""
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-
-
-def master_dtype(dtype: DtypeOption) -> torch.dtype:
-    """Return the type of weights and moments: float32 but for float64."""
-    return torch.float64 if dtype == "float64" else torch.float32

@@ -1,7 +1,6 @@
 """Continue a prompt in PyTorch: `python -m gpt_torch.generate --help`."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 
@@ -35,25 +34,24 @@ from gpt_common.dialogue import answer, prompt_tokens, texts
 from gpt_common.exact import Float64GPT, Judge
 from gpt_common.hardware import keep_memory
 from gpt_common.weights import Weights
-from gpt_torch.device import master_dtype, resolve_dtype, select_device
-from gpt_torch.frozen import freeze
-from gpt_torch.model import GPT, Cache, LayerCache, empty_cache
-from gpt_torch.ops import cache_dtype
+from gpt_torch.cache import Cache, LayerCache, cache_dtype, empty_cache, forward_cached
+from gpt_torch.device import resolve_dtype, select_device
+from gpt_torch.fast import FastOps, create_model
+from gpt_torch.inference import InferenceGPT, prepare_for_inference
+from gpt_torch.model import GPT
+from gpt_torch.precision import autocast, master_dtype
 from gpt_torch.sampling import sample, sample_arrays
 from gpt_torch.weights import from_neutral, name_table, to_neutral
 
 
-def load_model(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> GPT:
-    """Return the checkpoint's model on the device."""
+def load_model(
+    checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, ops: FastOps | None = None
+) -> GPT:
+    """Return the checkpoint's model on the device; a `FastGPT` where `ops` are given."""
     with torch.device("meta"):  # no memory and no random numbers: the weights follow
-        model = GPT(checkpoint.config)
+        model = create_model(checkpoint.config, ops)
     model.load_state_dict(from_neutral(checkpoint.weights, checkpoint.config, dtype), assign=True)
     return model.to(device)
-
-
-def autocast(device: torch.device, dtype: Dtype) -> AbstractContextManager:
-    """Return the context in which matrix products compute in bfloat16, where `dtype` is that."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
 
 
 @dataclass
@@ -132,11 +130,11 @@ def prefill(
     inputs = contexts(completions, config.block_size)
     tokens, lengths = (torch.from_numpy(array).to(device) for array in inputs)
     R, T = tokens.shape
-    computed = torch.bfloat16 if dtype == "bfloat16" else model.wte.weight.dtype
+    compute = torch.bfloat16 if dtype == "bfloat16" else model.wte.weight.dtype
     seen = None
     if sampling.repetition_penalty != 1:
         seen = torch.from_numpy(seen_tokens(completions, config.vocab_size))
-    cache = empty_cache(config, R, length, cache_dtype(device.type, computed), device)
+    cache = empty_cache(config, R, length, cache_dtype(device.type, compute), device)
     state = DecodeState(tokens, torch.arange(T, device=device).expand(R, T), seen, cache, T)
     logits = next_logits(model, state, lengths - 1, dtype)
     state.positions = lengths[:, None] - 1
@@ -161,10 +159,11 @@ def decode(
 
 
 def next_logits(model: GPT, state: DecodeState, last: Tensor, dtype: Dtype) -> Tensor:
-    """Return the logits `(R, V)` of the token that follows place `last` of the state's tokens."""
-    device = state.tokens.device
-    with autocast(device, dtype):
-        return model.decode(state.tokens, state.positions, last, used(model, state))
+    """Return the logits `(R, V)` that follow the token at index `last` of the state's tokens."""
+    one_token = state.tokens.shape[1] == 1
+    forward = model.step if isinstance(model, InferenceGPT) and one_token else forward_cached
+    with autocast(state.tokens.device, dtype):
+        return forward(model, state.tokens, state.positions, last, active_cache(model, state))
 
 
 def advance(
@@ -183,11 +182,15 @@ def advance(
     return drawn
 
 
-def used(model: GPT, state: DecodeState) -> Cache:
-    """Return the part of the cache that is in use. A GPU rather has one shape for all steps."""
-    if model.static_cache or state.tokens.device.type != "cpu":
+def active_cache(model: GPT, state: DecodeState) -> Cache:
+    """Return the part of the cache that holds tokens; all of it on a GPU, and where compiled.
+
+    There one shape for all steps is faster.
+    """
+    compiled = isinstance(model, InferenceGPT) and model.compiled
+    if compiled or state.tokens.device.type != "cpu":
         return state.cache
-    return [LayerCache(*(kept[:, :, : state.end] for kept in layer)) for layer in state.cache]
+    return [LayerCache(*(cached[:, :, : state.end] for cached in layer)) for layer in state.cache]
 
 
 def stack(chunk: list[tuple[Tensor, Tensor, Tensor]]) -> Drawn:
@@ -219,12 +222,12 @@ def generate_texts(
 
 
 def master_weights(model: GPT) -> Weights:
-    """Return the neutral weights of a model in float32 or float64, also of a frozen one."""
+    """Return the neutral weights of a model in float32 or float64, also of an `InferenceGPT`."""
     tensors = {}
     for name, _ in name_table(model.config).values():
         module, _, parameter = name.rpartition(".")
         tensor = getattr(model.get_submodule(module), parameter)
-        tensors[name] = tensor.to_dense() if tensor.is_mkldnn else tensor  # packed by `freeze`
+        tensors[name] = tensor.to_dense() if tensor.is_mkldnn else tensor  # packed by oneDNN
     return to_neutral(tensors, model.config)
 
 
@@ -238,7 +241,8 @@ def main() -> None:
     start = read_weights(config.init)
     cli.print_notes(start.notes)
     exact = Float64GPT(start.config, lambda: start.weights, dtype) if config.exact else None
-    model = freeze(load_model(start, master_dtype(dtype), device), dtype, config.compile)
+    model = load_model(start, master_dtype(dtype), device)
+    model = prepare_for_inference(model, dtype, config.compile)
     answer(config, model.config, lambda rows: grow(model, rows, config.sampling, dtype, exact))
 
 

@@ -52,6 +52,17 @@ def clip_by_global_norm(gradients: list[Tensor], max_norm: float) -> Tensor:
     return norm
 
 
+def clip_and_update(
+    model: nn.Module, optimizer: AdamW, learning_rate: float | Tensor, max_norm: float
+) -> Tensor:
+    """Clip the gradients and update the parameters by AdamW; return the gradient norm before."""
+    norm = clip_by_global_norm([p.grad for p in model.parameters() if p.grad is not None], max_norm)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    optimizer.step()
+    return norm
+
+
 def state_to_neutral(
     optimizer: AdamW, model: nn.Module, config: GPTConfig
 ) -> tuple[Weights, Weights]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import SupportsFloat
 
@@ -18,16 +19,17 @@ from gpt_common.data import BatchLoader
 from gpt_common.hardware import keep_memory, processor
 from gpt_common.run import SMALLER, Run, parse_train_config, start_run
 from gpt_common.schedule import learning_rate
-from gpt_torch.device import master_dtype, resolve_dtype, select_device
-from gpt_torch.generate import autocast, generate_texts, load_model
+from gpt_torch.device import resolve_dtype, select_device
+from gpt_torch.fast import FastOps, choose_fast_ops
+from gpt_torch.generate import generate_texts, load_model
 from gpt_torch.model import GPT
-from gpt_torch.ops import PLAIN, Ops, choose_ops
 from gpt_torch.optimizer import (
-    clip_by_global_norm,
+    clip_and_update,
     create_optimizer,
     restore_state,
     state_to_neutral,
 )
+from gpt_torch.precision import autocast, master_dtype
 from gpt_torch.weights import to_neutral
 
 
@@ -40,13 +42,10 @@ class TrainState:
 
 
 def create_state(
-    start: Checkpoint, config: TrainConfig, device: torch.device, ops: Ops = PLAIN
+    start: Checkpoint, config: TrainConfig, device: torch.device, ops: FastOps | None = None
 ) -> TrainState:
     """Return the state that a run starts from, or goes on from, on the device."""
-    model = load_model(start, master_dtype(config.runtime.dtype), device)
-    model.use(ops)
-    if config.runtime.compile:
-        model.compile()
+    model = load_model(start, master_dtype(config.runtime.dtype), device, ops)
     optimizer = create_optimizer(model, config.optimizer)
     if start.training:
         restore_state(optimizer, model, start.config, start.training)
@@ -60,7 +59,13 @@ def loss_fn(model: GPT, x: Tensor, y: Tensor, dtype: Dtype) -> Tensor:
 
 
 def train_step(
-    state: TrainState, x: Tensor, y: Tensor, learning_rate: float, grad_clip: float, dtype: Dtype
+    state: TrainState,
+    x: Tensor,
+    y: Tensor,
+    learning_rate: float,
+    grad_clip: float,
+    dtype: Dtype,
+    update: Callable[..., Tensor] = clip_and_update,
 ) -> dict[str, Tensor]:
     """Update the state once; return the loss and the gradient norm, both from before the update.
 
@@ -71,13 +76,25 @@ def train_step(
         loss = loss_fn(state.model, x_micro, y_micro, dtype) / len(x)
         loss.backward()
         losses.append(loss.detach())
-    gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
-    norm = clip_by_global_norm(gradients, grad_clip)
-    for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate
-    state.optimizer.step()
+    norm = update(state.model, state.optimizer, learning_rate, grad_clip)
     state.optimizer.zero_grad()
     return {"loss": torch.stack(losses).sum(), "grad_norm": norm}
+
+
+def compile_train_step(model: GPT) -> Callable[..., dict[str, Tensor]]:
+    """Return `train_step` with the loss, its gradients and the update compiled at their first call.
+
+    Evaluation takes the compiled loss, too.
+    """
+    model.loss = torch.compile(model.loss)  # type: ignore[method-assign]
+    compiled = torch.compile(clip_and_update)
+
+    def update(model: GPT, optimizer: AdamW, learning_rate: float, grad_clip: float) -> Tensor:
+        # A tensor: torch.compile would compile again for each number.
+        rate = torch.tensor(learning_rate, dtype=torch.float64)
+        return compiled(model, optimizer, rate, grad_clip)
+
+    return partial(train_step, update=update)
 
 
 @torch.no_grad()
@@ -144,15 +161,16 @@ def train(config: TrainConfig) -> Path:
     config, options, output = config.with_dtype(dtype), config.optimizer, config.output
     device = select_device(config.runtime.device, dtype)
     fast, compiled = config.runtime.fast_ops, config.runtime.compile
-    ops = choose_ops(device.type, dtype, processor(), compiled) if fast else PLAIN
+    ops = choose_fast_ops(device.type, dtype, processor(), compiled) if fast else None
     run = start_run(config, "torch", device.type, read_weights)
     state = create_state(run.start, config, device, ops)
+    step_fn = compile_train_step(state.model) if compiled else train_step
     log = run.log
     with run:
         for step in range(run.first_step, options.steps):
             x, y = (to_device(a, device) for a in run.next_batches())
             rate = learning_rate(step, options)
-            metrics = train_step(state, x, y, rate, options.grad_clip, dtype)
+            metrics = step_fn(state, x, y, rate, options.grad_clip, dtype)
             log.step(step, rate, to_host(metrics))
             run.remove_older()
             done, stop = step + 1, run.stopped()

@@ -238,7 +238,7 @@ def test_rounding_is_less_than_what_is_taken_for_it(framework, odd_config):
 
 
 def test_the_weights_of_a_model_as_it_is_loaded(framework, tied):
-    """Not frozen, which the library can generate with too."""
+    """Not prepared for inference, which the library can generate with too."""
     how = [PROMPTS[:2], None, StoppingOptions(max_new_tokens=6)]
     expected = tokens_of("torch", tied, *how, dtype="float64")
     module = importlib.import_module(f"gpt_{framework}.generate")

@@ -28,7 +28,7 @@ from gpt_common.config import (
 from gpt_common.dialogue import answer, fitted, show
 from gpt_common.errors import InputError
 from gpt_flax import generate as flax_generate
-from gpt_torch.frozen import FrozenGPT
+from gpt_torch.inference import InferenceGPT
 from tests.conftest import (
     CPU,
     FLOAT32,
@@ -261,12 +261,12 @@ def grown_with(framework, monkeypatch):
     return given
 
 
-def test_the_command_generates_with_frozen_weights(generate, framework, folder, monkeypatch):
+def test_the_command_generates_with_inference_weights(generate, framework, folder, monkeypatch):
     given = grown_with(framework, monkeypatch)
     generate(framework, folder, *FLOAT32, "--num_samples", 1)
     if framework == "torch":
-        assert isinstance(given[0][0], FrozenGPT)
-        assert given[0][0].compiled_step is None
+        assert isinstance(given[0][0], InferenceGPT)
+        assert not given[0][0].compiled
     else:
         assert "lm_head" in given[0][0]
 
@@ -277,7 +277,7 @@ def test_the_command_holds_and_computes_as_asked(call, framework, folder, dtype,
         held = (
             args[0].wte.weight.dtype if framework == "torch" else args[0]["wte"]["embedding"].dtype
         )
-        computes = args[3] if framework == "torch" else jnp.dtype(args[1].dtype)
+        computes = args[3] if framework == "torch" else args[4]
         raise InputError(f"{computes} over {held}".replace("torch.", ""))
 
     monkeypatch.setattr(f"gpt_{framework}.generate.grow", told)
@@ -292,28 +292,28 @@ def test_compile_compiles_the_step(generate, folder, monkeypatch):
     assert not compiled
     given = grown_with("torch", monkeypatch)
     assert generate("torch", folder, *FLOAT32, "--compile", "--exact") == plain
-    assert given[0][0].compiled_step is not None
+    assert given[0][0].compiled
     assert compiled == [{"dynamic": False}]
 
 
-@pytest.mark.parametrize(("rows", "few"), [(2, True), (65, False)])
-def test_few_rows_are_compiled_for_few(generate, folder, monkeypatch, rows, few):
+@pytest.mark.parametrize(("rows", "small"), [(2, True), (65, False)])
+def test_a_small_batch_is_compiled_for_one(generate, folder, monkeypatch, rows, small):
     """On a CPU in float32."""
     run = []
-    for name in ("decode_rows", "decode_few_rows"):
+    for name in ("jit_decode", "jit_decode_small_batch"):
         step = getattr(flax_generate, name)
         spied = functools.partial(lambda name, step, *a, **k: run.append(name) or step(*a, **k))
         monkeypatch.setattr(flax_generate, name, functools.partial(spied, name, step))
     args = ("--num_samples", rows, "--max_length", 10)
     generate("flax", folder, *FLOAT32, "--device", "cpu", *args)
-    assert run == ["decode_few_rows" if few else "decode_rows"]
+    assert run == ["jit_decode_small_batch" if small else "jit_decode"]
 
 
 def test_another_seed_compiles_nothing_anew(generate, folder):
     sizes = []
     for seed in (1, 2):
         generate("flax", folder, *FLOAT32, "--device", "cpu", "--seed", seed)
-        steps = flax_generate.prefill_step, flax_generate.decode_few_rows
+        steps = flax_generate.prefill_step, flax_generate.jit_decode_small_batch
         sizes.append([step._cache_size() for step in steps])
     assert sizes[0] == sizes[1]
 

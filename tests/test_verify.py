@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-import gpt_flax.ops
+import gpt_flax.model
 from convert.verify import (
     TOLERANCES,
     Trace,
@@ -208,9 +208,9 @@ def faulty_epsilon(patch):
 
 
 def faulty_loss(patch):
-    original = gpt_flax.ops.softmax_cross_entropy_with_integer_labels
+    original = gpt_flax.model.softmax_cross_entropy_with_integer_labels
     faulty = lambda logits, targets: original(logits, targets) * (1 + 1e-5)  # noqa: E731
-    patch.setattr("gpt_flax.ops.softmax_cross_entropy_with_integer_labels", faulty)
+    patch.setattr("gpt_flax.model.softmax_cross_entropy_with_integer_labels", faulty)
 
 
 def faulty_weights(twin, fault, prefix):

@@ -16,7 +16,7 @@ from tests.conftest import FRAMEWORKS, random_weights
 from tests.parity.measurements import grown_gpt2, real_tokens
 from tests.parity.twins import (
     completions,
-    frozen_logits,
+    inference_logits,
     hugging_face,
     load_torch_model,
     outcome,
@@ -221,7 +221,7 @@ def test_the_rounding_of_gpt2s_logits(framework):
     start, x = grown_gpt2(), real_tokens()[:1024][None].astype(np.int64)
     with torch.inference_mode():
         expected = load_torch_model(start, torch.float64, torch.device("cpu"))(torch.from_numpy(x))
-    found = frozen_logits(framework, start, x)
+    found = inference_logits(framework, start, x)
     error = np.abs(found - expected[0].numpy()).max(-1) / expected[0].abs().amax(-1).numpy()
     assert error.max() < ROUNDING["float32"] / 5
 

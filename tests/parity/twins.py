@@ -30,19 +30,18 @@ from gpt_common.data import BatchLoader
 from gpt_common.metrics import read_log
 from gpt_common.weights import Array, Weights
 from gpt_flax import generate as flax_generate
-from gpt_flax import ops as flax_ops
+from gpt_flax import fast as flax_fast
 from gpt_flax import train as flax_train
 from gpt_flax.device import select_device as select_flax_device
-from gpt_flax.frozen import freeze as freeze_params
+from gpt_flax.inference import prepare_for_inference as prepare_params
 from gpt_flax.weights import to_neutral as flax_to_neutral
-from gpt_torch import ops as torch_ops
+from gpt_torch import fast as torch_fast
 from gpt_torch import train as torch_train
-from gpt_torch.device import master_dtype
 from gpt_torch.device import select_device as select_torch_device
-from gpt_torch.frozen import freeze as freeze_model
-from gpt_torch.generate import autocast
 from gpt_torch.generate import generate as torch_generate
 from gpt_torch.generate import load_model as load_torch_model
+from gpt_torch.inference import prepare_for_inference as prepare_model
+from gpt_torch.precision import autocast, master_dtype
 from gpt_torch.weights import to_neutral as torch_to_neutral
 from tests.conftest import kept_jax_config
 from tests.parity.reference import Outcome, Training
@@ -62,14 +61,13 @@ def torch_outcome(
 ) -> Outcome:
     """The loss and the gradients are those of `GPT.loss`, the trainer's, where it is `fast`."""
     place = select_torch_device(device, dtype)
-    model = load_torch_model(checkpoint, master_dtype(dtype), place)
+    ops = torch_fast.FastOps(onednn and dtype == "float32", True, True) if fast else None
+    model = load_torch_model(checkpoint, master_dtype(dtype), place, ops)
     layers = {} if compiled else record(model)
     if compiled:
         model.compile()
+        torch_train.compile_train_step(model)
     tokens, targets = (torch.from_numpy(a).to(place, torch.int64) for a in (x, y))
-    if fast:
-        linear = onednn and dtype == "float32"
-        model.use(torch_ops.Ops(linear, block_attention=True, chunked_loss=True))
     with autocast(place, dtype):
         logits, loss = model(tokens, targets)
     if fast:
@@ -81,14 +79,14 @@ def torch_outcome(
 
 
 flax_value_and_grad = jax.jit(
-    jax.value_and_grad(flax_loss_and_layers, has_aux=True), static_argnums=1
+    jax.value_and_grad(flax_loss_and_layers, has_aux=True), static_argnums=(1, 4)
 )
 
 
-flax_layers = jax.jit(flax_loss_and_layers, static_argnums=1)
+flax_layers = jax.jit(flax_loss_and_layers, static_argnums=(1, 4))
 
 
-flax_loss_and_gradients = jax.jit(jax.value_and_grad(flax_train.loss_fn), static_argnums=1)
+flax_loss_and_gradients = jax.jit(jax.value_and_grad(flax_train.loss_fn), static_argnums=(1, 4))
 
 
 def flax_outcome(
@@ -103,15 +101,14 @@ def flax_outcome(
     """The loss and the gradients are those of `GPT.loss`, the trainer's, where it is `fast`."""
     with kept_jax_config(), contextlib.nullcontext() if compiled else jax.disable_jit():
         select_flax_device(device, dtype)
-        params, model = flax_generate.load_model(checkpoint, dtype)
+        ops = flax_fast.FastOps(True, True, True, chunked_cross_entropy=True) if fast else None
+        params, model = flax_generate.load_model(checkpoint, dtype, ops)
+        inputs = params, model, x.astype(np.int32), y.astype(np.int32), dtype
         if fast:
-            model = model.clone(ops=flax_ops.Ops(True, True, True, chunked_loss=True))
-        tokens, targets = x.astype(np.int32), y.astype(np.int32)
-        if fast:
-            _, layers = flax_layers(params, model, tokens, targets)
-            loss, gradients = flax_loss_and_gradients(params, model, tokens, targets)
+            _, layers = flax_layers(*inputs)
+            loss, gradients = flax_loss_and_gradients(*inputs)
         else:
-            (loss, layers), gradients = flax_value_and_grad(params, model, tokens, targets)
+            (loss, layers), gradients = flax_value_and_grad(*inputs)
         layers = {name: np.asarray(layer, np.float64) for name, layer in layers.items()}
         return Outcome(layers, loss.item(), flax_to_neutral(gradients, checkpoint.config))
 
@@ -178,7 +175,8 @@ def evaluation(framework: str, start: Checkpoint, loader: BatchLoader, steps: in
             model = load_torch_model(start, torch.float64, place)
             return torch_train.evaluate(model, loader, steps, "float64", place)
         select_flax_device("cpu", "float64")
-        return flax_train.evaluate(*flax_generate.load_model(start, "float64"), loader, steps)
+        twin = flax_generate.load_model(start, "float64")
+        return flax_train.evaluate(*twin, loader, steps, "float64")
 
 
 def completions(
@@ -192,27 +190,27 @@ def completions(
     device: Device = "cpu",
     exact: bool = False,
 ) -> list[Completion]:
-    """Continue prompts in a twin, through its library call and with frozen weights."""
+    """Continue prompts in a twin, through its library call and with inference weights."""
     how = sampling, stopping, num_samples
     if framework == "torch":
         place = select_torch_device(device, dtype)
-        model = freeze_model(load_torch_model(start, master_dtype(dtype), place), dtype)
+        model = prepare_model(load_torch_model(start, master_dtype(dtype), place), dtype)
         return torch_generate(model, prompts, *how, dtype, exact)
     with kept_jax_config():
         select_flax_device(device, dtype)
-        params, model = flax_generate.load_model(start, dtype)
-        return flax_generate.generate(*freeze_params(params, model), prompts, *how, exact)
+        twin = prepare_params(*flax_generate.load_model(start, dtype), dtype)
+        return flax_generate.generate(*twin, prompts, *how, dtype, exact)
 
 
-def frozen_logits(framework: str, start: Checkpoint, x: Array) -> Array:
-    """Return the float32 logits `(B, T, V)` of frozen weights, on a CPU."""
+def inference_logits(framework: str, start: Checkpoint, x: Array) -> Array:
+    """Return the float32 logits `(B, T, V)` of inference weights, on a CPU."""
     if framework == "torch":
         model = load_torch_model(start, torch.float32, select_torch_device("cpu", "float32"))
         with torch.inference_mode():
-            return freeze_model(model, "float32")(torch.from_numpy(x))[0].numpy()
+            return prepare_model(model, "float32")(torch.from_numpy(x))[0].numpy()
     with kept_jax_config():
         select_flax_device("cpu", "float32")
-        params, model = freeze_params(*flax_generate.load_model(start, "float32"))
+        params, model = prepare_params(*flax_generate.load_model(start, "float32"), "float32")
         return np.asarray(jax.jit(model.apply)({"params": params}, x.astype(np.int32))[0])
 
 

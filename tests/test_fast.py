@@ -18,19 +18,23 @@ from gpt_common.checkpoint import read_options
 from gpt_common.config import GPTConfig
 from gpt_common.errors import InputError
 from gpt_common.hardware import Processor, parse_cpuinfo
+from gpt_flax import cache as flax_cache
 from gpt_flax import device as flax_device
+from gpt_flax import fast as flax_fast
 from gpt_flax import model as flax_model
-from gpt_flax import ops as flax_ops
 from gpt_flax import train as flax_train
 from gpt_flax.weights import from_neutral
+from gpt_torch import cache as torch_cache
 from gpt_torch import device as torch_device
-from gpt_torch import ops as torch_ops
-from gpt_torch.model import GPT as TorchGPT
+from gpt_torch import fast as torch_fast
+from gpt_torch import model as torch_model
+from gpt_torch import train as torch_train
 from tests.conftest import FLOAT32, TINY, kept_jax_config, random_weights
 from tests.parity import reference
 from tests.parity.agreement import relative
 from tests.test_train import entries
 
+SCHEDULED = flax_fast.FastOps(memory_scheduler=True)
 ZEN_5 = Processor(amd=True, avx512=True, bfloat16=True)
 ZEN_3 = Processor(amd=True)
 XEON = Processor(avx512=True, bfloat16=True)
@@ -73,24 +77,24 @@ def test_onednn_linear():
     """oneDNN has no float64: its float32 is held against the plain one in float64."""
     arrays = normal(3, 17, 40), normal(24, 40), normal(24)
     expected = torch_gradients(torch.nn.functional.linear, *arrays)
-    found = torch_gradients(torch_ops.OneDNNLinear.apply, *arrays, dtype=torch.float32)
+    found = torch_gradients(torch_fast.OneDNNLinear.apply, *arrays, dtype=torch.float32)
     assert_close(found, expected, 1e-6)
 
 
-def test_flat_linear():
+def test_dense_2d():
     arrays = normal(3, 17, 40), normal(40, 24), normal(24)
     expected = flax_gradients(lambda x, kernel, bias: x @ kernel + bias, *arrays)
-    assert_close(flax_gradients(flax_ops.flat_linear, *arrays), expected, 1e-14)
-    rounded = flax_gradients(flax_ops.flat_linear, *arrays, dtype=jnp.bfloat16)
+    assert_close(flax_gradients(flax_fast.dense_2d, *arrays), expected, 1e-14)
+    rounded = flax_gradients(flax_fast.dense_2d, *arrays, dtype=jnp.bfloat16)
     assert_close(rounded, expected, 2e-2)
 
 
-def test_flat_linear_gives_weights_gradients_of_their_own_type():
+def test_dense_2d_gives_weights_gradients_of_their_own_type():
     """Where it computes in bfloat16 too: as by way of bfloat16, they would end in 16 zero bits."""
     x, kernel, bias = normal(40, 40), normal(40, 24).astype("f"), normal(24).astype("f")
 
     def loss(kernel, bias):
-        return flax_ops.flat_linear(jnp.asarray(x, jnp.bfloat16), kernel, bias).sum()
+        return flax_fast.dense_2d(jnp.asarray(x, jnp.bfloat16), kernel, bias).sum()
 
     d_kernel, d_bias = jax.jit(jax.grad(loss, (0, 1)))(kernel, bias)
     assert d_kernel.dtype == d_bias.dtype == jnp.float32
@@ -100,9 +104,8 @@ def test_flat_linear_gives_weights_gradients_of_their_own_type():
 
 @pytest.mark.parametrize("approximate", [True, False])
 def test_gelu(approximate):
-    compact = flax_ops.Ops(compact_gelu=True)
     plain, fast = (
-        lambda x, ops=ops: flax_ops.gelu(x, approximate, ops) for ops in (flax_ops.PLAIN, compact)
+        lambda x, gelu=gelu: gelu(x, approximate) for gelu in (jax.nn.gelu, flax_fast.remat_gelu)
     )
     x = 3 * normal(17, 40)
     expected = flax_gradients(plain, x)
@@ -111,10 +114,10 @@ def test_gelu(approximate):
 
 
 @pytest.mark.parametrize("approximate", [True, False])
-def test_compact_gelu_of_bfloat16_is_rounded_once(approximate):
+def test_remat_gelu_of_bfloat16_is_rounded_once(approximate):
     """And so is its gradient: each number is the nearest, or one beside it."""
     x = jnp.linspace(-3, 3, 301, dtype=jnp.bfloat16)
-    found = flax_gradients(lambda x: flax_ops.compact_gelu(x, approximate), x, dtype=x.dtype)
+    found = flax_gradients(lambda x: flax_fast.remat_gelu(x, approximate), x, dtype=x.dtype)
     y, pull_back = jax.vjp(lambda x: jax.nn.gelu(x, approximate), x.astype(jnp.float32))
     (dx,) = pull_back(2 * jnp.asarray(found[0], jnp.float32))
     for ours, theirs in zip(found, (y, dx), strict=True):
@@ -124,23 +127,24 @@ def test_compact_gelu_of_bfloat16_is_rounded_once(approximate):
 @pytest.mark.parametrize("fast", [True, False])
 def test_gelu_keeps_its_argument_alone(fast):
     """And a product its operand, for the gradient of the matrix: two arrays a layer, not three."""
-    ops = flax_ops.Ops(compact_gelu=fast)
+    gelu = flax_fast.remat_gelu if fast else jax.nn.gelu
 
     def layers(x, w):
         for _ in range(8):
-            x = flax_ops.gelu(x @ w, True, ops)
+            x = gelu(x @ w, True)
         return x.sum()
 
     x, w = normal(512, 64).astype("f"), normal(64, 64).astype("f")
-    options = flax_ops.depth_first_options(jax.__version_info__)
+    options = flax_fast.train_step_options(SCHEDULED, jax.__version_info__)
     if not options:
         pytest.skip(f"jax {jax.__version__} was not tried with the depth-first option")
     assert (temporaries(layers, x, w, compiler_options=options) < 2.5 * 8 * x.nbytes) == fast
 
 
+PLAIN_ATTENTION = {"torch": torch_model.causal_attention, "flax": flax_model.causal_attention}
 FAST_ATTENTION = {
-    "torch": torch_ops.Ops(block_attention=True),
-    "flax": flax_ops.Ops(block_attention=True),
+    "torch": torch_fast.blockwise_attention,
+    "flax": flax_fast.blockwise_attention,
 }
 
 
@@ -149,11 +153,7 @@ def test_attention(framework, T):
     """650 is four blocks, of which the last is short."""
     shape = (1, 2, T, 8) if framework == "torch" else (1, T, 2, 8)
     arrays = [normal(*shape, seed=seed) for seed in range(3)]
-    module = importlib.import_module(f"gpt_{framework}.ops")
-    plain, fast = (
-        lambda q, k, v, ops=ops: module.causal_attention(q, k, v, ops)
-        for ops in (module.PLAIN, FAST_ATTENTION[framework])
-    )
+    plain, fast = PLAIN_ATTENTION[framework], FAST_ATTENTION[framework]
     gradients = torch_gradients if framework == "torch" else flax_gradients
     expected = gradients(plain, *arrays)
     assert_close(gradients(fast, *arrays), expected, 2e-14)
@@ -163,17 +163,19 @@ def test_attention(framework, T):
 
 @pytest.mark.parametrize("length", [1, 127, 128, 129, 300, 512, 513, 650, 1024, 1600])
 def test_every_position_is_in_one_block(framework, length):
-    blocks = importlib.import_module(f"gpt_{framework}.ops").blocks_of(length)
+    blocks = importlib.import_module(f"gpt_{framework}.fast").query_blocks(length)
     assert [place for rows in blocks for place in range(rows.start, rows.stop)] == [*range(length)]
     assert len(blocks) <= 4
 
 
-@pytest.mark.parametrize("block_attention", [False, True])
-def test_attention_in_flax_rounds_no_score_to_bfloat16(block_attention):
+@pytest.mark.parametrize(
+    "attention", [flax_model.causal_attention, flax_fast.blockwise_attention]
+)
+def test_attention_in_flax_rounds_no_score_to_bfloat16(attention):
     """Scores of 60, whose rounding would be an eighth, and so an eighth of a weight."""
     q, k, v = (jnp.asarray(normal(1, 128, 2, 8, seed=seed), jnp.bfloat16) for seed in range(3))
-    q, ops = 16 * q, flax_ops.Ops(block_attention=block_attention)
-    found = np.asarray(flax_ops.causal_attention(q, k, v, ops), np.float64)
+    q = 16 * q
+    found = np.asarray(attention(q, k, v), np.float64)
     expected = plain_attention(*(np.asarray(a, np.float64)[0].swapaxes(0, 1) for a in (q, k, v)))
     assert relative(found[0].swapaxes(0, 1), expected) < 5e-3
 
@@ -184,21 +186,21 @@ def plain_attention(q, k, v):
     return reference.softmax(np.where(np.tri(q.shape[1], dtype=bool), scores, -np.inf)) @ v
 
 
-def head_and_loss(framework, ops, count=600, spread=1.0):
+def head_and_loss(framework, fast, count=600, spread=1.0):
     """Return a function of x `(N, C)` and a padded embedding, and the two; 997 tokens count."""
     targets = np.random.default_rng(1).integers(0, 997, count)
     x, weight = spread * normal(count, 40), normal(1024, 40)
     if framework == "torch":
-        rest = torch.from_numpy(targets), 997, ops
-        return lambda x, w: 3 * torch_ops.linear_cross_entropy(x, w, *rest), x, weight
-    rest = targets, 997
-    return lambda x, w: 3 * flax_ops.linear_cross_entropy(x, w, *rest, x.dtype, ops), x, weight
+        y, ops = torch.from_numpy(targets), torch_fast.FastOps(chunked_cross_entropy=True)
+        chunked = lambda x, w: torch_fast.chunked_cross_entropy(x, w, y, 997, ops)
+        plain = lambda x, w: torch_model.cross_entropy((x @ w.T)[:, :997], y)
+    else:
+        chunked = lambda x, w: flax_fast.chunked_cross_entropy(x, w, targets, 997, x.dtype)
+        plain = lambda x, w: flax_model.cross_entropy((x @ w.T)[:, :997], targets)
+    loss = chunked if fast else plain
+    return lambda x, w: 3 * loss(x, w), x, weight
 
 
-CHUNKED = {
-    "torch": torch_ops.Ops(chunked_loss=True),
-    "flax": flax_ops.Ops(chunked_loss=True),
-}
 GRADIENTS = {"torch": torch_gradients, "flax": flax_gradients}
 
 
@@ -209,20 +211,19 @@ def test_head_and_loss(framework, count, spread):
 
     And not for the padding, whose rows are not 0.
     """
-    plain = importlib.import_module(f"gpt_{framework}.ops").PLAIN
-    expected = GRADIENTS[framework](*head_and_loss(framework, plain, count, spread))
-    found = GRADIENTS[framework](*head_and_loss(framework, CHUNKED[framework], count, spread))
+    expected = GRADIENTS[framework](*head_and_loss(framework, False, count, spread))
+    found = GRADIENTS[framework](*head_and_loss(framework, True, count, spread))
     assert_close(found, expected, 1e-13)
     assert not found[2][997:].any()
     bfloat16 = torch.bfloat16 if framework == "torch" else jnp.bfloat16
     if spread == 1.0:
-        args = head_and_loss(framework, CHUNKED[framework], count)
+        args = head_and_loss(framework, True, count)
         assert_close(GRADIENTS[framework](*args, dtype=bfloat16), expected, 3e-2)
 
 
 def test_the_heads_gradient_in_flax_is_summed_in_its_own_type():
     """Where it computes in bfloat16 too: rounded chunk by chunk it would end in zero bits."""
-    loss, x, weight = head_and_loss("flax", CHUNKED["flax"], 1100)
+    loss, x, weight = head_and_loss("flax", True, 1100)
     gradient = jax.grad(loss, 1)(jnp.asarray(x, jnp.bfloat16), weight.astype("f"))
     assert gradient.dtype == jnp.float32
     bits = np.asarray(gradient)[:997].view(np.uint32) & 0xFF
@@ -237,9 +238,9 @@ def test_the_loss_by_rows_keeps_its_small_terms(framework):
     expected, _ = reference.cross_entropy(logits.astype(np.float64)[None], targets[None])
     if framework == "torch":
         rows = torch.from_numpy(logits), torch.from_numpy(targets)
-        losses = torch_ops.row_losses_(*rows, 64, torch.float32)
+        losses = torch_fast.row_losses_(*rows, 64, torch.float32)
     else:
-        losses, _ = flax_ops.row_losses(jnp.asarray(logits), targets)
+        losses, _ = flax_fast.row_losses(jnp.asarray(logits), targets)
     assert losses.mean().item() == pytest.approx(expected, rel=4e-6)
 
 
@@ -257,9 +258,7 @@ class LargestTensor(TorchDispatchMode):
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_the_logits_of_a_batch_never_exist_whole(framework, fast):
-    module = importlib.import_module(f"gpt_{framework}.ops")
-    ops = CHUNKED[framework] if fast else module.PLAIN
-    loss, x, weight = head_and_loss(framework, ops)
+    loss, x, weight = head_and_loss(framework, fast)
     if framework == "torch":
         with LargestTensor() as largest:
             torch_gradients(loss, x, weight)
@@ -280,7 +279,7 @@ def test_the_loss_in_flax_needs_memory_for_one_chunk_at_a_time():
     """However many there are: logits of 512 rows, their gradients, and dx, of 40 columns."""
     logits = 4 * 512 * 1024
     for chunks in (2, 16):
-        loss, x, weight = head_and_loss("flax", CHUNKED["flax"], chunks * 512)
+        loss, x, weight = head_and_loss("flax", True, chunks * 512)
         needed = temporaries(loss, x.astype("f"), weight.astype("f"))
         assert needed < 3 * logits + 3 * x.size * 4
 
@@ -290,21 +289,21 @@ def test_attention_in_torch_keeps_no_scores():
     kept = []
     inputs = [torch.randn(1, 3, 512, 8, requires_grad=True) for _ in range(3)]
     with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda kept: kept):
-        torch_ops.causal_attention(*inputs, FAST_ATTENTION["torch"])
+        torch_fast.blockwise_attention(*inputs)
     assert [a.numel() for a in kept] == [3 * 512 * 8] * 3
 
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_attention_in_flax_keeps_no_scores(fast):
-    ops = FAST_ATTENTION["flax"] if fast else flax_ops.PLAIN
+    attention = (FAST_ATTENTION if fast else PLAIN_ATTENTION)["flax"]
     scores = 4 * 3 * 512 * 512  # bytes: three heads' of one layer, of eight
 
     def layers(x):
         for _ in range(8):
-            x = x + flax_ops.causal_attention(x, x, x, ops)
+            x = x + attention(x, x, x)
         return x.sum()
 
-    options = flax_ops.depth_first_options(jax.__version_info__)
+    options = flax_fast.train_step_options(SCHEDULED, jax.__version_info__)
     if not options:
         pytest.skip(f"jax {jax.__version__} was not tried with the depth-first option")
     needed = temporaries(layers, normal(1, 512, 3, 8).astype("f"), compiler_options=options)
@@ -312,31 +311,31 @@ def test_attention_in_flax_keeps_no_scores(fast):
 
 
 def test_no_gradient_is_made_where_none_is_asked_for():
-    loss, x, weight = head_and_loss("torch", CHUNKED["torch"])
+    loss, x, weight = head_and_loss("torch", True)
     with torch.no_grad(), LargestTensor() as largest:
         loss(torch.from_numpy(x), torch.from_numpy(weight))
     assert largest.size == 512 * 1024  # the logits of a chunk; the embedding's gradient is smaller
 
 
 def test_what_torch_chooses():
-    choose, ops = torch_ops.choose_ops, torch_ops.Ops
-    assert choose("cpu", "float32", ZEN_5) == ops(onednn_linear=True, chunked_loss=True)
-    assert choose("cpu", "float32", ZEN_5, compiled=True) == ops(chunked_loss=True)
-    assert choose("cpu", "float32", ZEN_3) == ops(chunked_loss=True)
-    assert choose("cpu", "float32", XEON) == ops(chunked_loss=True)
-    assert choose("cpu", "bfloat16", XEON) == ops(block_attention=True, chunked_loss=True)
-    assert choose("cpu", "bfloat16", ZEN_3) == ops(chunked_loss=True)
+    choose, ops = torch_fast.choose_fast_ops, torch_fast.FastOps
+    assert choose("cpu", "float32", ZEN_5) == ops(onednn_linear=True, chunked_cross_entropy=True)
+    assert choose("cpu", "float32", ZEN_5, compiled=True) == ops(chunked_cross_entropy=True)
+    assert choose("cpu", "float32", ZEN_3) == ops(chunked_cross_entropy=True)
+    assert choose("cpu", "float32", XEON) == ops(chunked_cross_entropy=True)
+    assert choose("cpu", "bfloat16", XEON) == ops(blockwise_attention=True, chunked_cross_entropy=True)
+    assert choose("cpu", "bfloat16", ZEN_3) == ops(chunked_cross_entropy=True)
     assert choose("cpu", "float64", ZEN_5) == ops()
     for dtype in ("float32", "tf32", "bfloat16", "float64"):
         assert choose("cuda", dtype, ZEN_5) == choose("mps", dtype, ZEN_5) == ops()
 
 
 def test_what_flax_chooses():
-    choose, ops = flax_ops.choose_ops, flax_ops.Ops
-    everything = ops(True, True, True, chunked_loss=True, depth_first=True)
+    choose, ops = flax_fast.choose_fast_ops, flax_fast.FastOps
+    everything = ops(True, True, True, chunked_cross_entropy=True, memory_scheduler=True)
     assert choose("cpu", "float32", ZEN_3) == choose("cpu", "bfloat16", XEON) == everything
     assert choose("cpu", "bfloat16", ZEN_3) == ops(
-        compact_gelu=True, chunked_loss=True, depth_first=True
+        remat_gelu=True, chunked_cross_entropy=True, memory_scheduler=True
     )
     assert choose("cpu", "float64", ZEN_5) == choose("gpu", "float32", ZEN_5) == ops()
     assert choose("gpu", "tf32", ZEN_5) == choose("gpu", "float64", ZEN_5) == ops()
@@ -356,12 +355,11 @@ def counted(monkeypatch, owner, name):
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_what_torch_chooses_is_what_computes(fast, monkeypatch):
-    linear = counted(monkeypatch, torch_ops.OneDNNLinear, "apply")
-    attention = counted(monkeypatch, torch_ops.BlockAttention, "apply")
-    loss = counted(monkeypatch, torch_ops.ChunkedLoss, "apply")
-    model = TorchGPT(SHAPE)
-    if fast:
-        model.use(torch_ops.Ops(True, True, True))
+    linear = counted(monkeypatch, torch_fast.OneDNNLinear, "apply")
+    attention = counted(monkeypatch, torch_fast.BlockwiseAttention, "apply")
+    loss = counted(monkeypatch, torch_fast.ChunkedCrossEntropy, "apply")
+    ops = torch_fast.FastOps(True, True, True) if fast else None
+    model = torch_fast.create_model(SHAPE, ops)
     tokens = torch.from_numpy(TOKENS)
     model.loss(tokens, tokens)
     layers = 2 * fast
@@ -370,12 +368,12 @@ def test_what_torch_chooses_is_what_computes(fast, monkeypatch):
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_what_flax_chooses_is_what_computes(fast, monkeypatch):
-    linear = counted(monkeypatch, flax_model, "flat_linear")
-    gelu = counted(monkeypatch, flax_ops, "compact_gelu")
-    attention = counted(monkeypatch, flax_ops, "block_attention")
-    loss = counted(monkeypatch, flax_ops, "chunked_loss")
-    ops = flax_ops.Ops(True, True, True, chunked_loss=True) if fast else flax_ops.PLAIN
-    model = flax_model.GPT(SHAPE, ops=ops)
+    linear = counted(monkeypatch, flax_fast, "dense_2d")
+    gelu = counted(monkeypatch, flax_fast, "remat_gelu")
+    attention = counted(monkeypatch, flax_fast, "blockwise_attention")
+    loss = counted(monkeypatch, flax_fast, "chunked_cross_entropy")
+    ops = flax_fast.FastOps(True, True, True, chunked_cross_entropy=True) if fast else None
+    model = flax_fast.create_model(SHAPE, ops, "float32")
     params = from_neutral(random_weights(SHAPE), SHAPE, np.float32)
     jax.eval_shape(lambda p: model.apply({"params": p}, TOKENS, TOKENS, method="loss"), params)
     layers = 2 * fast
@@ -383,10 +381,10 @@ def test_what_flax_chooses_is_what_computes(fast, monkeypatch):
     assert found == (4 * layers, layers, layers, fast)
 
 
-def test_a_training_step_is_compiled_depth_first_where_jax_knows_how():
-    assert flax_ops.depth_first_options((0, 12, 0, 1))
-    assert not flax_ops.depth_first_options((0, 13, 0))
-    options = flax_ops.depth_first_options(jax.__version_info__)
+def test_a_training_step_is_compiled_memory_scheduler_where_jax_knows_how():
+    assert flax_fast.train_step_options(SCHEDULED, (0, 12, 0, 1))
+    assert not flax_fast.train_step_options(SCHEDULED, (0, 13, 0))
+    options = flax_fast.train_step_options(SCHEDULED, jax.__version_info__)
     assert jax.jit(lambda x: x, compiler_options=options)(1.0) == 1.0  # jax knows them
 
 
@@ -448,21 +446,21 @@ def test_what_is_compiled_is_kept_where_the_user_says(tmp_path, monkeypatch):
 
 
 def test_keys_and_values_are_kept_in_float32_on_a_cpu(framework):
-    ops, names = (torch_ops, torch) if framework == "torch" else (flax_ops, jnp)
-    assert ops.cache_dtype("cpu", names.bfloat16) == names.float32
-    assert ops.cache_dtype("cpu", names.float64) == names.float64
-    assert ops.cache_dtype("tpu", names.bfloat16) == names.bfloat16
+    cache, names = (torch_cache, torch) if framework == "torch" else (flax_cache, jnp)
+    assert cache.cache_dtype("cpu", names.bfloat16) == names.float32
+    assert cache.cache_dtype("cpu", names.float64) == names.float64
+    assert cache.cache_dtype("tpu", names.bfloat16) == names.bfloat16
 
 
 def test_few_rows_are_multiplied_by_eigen():
     """As XLA's program says; and by YNNPACK without the options, or they are of no use any more."""
-    options = flax_ops.few_rows_options((0, 10, 9))
-    assert not flax_ops.few_rows_options((0, 11, 0))
-    assert flax_ops.has_few_rows("cpu", 64, jnp.float32)
-    assert not flax_ops.has_few_rows("gpu", 64, jnp.float32)
-    assert not flax_ops.has_few_rows("cpu", 65, jnp.float32)
-    assert not flax_ops.has_few_rows("cpu", 5, jnp.bfloat16)
-    if flax_ops.few_rows_options(jax.__version_info__):
+    options = flax_fast.small_batch_options((0, 10, 9))
+    assert not flax_fast.small_batch_options((0, 11, 0))
+    assert flax_fast.is_small_batch("cpu", 64, "float32")
+    assert not flax_fast.is_small_batch("gpu", 64, "float32")
+    assert not flax_fast.is_small_batch("cpu", 65, "float32")
+    assert not flax_fast.is_small_batch("cpu", 5, "bfloat16")
+    if flax_fast.small_batch_options(jax.__version_info__):
         x, w = jnp.ones((5, 64)), jnp.ones((64, 96))
         for given, is_ynnpack in ((None, True), (options, False)):
             program = jax.jit(jnp.matmul, compiler_options=given).lower(x, w).compile()
@@ -479,7 +477,7 @@ def test_cudnn_is_asked_only_for_what_it_can_do(T, hs, taken, monkeypatch):
         jax.nn, "dot_product_attention", lambda q, k, v, **how: asked.append(how) or q
     )
     q = jnp.ones((1, T, 2, hs), jnp.bfloat16)
-    flax_ops.causal_attention(q, q, q, flax_ops.Ops(cudnn_attention=True))
+    flax_fast.fast_attention(flax_fast.FastOps(cudnn_attention=True))(q, q, q)
     assert asked == [{"is_causal": True, "implementation": "cudnn"}] * taken
 
 
@@ -553,27 +551,29 @@ def test_a_step_in_flax_is_compiled_as_chosen_and_gives_the_old_states_memory_aw
     monkeypatch.setattr(
         flax_train, "create_state", lambda *a: old.append(create_state(*a)) or old[0]
     )
-    flax_train.jit_train_step.cache_clear()
+    flax_train.compile_train_step.cache_clear()
     flags = () if fast else ("--no_fast_ops",)
     train("flax", *TINY, *FLOAT32, *flags, "--steps", 1, "--out_dir", tmp_path)
     (how,) = [how for function, how in asked if function is flax_train.train_step]
-    options = flax_ops.depth_first_options(jax.__version_info__)
-    assert how["compiler_options"] == (options if fast else None)
+    options = flax_fast.train_step_options(SCHEDULED, jax.__version_info__)
+    assert how["compiler_options"] == (options if fast else {})
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old))
 
 
 def test_what_the_trainer_in_torch_chooses_is_in_the_model(train, tmp_path, monkeypatch):
-    """And `--compile` compiles it: here it is only asked for."""
-    used, compiled = [], []
-    monkeypatch.setattr(TorchGPT, "use", lambda self, ops: used.append(ops))
-    monkeypatch.setattr(TorchGPT, "compile", lambda self: compiled.append(self))
+    """And `--compile` compiles loss and update: here it is only asked for."""
+    used, compiled, create = [], [], torch_fast.create_model
+    monkeypatch.setattr(
+        "gpt_torch.generate.create_model", lambda _, ops: used.append(ops) or create(_, ops)
+    )
+    monkeypatch.setattr(torch, "compile", lambda function: compiled.append(function) or function)
     for name, flags in (("a", ()), ("b", ("--no_fast_ops",)), ("c", ("--compile",))):
         how = (*TINY, "--device", "cpu", *FLOAT32, *flags, "--steps", 1)
         train("torch", *how, "--out_dir", tmp_path / name)
     processor = hardware.processor()
-    chosen = [torch_ops.choose_ops("cpu", "float32", processor, c) for c in (False, True)]
-    assert used == [chosen[0], torch_ops.PLAIN, chosen[1]]
-    assert len(compiled) == 1
+    chosen = [torch_fast.choose_fast_ops("cpu", "float32", processor, c) for c in (False, True)]
+    assert used == [chosen[0], None, chosen[1]]
+    assert [function.__name__ for function in compiled] == ["loss", "clip_and_update"]
 
 
 @pytest.mark.parametrize("flags", [(), ("--no_fast_ops",)])
@@ -582,8 +582,8 @@ def test_no_fast_ops_turns_all_of_it_off(train, framework, flags, tmp_path, monk
     module = importlib.import_module(f"gpt_{framework}.train")
     kept, chosen = [], []
     monkeypatch.setattr(module, "keep_memory", lambda: kept.append(True))
-    original = module.choose_ops
-    monkeypatch.setattr(module, "choose_ops", lambda *how: chosen.append(how) or original(*how))
+    original = module.choose_fast_ops
+    monkeypatch.setattr(module, "choose_fast_ops", lambda *how: chosen.append(how) or original(*how))
     for fresh in (True, False):
         begin = (*TINY, *flags, "--out_dir", tmp_path) if fresh else ("--resume", tmp_path)
         train(framework, *begin, "--steps", 2 - fresh)

@@ -1,44 +1,38 @@
-"""Weights frozen for generation: in the type that computes, laid out for products of few rows."""
+"""`InferenceGPT`: weights to generate with, in the type that computes and packed for few rows."""
 
 import platform
-from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpt_common.config import Dtype, GPTConfig
-from gpt_torch.model import GPT, Cache
+from gpt_torch.cache import forward_cached
+from gpt_torch.model import GPT
 
 PACKED_ROWS = 32  # the number of rows that oneDNN lays weights out for; good from 1 to 512
 
 
-class FrozenGPT(GPT):
-    """A GPT-2 to generate with, not to train: `freeze` makes it."""
+class InferenceGPT(GPT):
+    """A GPT-2 to generate with, not to train: `prepare_for_inference` makes it."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, compiled: bool) -> None:
         super().__init__(config)
         self.lm_head: nn.Module = nn.Identity()
-        self.compiled_step: Callable[..., Tensor] | None = None
-
-    def decode(self, tokens: Tensor, positions: Tensor, last: Tensor, cache: Cache) -> Tensor:
-        """As the trained model does; compiled, where `freeze` was asked for it, for one token."""
-        if self.compiled_step and tokens.shape[1] == 1:
-            return self.compiled_step(tokens, positions, last, cache)
-        return super().decode(tokens, positions, last, cache)
+        self.compiled = compiled
+        self.step = torch.compile(forward_cached, dynamic=False) if compiled else forward_cached
 
     def head(self, x: Tensor) -> Tensor:
-        """Return the logits `(..., V)` of the last norm's output `(..., C)`."""
+        """Return the logits `(..., V)` of hidden states `(..., C)`."""
         logits: Tensor = self.lm_head(x)[..., : self.config.vocab_size]
         return logits.to(self.wte.weight.dtype)
 
 
-class FrozenLinear(nn.Module):
+class InferenceLinear(nn.Module):
     """A linear layer whose weights are already cast, and on a CPU packed by oneDNN.
 
-    A step of generation reads every weight for a handful of rows. Packed weights are read in order:
-    5 rows of GPT-2's c_fc take 0.5 ms, and 1.2 ms by `F.linear` (two cores of AMD Zen 3, float32).
+    A step of generation reads every weight for a few rows; packed weights are read in order.
     """
 
     def __init__(
@@ -60,7 +54,7 @@ class FrozenLinear(nn.Module):
         return F.linear(x, self.weight, self.bias)
 
 
-def packs(
+def can_pack(
     device_type: str, dtype: torch.dtype, supported: tuple[torch.dtype, ...], compiled: bool
 ) -> bool:
     """Whether weights are packed; `supported` is what oneDNN can pack here.
@@ -80,23 +74,21 @@ def onednn_dtypes() -> tuple[torch.dtype, ...]:
     return torch.float32, torch.bfloat16
 
 
-def freeze(model: GPT, dtype: Dtype, compiled: bool = False) -> GPT:
+def prepare_for_inference(model: GPT, dtype: Dtype, compiled: bool = False) -> InferenceGPT:
     """Return a model with the same weights for `generate`, which computes in `dtype`.
 
     Embeddings and norms are shared; the other weights are copies. It cannot be trained. `compiled`
     has torch.compile compile the step from one token to the next, for each size of the cache.
     """
     compute = torch.bfloat16 if dtype == "bfloat16" else model.wte.weight.dtype
-    packed = packs(model.wte.weight.device.type, compute, onednn_dtypes(), compiled)
+    packed = can_pack(model.wte.weight.device.type, compute, onednn_dtypes(), compiled)
     with torch.device("meta"):
-        frozen = FrozenGPT(model.config)
+        inference = InferenceGPT(model.config, compiled)
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Linear):
-            frozen.set_submodule(name, FrozenLinear(layer.weight, layer.bias, compute, packed))
+            prepared = InferenceLinear(layer.weight, layer.bias, compute, packed)
+            inference.set_submodule(name, prepared)
         elif isinstance(layer, (nn.LayerNorm, nn.Embedding)):
-            frozen.set_submodule(name, layer)
-    frozen.lm_head = FrozenLinear(model.wte.weight, None, compute, packed)
-    if compiled:
-        frozen.static_cache = True
-        frozen.compiled_step = torch.compile(partial(GPT.decode, frozen), dynamic=False)
-    return frozen
+            inference.set_submodule(name, layer)
+    inference.lm_head = InferenceLinear(model.wte.weight, None, compute, packed)
+    return inference

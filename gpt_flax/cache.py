@@ -1,0 +1,99 @@
+"""The cache of generation: keys and values of earlier tokens, and attention to them."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from gpt_common.config import GPTConfig
+from gpt_flax.model import GPT
+
+
+class LayerCache(NamedTuple):
+    """Keys and values of one layer, for up to S tokens: each `(B, nh, S, hs)`."""
+
+    keys: Array
+    values: Array
+
+
+Cache = list[LayerCache]
+
+
+class CachePositions(NamedTuple):
+    """Where tokens are in a cache, and which keys they see, in every layer.
+
+    `rows` `(B, 1)`, `positions` `(B, T)`, one after the other, and `mask` `(B, 1, T, S)`, true
+    where a key is seen.
+    """
+
+    rows: Array
+    positions: Array
+    mask: Array
+
+
+class CachedAttention:
+    """The attention of one layer to its cache, which it replaces by the updated one."""
+
+    def __init__(self, cache: LayerCache, at: CachePositions) -> None:
+        self.cache, self.at = cache, at
+
+    def __call__(self, q: Array, k: Array, v: Array) -> Array:
+        """Add `k` and `v` `(B, T, nh, hs)` to the cache, and attend to it in float32 at least."""
+        keys, values = update(self.cache.keys, k, self.at), update(self.cache.values, v, self.at)
+        self.cache = LayerCache(keys, values)
+        dtype = jnp.promote_types(keys.dtype, jnp.float32)
+        scores = jnp.einsum("bthd,bhsd->bhts", q.astype(dtype), keys.astype(dtype))
+        scores = jnp.where(self.at.mask, scores / math.sqrt(q.shape[3]), -jnp.inf)
+        weights = jax.nn.softmax(scores, axis=-1)
+        return jnp.einsum("bhts,bhsd->bthd", weights, values.astype(dtype)).astype(q.dtype)
+
+
+def forward_cached(
+    model: GPT, tokens: Array, positions: Array, last: Array, cache: Cache
+) -> tuple[Array, Cache]:
+    """Return the logits `(B, V)` that follow the token at index `last` `(B,)` of each row.
+
+    `tokens` and their `positions` are `(B, T)`. Each token sees the cache up to its position; its
+    own keys and values are in the cache that is returned. To be called by `model.apply`.
+    """
+    at = cache_positions(cache, positions)
+    attentions = [CachedAttention(layer, at) for layer in cache]
+    x = model.hidden(tokens, positions, attentions)
+    return model.head(x[jnp.arange(len(x)), last]), [layer.cache for layer in attentions]
+
+
+def cache_positions(cache: Cache, positions: Array) -> CachePositions:
+    """Return where tokens at `positions` `(B, T)` are, each of which sees all up to its own."""
+    mask = jnp.arange(cache[0].keys.shape[2]) <= positions[:, None, :, None]
+    return CachePositions(jnp.arange(len(positions))[:, None], positions, mask)
+
+
+def update(cached: Array, new: Array, at: CachePositions) -> Array:
+    """Return the cache `(B, nh, S, hs)` with `new` `(B, T, nh, hs)` in it.
+
+    By a scatter XLA would copy a single row's cache twice, to change one token of it.
+    """
+    if len(new) > 1:
+        return cached.at[at.rows, :, at.positions].set(new)
+    start = (0, 0, at.positions[0, 0], 0)
+    return jax.lax.dynamic_update_slice(cached, new.swapaxes(1, 2).astype(cached.dtype), start)
+
+
+def empty_cache(config: GPTConfig, rows: int, length: int, dtype: DTypeLike) -> Cache:
+    """Return a cache for `rows` sequences of up to `length` tokens."""
+    shape = (rows, config.n_head, length, config.n_embd // config.n_head)
+    return [
+        LayerCache(*(jnp.zeros(shape, dtype) for _ in LayerCache._fields))
+        for _ in range(config.n_layer)
+    ]
+
+
+def cache_dtype(device_type: str, dtype: DTypeLike) -> DTypeLike:
+    """Return the type of keys and values where matrix products compute in `dtype`.
+
+    On a CPU float32 at least: XLA would cast a cache in bfloat16 to float32 at each step.
+    """
+    return jnp.promote_types(dtype, jnp.float32) if device_type == "cpu" else dtype

@@ -1,0 +1,434 @@
+"""`FastGPT`: operations that are faster than the plain ones of `GPT`, and agree with them.
+
+| replaces                      | by                      | where it is faster                    |
+| ----------------------------- | ----------------------- | ------------------------------------- |
+| `nn.Dense.__call__`           | `dense_2d`              | CPUs                                  |
+| `MLP.__call__`: `jax.nn.gelu` | `remat_gelu`            | CPUs; it needs less memory, too       |
+| `causal_attention`            | `blockwise_attention`   | CPUs; it needs less memory, too       |
+| `causal_attention`            | `cudnn_attention`       | NVIDIA GPUs, bfloat16                 |
+| `GPT.loss`: head, softmax     | `chunked_cross_entropy` | nowhere, but it needs far less memory |
+
+By how much is in `docs/speed.md`.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.linen.module import InterceptorContext
+from jax import Array
+from jax.experimental.layout import Layout, with_layout_constraint
+from jax.typing import DTypeLike
+
+from gpt_common.config import Dtype, GPTConfig
+from gpt_common.hardware import Processor
+from gpt_flax.model import GPT, MLP, Attention, causal_attention
+from gpt_flax.precision import DTYPES, weights_of
+
+# Rows of logits at a time: 103 MB in float32 where the vocabulary is GPT-2's. With half of them XLA
+# multiplies so slowly that a step takes a fifth longer, and it needs no less memory.
+CHUNK_ROWS = 512
+BLOCK_ROWS = 128  # of queries at a time, at least
+SMALL_BATCH = 64  # rows at most: with 128 `small_batch_options` make a step a fifth longer
+
+
+@dataclass(frozen=True)
+class FastOps:
+    """The fast operations of a `FastGPT`; none by default."""
+
+    dense_2d: bool = False
+    remat_gelu: bool = False
+    blockwise_attention: bool = False
+    cudnn_attention: bool = False
+    chunked_cross_entropy: bool = False
+    memory_scheduler: bool = False  # for a training step's operations
+
+
+def choose_fast_ops(device_type: str, dtype: Dtype, processor: Processor) -> FastOps:
+    """Return the operations that are faster on a device, in a dtype, with a CPU `processor`.
+
+    XLA has fast kernels for the plain operations on a GPU, except attention in bfloat16. float64 is
+    for proofs: none for it.
+    """
+    if dtype == "float64":
+        return FastOps()
+    if device_type == "cpu":
+        native = dtype != "bfloat16" or processor.bfloat16
+        return FastOps(
+            dense_2d=native,
+            remat_gelu=True,
+            blockwise_attention=native,
+            chunked_cross_entropy=True,
+            memory_scheduler=True,
+        )
+    return FastOps(cudnn_attention=device_type == "gpu" and dtype == "bfloat16")
+
+
+class FastGPT(GPT):
+    """A `GPT` with the same parameters that computes by fast operations, products in `dtype`."""
+
+    ops: FastOps = FastOps()
+    dtype: DTypeLike = jnp.float32
+
+    def loss(self, tokens: Array, targets: Array) -> Array:
+        """Return the mean cross-entropy in nats, without the logits of a whole batch."""
+        if not self.ops.chunked_cross_entropy:
+            return super().loss(tokens, targets)
+        x, weight = flatten_batch(self.hidden(tokens)), self.wte.embedding
+        vocab_size = self.config.vocab_size
+        return chunked_cross_entropy(x, weight, targets.ravel(), vocab_size, self.dtype)
+
+    def hidden(
+        self,
+        tokens: Array,
+        positions: Array | None = None,
+        attentions: Sequence[Attention] | None = None,
+    ) -> Array:
+        """Return the hidden states `(B, T, C)` after the last norm."""
+        fast = [fast_attention(self.ops)] * self.config.n_layer
+        with nn.intercept_methods(partial(call_fast, self.ops, self.dtype)):
+            return super().hidden(tokens, positions, attentions or fast)
+
+
+def create_model(config: GPTConfig, ops: FastOps | None, dtype: Dtype) -> GPT:
+    """Return a plain `GPT`, or a `FastGPT` where `ops` are given."""
+    return GPT(config) if ops is None else FastGPT(config, ops, DTYPES[dtype])
+
+
+def call_fast(
+    ops: FastOps,
+    dtype: DTypeLike,
+    method: Callable[..., Any],
+    args: tuple,
+    kwargs: dict[str, Any],
+    context: InterceptorContext,
+) -> Any:
+    """Call a method of Linen, or the fast operation that replaces it."""
+    layer = context.module
+    if context.method_name == "__call__" and not layer.is_initializing():
+        if ops.dense_2d and isinstance(layer, nn.Dense):
+            (x,) = args
+            return dense_2d(x.astype(dtype), *weights_of(layer))
+        if ops.remat_gelu and isinstance(layer, MLP):
+            (x,) = args
+            return layer.c_proj(remat_gelu(layer.c_fc(x), layer.approximate))
+    return method(*args, **kwargs)
+
+
+def fast_attention(ops: FastOps) -> Attention:
+    """Return the attention that `ops` names, or the plain one."""
+    if ops.cudnn_attention:
+        return cudnn_attention
+    return blockwise_attention if ops.blockwise_attention else causal_attention
+
+
+def train_step_options(ops: FastOps | None, version: tuple[int, ...]) -> dict[str, str]:
+    """Return the options by which XLA should compile a training step; `version` is jax's.
+
+    By default XLA starts on a CPU all that can start, to have work for many threads: most of a
+    layer's backward pass that needs no gradient runs with the forward pass, and stays in memory.
+    Its memory scheduler halves that, at the same speed. These versions are known to have it.
+    """
+    if not (ops and ops.memory_scheduler and (0, 10) <= version[:2] <= (0, 12)):
+        return {}
+    return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+
+
+def is_small_batch(device_type: str, rows: int, dtype: Dtype) -> bool:
+    """Whether matrix products of `rows` rows are faster by `small_batch_options`."""
+    return device_type == "cpu" and rows <= SMALL_BATCH and dtype == "float32"
+
+
+def small_batch_options(version: tuple[int, ...]) -> dict[str, str]:
+    """Return the options by which XLA should compile products of few rows; `version` is jax's.
+
+    On a CPU jax 0.10 multiplies by YNNPACK, which packs the second matrix anew at each call. With
+    nothing but convolutions left to YNNPACK, Eigen multiplies, faster for few rows but slower by a
+    transposed matrix, as the head of `GPT` is. Other versions may not have this option.
+    """
+    if version[:2] != (0, 10):
+        return {}
+    return {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"}
+
+
+@jax.custom_vjp
+def matmul(a: Array, b: Array) -> Array:
+    """Return a b, of `(..., M, K)` and `(..., K, N)`, in float32 at least.
+
+    XLA's bfloat16 kernels for CPUs are fast with row-major operands and a float32 result: so the
+    gradients transpose in memory. One row is multiplied twice, as XLA's kernel for a vector is
+    slower than its kernel for two rows.
+    """
+    if a.dtype == jnp.bfloat16 and a.shape[-2] == 1:
+        return matmul(jnp.concatenate([a, a], axis=-2), b)[..., :1, :]
+    return jnp.matmul(a, b, preferred_element_type=jnp.promote_types(a.dtype, jnp.float32))
+
+
+def _matmul_forward(a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
+    return matmul(a, b), (a, b)
+
+
+def _matmul_backward(residuals: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
+    a, b = residuals
+    grad = grad.astype(a.dtype)
+    da, db = matmul(grad, transpose_contiguous(b)), matmul(transpose_contiguous(a), grad)
+    return da.astype(a.dtype), db.astype(b.dtype)
+
+
+matmul.defvjp(_matmul_forward, _matmul_backward)
+
+
+@jax.custom_vjp
+def transpose_contiguous(a: Array) -> Array:
+    """Return the transpose of the last two axes, in bfloat16 as a row-major copy.
+
+    In float32 XLA multiplies by a transposed operand as fast without a copy.
+    """
+    transpose = jnp.swapaxes(a, -1, -2)
+    if a.dtype != jnp.bfloat16:
+        return transpose
+    row_major = Layout(major_to_minor=tuple(range(a.ndim)))
+    return with_layout_constraint(jax.lax.optimization_barrier(transpose), row_major)
+
+
+transpose_contiguous.defvjp(
+    lambda a: (transpose_contiguous(a), None), lambda _, grad: (transpose_contiguous(grad),)
+)
+
+
+@jax.custom_vjp
+def dense_2d(x: Array, kernel: Array, bias: Array | None) -> Array:
+    """Return x kernel + bias, if any, `(..., out)`, computed in the type of `x`.
+
+    As one matrix of all rows: XLA is slow where the kernel's gradient contracts two axes, B and T.
+    The gradients of kernel and bias are summed in their own type: in bfloat16 it takes longer, and
+    loses digits.
+    """
+    y = matmul(flatten_batch(x), kernel.astype(x.dtype))
+    y = y if bias is None else y + bias
+    return y.astype(x.dtype).reshape(*x.shape[:-1], -1)
+
+
+def _dense_2d_forward(
+    x: Array, kernel: Array, bias: Array | None
+) -> tuple[Array, tuple[Array, Array, Array | None]]:
+    return dense_2d(x, kernel, bias), (x, kernel, bias)
+
+
+def _dense_2d_backward(
+    residuals: tuple[Array, Array, Array | None], grad: Array
+) -> tuple[Array, Array, Array | None]:
+    x, kernel, bias = residuals
+    grad_2d = flatten_batch(grad)
+    dx = matmul(grad_2d, transpose_contiguous(kernel.astype(x.dtype))).astype(x.dtype)
+    d_kernel = matmul(transpose_contiguous(flatten_batch(x)), grad_2d)
+    d_bias = None if bias is None else grad_2d.astype(d_kernel.dtype).sum(axis=0).astype(bias.dtype)
+    return dx.reshape(x.shape), d_kernel.astype(kernel.dtype), d_bias
+
+
+dense_2d.defvjp(_dense_2d_forward, _dense_2d_backward)
+
+
+def flatten_batch(a: Array) -> Array:
+    """Return `(..., C)` as a matrix `(N, C)`."""
+    return a.reshape(-1, a.shape[-1])
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def remat_gelu(x: Array, approximate: bool) -> Array:
+    """Return `jax.nn.gelu`, computed in float32 at least; its gradient recomputes it from `x`.
+
+    XLA would save one more array a layer. In bfloat16 `jax.nn.gelu` rounds after each operation,
+    and is slower.
+    """
+    return jax.nn.gelu(upcast(x), approximate).astype(x.dtype)
+
+
+def _remat_gelu_backward(approximate: bool, x: Array, grad: Array) -> tuple[Array]:
+    x = jax.lax.optimization_barrier(x)  # else XLA saves the forward pass's tanh after all
+    _, vjp = jax.vjp(partial(jax.nn.gelu, approximate=approximate), upcast(x))
+    (dx,) = vjp(upcast(grad))
+    return (dx.astype(x.dtype),)
+
+
+remat_gelu.defvjp(lambda x, approximate: (remat_gelu(x, approximate), x), _remat_gelu_backward)
+
+
+def upcast(a: Array) -> Array:
+    """Return `a` in float32, or in float64 if it is."""
+    return a.astype(jnp.promote_types(a.dtype, jnp.float32))
+
+
+def cudnn_attention(q: Array, k: Array, v: Array) -> Array:
+    """Return `causal_attention` by cuDNN, or the plain one for sizes that cuDNN has not."""
+    T, hs = q.shape[1], q.shape[3]
+    if T % 2 or hs % 8 or hs > 128:
+        return causal_attention(q, k, v)
+    return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn")
+
+
+@jax.custom_vjp
+def blockwise_attention(q: Array, k: Array, v: Array) -> Array:
+    """Return `causal_attention`, a block of queries at a time, and keep no scores for backward.
+
+    Dao et al. 2022, arXiv:2205.14135, without the blocks that the mask hides as a whole. The
+    gradients recompute the scores by blocks of keys: products that equal the forward pass's would
+    be kept by XLA, 200 MB a layer at T=1024, and not recomputed.
+    """
+    y, _ = _blockwise_attention_forward(q, k, v)
+    return y
+
+
+def _blockwise_attention_forward(q: Array, k: Array, v: Array) -> tuple[Array, tuple[Array, ...]]:
+    q, k, v = (swap_time_and_heads(a) for a in (q, k, v))  # (B, nh, T, hs)
+    blocks = [
+        attention_block_forward(q[:, :, rows], k[:, :, : rows.stop], v[:, :, : rows.stop])
+        for rows in query_blocks(q.shape[2])
+    ]
+    y, row_max, row_sum = (jnp.concatenate(parts, axis=2) for parts in zip(*blocks, strict=True))
+    return swap_time_and_heads(y), (q, k, v, y, row_max, row_sum)
+
+
+def _blockwise_attention_backward(
+    residuals: tuple[Array, ...], grad: Array
+) -> tuple[Array, Array, Array]:
+    q, k, v, y, row_max, row_sum = residuals
+    dy_scaled = swap_time_and_heads(grad) / row_sum
+    delta = (dy_scaled * y).sum(axis=-1, keepdims=True)
+    dq, dk, dv = jnp.zeros_like(row_sum, shape=q.shape), [], []
+    for keys in query_blocks(q.shape[2]):
+        rows = slice(keys.start, None)  # the queries that see these keys
+        dq_rows, dk_block, dv_block = attention_block_backward(
+            *(q[:, :, rows], k[:, :, keys], v[:, :, keys]),
+            *(a[:, :, rows] for a in (row_max, dy_scaled, delta)),
+        )
+        dq = dq.at[:, :, rows].add(dq_rows)
+        dk.append(dk_block)
+        dv.append(dv_block)
+    grads = dq, jnp.concatenate(dk, axis=2), jnp.concatenate(dv, axis=2)
+    return tuple(swap_time_and_heads(a.astype(q.dtype)) for a in grads)  # type: ignore[return-value]
+
+
+blockwise_attention.defvjp(_blockwise_attention_forward, _blockwise_attention_backward)
+
+
+def swap_time_and_heads(a: Array) -> Array:
+    """Return `(B, T, nh, hs)` as `(B, nh, T, hs)`, and the reverse."""
+    return jnp.swapaxes(a, 1, 2)
+
+
+def query_blocks(length: int) -> list[slice]:
+    """Return the blocks of `length` positions: four, or fewer of `BLOCK_ROWS`."""
+    size = max(BLOCK_ROWS, -(-length // 4))
+    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
+
+
+def causal_scores(q: Array, k: Array, diagonal: int) -> Array:
+    """Return q k^T / sqrt(hs), `(B, nh, R, S)`, where row r may see keys up to r + `diagonal`."""
+    R, S, hs = q.shape[2], k.shape[2], q.shape[3]
+    scores = matmul(q, transpose_contiguous(k)) / math.sqrt(hs)
+    return jnp.where(jnp.tri(R, S, diagonal, dtype=bool), scores, -jnp.inf)
+
+
+def attention_block_forward(q: Array, k: Array, v: Array) -> tuple[Array, Array, Array]:
+    """Return attention of the queries of the last R positions to all S: `(B, nh, R, hs)`.
+
+    And of each row the largest score and the sum of the softmax's terms, `(B, nh, R, 1)`.
+    """
+    scores = causal_scores(q, k, k.shape[2] - q.shape[2])
+    row_max = scores.max(axis=-1, keepdims=True)
+    exp_scores = jnp.exp(scores - row_max)
+    row_sum = exp_scores.sum(axis=-1, keepdims=True)
+    y = matmul(exp_scores.astype(v.dtype), v) / row_sum
+    return y.astype(v.dtype), row_max, row_sum
+
+
+def attention_block_backward(
+    q: Array, k: Array, v: Array, row_max: Array, dy_scaled: Array, delta: Array
+) -> tuple[Array, Array, Array]:
+    """Return the gradients of q, k and v for R queries, the first of which are at the S keys.
+
+    `dy_scaled` is the gradient of attention over `row_sum`, `(B, nh, R, hs)`, and `delta` the row
+    sums of `dy_scaled` times attention, `(B, nh, R, 1)`.
+    """
+    scores = causal_scores(q, k, 0)
+    exp_scores = jnp.exp(scores - row_max)
+    dy_scaled = dy_scaled.astype(q.dtype)
+    dv = matmul(transpose_contiguous(exp_scores.astype(q.dtype)), dy_scaled)
+    d_scores = (
+        exp_scores * (matmul(dy_scaled, transpose_contiguous(v)) - delta) / math.sqrt(q.shape[3])
+    )
+    d_scores = d_scores.astype(q.dtype)
+    return matmul(d_scores, k), matmul(transpose_contiguous(d_scores), q), dv
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def chunked_cross_entropy(
+    x: Array, weight: Array, targets: Array, vocab_size: int, dtype: DTypeLike
+) -> Array:
+    """Return `cross_entropy` of the logits x weight^T, the first `vocab_size` of each row.
+
+    Fused linear layer and cross-entropy, for a chunk of rows at a time. `x` is `(N, C)`, `weight`
+    `(padded V, C)`, `targets` `(N,)`; the product is in `dtype`. The gradients are computed in the
+    forward pass from a chunk's logits, so that neither the logits of a batch nor their gradients,
+    206 MB each, are ever in memory as a whole.
+    """
+    loss, _ = _chunked_cross_entropy_forward(x, weight, targets, vocab_size, dtype)
+    return loss
+
+
+def _chunked_cross_entropy_forward(
+    x: Array, weight: Array, targets: Array, vocab_size: int, dtype: DTypeLike
+) -> tuple[Array, tuple[Array, Array]]:
+    # By `scan`: XLA would begin all chunks of an unrolled loop before it ends the first.
+    count, x, w = len(x), x.astype(dtype), weight.astype(dtype)
+    w_transpose, sum_dtype = transpose_contiguous(w), jnp.promote_types(weight.dtype, jnp.float32)
+
+    def add_chunk(
+        sums: tuple[Array, Array], rows: tuple[Array, Array]
+    ) -> tuple[tuple[Array, Array], Array]:
+        (loss, d_weight), (x_rows, targets) = sums, rows
+        logits = matmul(x_rows, w_transpose)  # (R, V)
+        logits = jnp.where(jnp.arange(len(w)) < vocab_size, logits, -jnp.inf)
+        losses, d_logits = row_losses(logits, targets)
+        d_logits = (d_logits / count).astype(dtype)
+        d_weight += matmul(transpose_contiguous(d_logits), x_rows)
+        return (loss + losses.sum(), d_weight), matmul(d_logits, w).astype(weight.dtype)
+
+    sums, dx = (jnp.zeros((), sum_dtype), jnp.zeros(weight.shape, sum_dtype)), []
+    whole = count - count % CHUNK_ROWS
+    if whole:
+        rows = x[:whole].reshape(-1, CHUNK_ROWS, x.shape[1])
+        chunks = rows, targets[:whole].reshape(-1, CHUNK_ROWS)
+        sums, dx_chunks = jax.lax.scan(add_chunk, sums, chunks)
+        dx.append(dx_chunks.reshape(whole, -1))
+    if whole < count:
+        sums, dx_rest = add_chunk(sums, (x[whole:], targets[whole:]))
+        dx.append(dx_rest)
+    loss, d_weight = sums
+    return loss / count, (jnp.concatenate(dx), d_weight.astype(weight.dtype))
+
+
+def _chunked_cross_entropy_backward(
+    vocab_size: int, dtype: DTypeLike, grads: tuple[Array, Array], grad: Array
+) -> tuple[Array, Array, None]:
+    dx, d_weight = grads
+    return grad * dx, grad * d_weight, None
+
+
+chunked_cross_entropy.defvjp(_chunked_cross_entropy_forward, _chunked_cross_entropy_backward)
+
+
+def row_losses(logits: Array, targets: Array) -> tuple[Array, Array]:
+    """Return -log p(target) of each row of `(R, V)` logits, and the gradients of each."""
+    target_logits = jnp.take_along_axis(logits, targets[:, None], axis=-1)
+    maximum = logits.max(axis=-1, keepdims=True)
+    exp_logits = jnp.exp(logits - maximum)
+    denominator = exp_logits.sum(axis=-1, keepdims=True)
+    losses = maximum - target_logits + jnp.log(denominator)
+    return losses[:, 0], exp_logits / denominator - jax.nn.one_hot(targets, logits.shape[1])
