@@ -1,9 +1,9 @@
-"""Faults of generation: the cache, the loop, stopping, and what is printed."""
+"""Faults of generation: the loop, the cache, inference models and what is printed."""
 
 from tests.faults.fault import Fault
 
 FAULTS = (
-    # Both twins' loops.
+    # The loop.
     Fault(
         "flax: a prompt is read without its last token",
         "gpt_flax/generate.py::prefill_step",
@@ -31,8 +31,8 @@ FAULTS = (
     Fault(
         "exact: the command does not ask for it in flax",
         "gpt_flax/generate.py::main",
-        "grow(params, model, rows, config.sampling, exact)",
-        "grow(params, model, rows, config.sampling)",
+        "config.sampling, dtype, exact",
+        "config.sampling, dtype",
     ),
     Fault(
         "torch: a changed token is still marked as seen",
@@ -59,22 +59,22 @@ FAULTS = (
         "positions.to(device) + 1",
     ),
     Fault(
-        "flax: the options for few rows never reach generation",
+        "flax: the options for a small batch never reach generation",
         "gpt_flax/generate.py::decode",
-        'decode_few_rows if few_rows and "lm_head" in params else decode_rows',
-        "decode_rows",
+        "jit_decode_small_batch if small and isinstance(model, InferenceGPT) else jit_decode",
+        "jit_decode",
     ),
     Fault(
-        "torch: the command does not freeze weights",
+        "torch: the command does not prepare weights for inference",
         "gpt_torch/generate.py::main",
-        "freeze(load_model(start, master_dtype(dtype), device), dtype, config.compile)",
-        "load_model(start, master_dtype(dtype), device)",
+        "prepare_for_inference(model, dtype, config.compile)",
+        "model",
     ),
     Fault(
         "torch: --compile does nothing",
         "gpt_torch/generate.py::main",
-        "freeze(load_model(start, master_dtype(dtype), device), dtype, config.compile)",
-        "freeze(load_model(start, master_dtype(dtype), device), dtype)",
+        "prepare_for_inference(model, dtype, config.compile)",
+        "prepare_for_inference(model, dtype)",
     ),
     Fault(
         "flax: each seed compiles anew",
@@ -136,30 +136,85 @@ FAULTS = (
         "cli.print_notes(start.notes)",
         "pass",
     ),
-    # Weights made ready.
+    Fault(
+        "torch: prompts of each length are compiled",
+        "gpt_torch/generate.py::next_logits",
+        "isinstance(model, InferenceGPT) and one_token",
+        "isinstance(model, InferenceGPT)",
+    ),
+    Fault(
+        "torch: the cache that is read ends one position early",
+        "gpt_torch/generate.py::active_cache",
+        "cached[:, :, : state.end]",
+        "cached[:, :, : state.end - 1]",
+    ),
+    # The cache.
+    Fault(
+        "torch: a cached token does not see itself",
+        "gpt_torch/cache.py::cache_positions",
+        "torch.arange(keys.shape[2], device=device) > positions[:, None, :, None]",
+        "torch.arange(keys.shape[2], device=device) >= positions[:, None, :, None].clamp(min=1)",
+    ),
+    Fault(
+        "flax: a cached token sees what follows",
+        "gpt_flax/cache.py::cache_positions",
+        "positions[:, None, :, None]",
+        "positions[:, None, :, None] + 1",
+    ),
+    Fault(
+        "torch: keys are kept as values",
+        "gpt_torch/cache.py::CachedAttention.__call__",
+        "update(self.cache.values, v, self.at)",
+        "update(self.cache.values, k, self.at)",
+    ),
+    Fault(
+        "flax: keys are kept one place late",
+        "gpt_flax/cache.py::update",
+        "cached.at[at.rows, :, at.positions]",
+        "cached.at[at.rows, :, at.positions + 1]",
+    ),
+    Fault(
+        "flax: a single row's keys are kept one place late",
+        "gpt_flax/cache.py::update",
+        "at.positions[0, 0]",
+        "at.positions[0, 0] + 1",
+    ),
+    Fault(
+        "torch: the next token is that of the first place",
+        "gpt_torch/cache.py::forward_cached",
+        "x[torch.arange(len(x), device=x.device), last]",
+        "x[:, 0]",
+    ),
+    Fault(
+        "torch: what is kept on a CPU is in bfloat16",
+        "gpt_torch/cache.py::cache_dtype",
+        'torch.promote_types(dtype, torch.float32) if device_type == "cpu" else dtype',
+        "dtype",
+    ),
+    Fault(
+        "flax: what is kept on a CPU is in bfloat16",
+        "gpt_flax/cache.py::cache_dtype",
+        'jnp.promote_types(dtype, jnp.float32) if device_type == "cpu" else dtype',
+        "dtype",
+    ),
+    # Inference models.
     Fault(
         "torch: weights are packed that torch.compile does not take so",
-        "gpt_torch/frozen.py::packs",
+        "gpt_torch/inference.py::can_pack",
         'device_type == "cpu" and dtype in supported and not compiled',
         'device_type == "cpu" and dtype in supported',
     ),
     Fault(
-        "torch: the frozen head stays in float32",
-        "gpt_torch/frozen.py::freeze",
-        "FrozenLinear(model.wte.weight, None, compute, packed)",
-        "FrozenLinear(model.wte.weight, None, model.wte.weight.dtype, False)",
+        "torch: the head of inference stays in float32",
+        "gpt_torch/inference.py::prepare_for_inference",
+        "InferenceLinear(model.wte.weight, None, compute, packed)",
+        "InferenceLinear(model.wte.weight, None, model.wte.weight.dtype, False)",
     ),
     Fault(
-        "flax: frozen biases stay in float32",
-        "gpt_flax/frozen.py::freeze.cast",
+        "flax: the biases of inference stay in float32",
+        "gpt_flax/inference.py::prepare_for_inference.cast",
         'any(key.key in ("attn", "mlp") for key in path)',
         'path[-1].key == "kernel"',
-    ),
-    Fault(
-        "torch: prompts of each length are compiled",
-        "gpt_torch/frozen.py::FrozenGPT.decode",
-        "self.compiled_step and tokens.shape[1] == 1",
-        "self.compiled_step",
     ),
     # Completions and the dialogue.
     Fault(

@@ -1,4 +1,4 @@
-"""Faults of the model: layers, initial weights and the tables of names."""
+"""Faults of the model: layers, precision, initial weights and the tables of names."""
 
 from tests.faults.fault import Fault
 
@@ -30,8 +30,8 @@ FAULTS = (
     ),
     Fault(
         "flax: GELU is always the tanh form",
-        "gpt_flax/model.py::MLP.__call__",
-        'self.config.activation == "gelu_new"',
+        "gpt_flax/model.py::MLP.setup",
+        'config.activation == "gelu_new"',
         "True",
     ),
     Fault(
@@ -55,8 +55,8 @@ FAULTS = (
     Fault(
         "torch: attention is not residual",
         "gpt_torch/model.py::Block.forward",
-        "x + self.attn(self.ln_1(x), places, cache)",
-        "self.attn(self.ln_1(x), places, cache)",
+        "x + self.attn(self.ln_1(x), attention)",
+        "self.attn(self.ln_1(x), attention)",
     ),
     Fault(
         "flax: the norm comes after, as in the first GPT",
@@ -85,14 +85,14 @@ FAULTS = (
     Fault(
         "torch: positions count from 1",
         "gpt_torch/model.py::GPT.hidden",
-        "self.wpe.weight[:T]",
-        "self.wpe.weight[1 : T + 1]",
+        "torch.arange(T, device=tokens.device)",
+        "torch.arange(T, device=tokens.device) + 1",
     ),
     Fault(
         "flax: every position is the first",
         "gpt_flax/model.py::GPT.hidden",
-        "self.wpe.embedding[:T]",
-        "self.wpe.embedding[:1]",
+        "jnp.arange(T)",
+        "jnp.zeros(T, jnp.int32)",
     ),
     Fault(
         "torch: the head's use of the embedding gets no gradient",
@@ -103,8 +103,8 @@ FAULTS = (
     Fault(
         "flax: the head's use of the embedding gets no gradient",
         "gpt_flax/model.py::GPT.head",
-        "self.wte.embedding.T",
-        "jax.lax.stop_gradient(self.wte.embedding).T",
+        "self.wte.attend(x)",
+        "x @ jax.lax.stop_gradient(self.wte.embedding).T",
     ),
     Fault(
         "torch: padded rows have logits",
@@ -131,46 +131,10 @@ FAULTS = (
         "T > 10**9",
     ),
     Fault(
-        "torch: a cached token does not see itself",
-        "gpt_torch/model.py::places_in",
-        "torch.arange(keys.shape[2], device=device) > positions[:, None, :, None]",
-        "torch.arange(keys.shape[2], device=device) >= positions[:, None, :, None].clamp(min=1)",
-    ),
-    Fault(
-        "flax: a cached token sees what follows",
-        "gpt_flax/model.py::places_in",
-        "positions[:, None, :, None]",
-        "positions[:, None, :, None] + 1",
-    ),
-    Fault(
-        "torch: keys are kept as values",
-        "gpt_torch/model.py::cached_attention",
-        "v.transpose(1, 2)",
-        "k.transpose(1, 2)",
-    ),
-    Fault(
-        "flax: keys are kept one place late",
-        "gpt_flax/model.py::updated",
-        "kept.at[places.rows, :, places.positions]",
-        "kept.at[places.rows, :, places.positions + 1]",
-    ),
-    Fault(
-        "flax: a single row's keys are kept one place late",
-        "gpt_flax/model.py::updated",
-        "places.positions[0, 0]",
-        "places.positions[0, 0] + 1",
-    ),
-    Fault(
-        "torch: the next token is that of the first place",
-        "gpt_torch/model.py::GPT.decode",
-        "x[torch.arange(len(x), device=x.device), last]",
-        "x[:, 0]",
-    ),
-    Fault(
         "torch: a model without biases has those of its linear layers",
         "gpt_torch/model.py::linear",
-        "Linear(in_features, out_features, bias)",
-        "Linear(in_features, out_features)",
+        "nn.Linear(in_features, out_features, bias)",
+        "nn.Linear(in_features, out_features)",
     ),
     Fault(
         "torch: a model without biases has those of its norms",
@@ -181,8 +145,8 @@ FAULTS = (
     Fault(
         "flax: a model without biases has those of its linear layers",
         "gpt_flax/model.py::linear",
-        "Linear(features, use_bias=bias, dtype=dtype, kernel_init=normal(std), ops=ops)",
-        "Linear(features, dtype=dtype, kernel_init=normal(std), ops=ops)",
+        "nn.Dense(features, use_bias=bias, kernel_init=normal(std))",
+        "nn.Dense(features, kernel_init=normal(std))",
     ),
     Fault(
         "flax: a model without biases has those of its norms",
@@ -191,28 +155,71 @@ FAULTS = (
         "nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_fast_variance=False)",
     ),
     Fault(
+        "torch: the mask is gone",
+        "gpt_torch/model.py::causal_attention",
+        "F.scaled_dot_product_attention(q, k, v, is_causal=True)",
+        "F.scaled_dot_product_attention(q, k, v, is_causal=False)",
+    ),
+    Fault(
+        "flax: the mask is shifted by one, a token sees the next",
+        "gpt_flax/model.py::causal_attention",
+        "jnp.tri(q.shape[1], dtype=bool)",
+        "jnp.tri(q.shape[1], k=1, dtype=bool)",
+    ),
+    Fault(
+        "flax: hidden scores are 0, not minus infinity",
+        "gpt_flax/model.py::causal_attention",
+        "-jnp.inf",
+        "0.0",
+    ),
+    Fault(
+        "flax: the scale is that of the width",
+        "gpt_flax/model.py::causal_attention",
+        "math.sqrt(q.shape[3])",
+        "math.sqrt(q.shape[3] * q.shape[2])",
+    ),
+    Fault(
+        "torch: the loss is a sum",
+        "gpt_torch/model.py::cross_entropy",
+        "(logits.logsumexp(-1) - target_logits).mean()",
+        "(logits.logsumexp(-1) - target_logits).sum()",
+    ),
+    Fault(
+        "torch: the loss adds up one by one",
+        "gpt_torch/model.py::cross_entropy",
+        "(logits.logsumexp(-1) - target_logits).mean()",
+        "F.cross_entropy(logits.flatten(0, -2), targets.flatten())",
+    ),
+    Fault(
+        "flax: the loss is in bits",
+        "gpt_flax/model.py::cross_entropy",
+        "softmax_cross_entropy_with_integer_labels(logits, targets).mean()",
+        "softmax_cross_entropy_with_integer_labels(logits, targets).mean() / math.log(2)",
+    ),
+    Fault(
+        "flax: plain attention's scores and softmax in bfloat16",
+        "gpt_flax/model.py::causal_attention",
+        "jnp.promote_types(q.dtype, jnp.float32)",
+        "q.dtype",
+    ),
+    # Precision.
+    Fault(
         "flax: the fast linear layer always has a bias",
-        "gpt_flax/model.py::Linear.__call__",
-        'self.param("bias", self.bias_init, shape) if self.use_bias else None',
-        'self.param("bias", self.bias_init, shape)',
+        "gpt_flax/precision.py::weights_of",
+        'params.get("bias")',
+        'params["bias"]',
     ),
     Fault(
-        "torch: attention and loss keep their plain operations",
-        "gpt_torch/model.py::GPT.use",
-        "Linear | CausalSelfAttention | GPT",
-        "Linear",
+        "flax: autocast leaves the head in float32",
+        "gpt_flax/precision.py::in_bfloat16",
+        'isinstance(layer, nn.Embed) and name == "attend"',
+        "False",
     ),
     Fault(
-        "flax: the MLP keeps its plain GELU",
-        "gpt_flax/model.py::MLP.__call__",
-        "self.ops",
-        "PLAIN",
-    ),
-    Fault(
-        "flax: attention keeps its plain form",
-        "gpt_flax/model.py::CausalSelfAttention.__call__",
-        "causal_attention(q, k, v, self.ops)",
-        "causal_attention(q, k, v, PLAIN)",
+        "flax: autocast leaves linear layers in float32",
+        "gpt_flax/precision.py::in_bfloat16",
+        'isinstance(layer, nn.Dense) and name == "__call__"',
+        "False",
     ),
     # Initial weights.
     Fault(

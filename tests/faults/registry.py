@@ -7,10 +7,10 @@ from tests.faults import (
     convert,
     data,
     exact,
+    fast,
     generation,
     model,
     nanogpt,
-    operations,
     run,
     sampling,
     tokenizer,
@@ -19,7 +19,7 @@ from tests.faults import (
 
 AREAS = (
     model,
-    operations,
+    fast,
     training,
     sampling,
     generation,

@@ -194,7 +194,7 @@ FAULTS = (
         "the first line counts the tokens of validation as those of training",
         "gpt_common/run.py::_announce",
         'f"{config.data.data}: {len(tokens):,} tokens to train on{validation}"',
-        'f"{config.data.data}: {len(tokens) + validate:,} tokens to train on{validation}"',
+        'f"{config.data.data}: {len(tokens) + len(run.val_loader.tokens):,} tokens to train on{validation}"',
     ),
     Fault(
         "the first line says a width for the parameters",
@@ -364,7 +364,7 @@ FAULTS = (
         "a bad line of a log takes those after it along",
         "gpt_common/metrics.py::read_log",
         "[entry for line in lines if (entry := _parse_entry(line)) is not None]",
-        "list(itertools.takewhile(bool, map(_parse_entry, lines)))",
+        "list(iter(map(_parse_entry, lines).__next__, None))",
     ),
     Fault(
         "the console shows the loss as the norm",

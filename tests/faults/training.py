@@ -13,8 +13,8 @@ FAULTS = (
     Fault(
         "flax: accumulated gradients are summed",
         "gpt_flax/train.py::train_step",
-        "loss_fn(params, model, *xy) / len(x)",
-        "loss_fn(params, model, *xy)",
+        "loss_fn(p, model, x_micro, y_micro, dtype) / len(x)",
+        "loss_fn(p, model, x_micro, y_micro, dtype)",
     ),
     Fault(
         "torch: clipping before the gradients are all there",
@@ -22,7 +22,7 @@ FAULTS = (
         "losses.append(loss.detach())",
         """
         losses.append(loss.detach())
-        clip_by_global_norm([p.grad for p in state.model.parameters()], grad_clip)
+        torch.nn.utils.clip_grad_norm_(state.model.parameters(), grad_clip)
         """,
     ),
     Fault(
@@ -42,21 +42,6 @@ FAULTS = (
         "gpt_flax/train.py::train",
         "learning_rate(step, options)",
         "learning_rate(step + 1, options)",
-    ),
-    Fault(
-        "flax: decay is not scaled by the learning rate",
-        "gpt_flax/train.py::train_step",
-        "p + learning_rate * u",
-        "p + learning_rate * u - 1e-4 * p",
-    ),
-    Fault(
-        "torch: the head is untied after a step",
-        "gpt_torch/train.py::train_step",
-        "state.optimizer.step()",
-        """
-        state.optimizer.step()
-        state.model.wte.weight = torch.nn.Parameter(state.model.wte.weight.detach().clone())
-        """,
     ),
     Fault(
         "flax: the state is that of before the update",
@@ -115,8 +100,8 @@ FAULTS = (
     Fault(
         "flax: a stop waits for the evaluation",
         "gpt_flax/train.py::train",
-        "evaluate(state.params, model, loader, batches, run.stopped)",
-        "evaluate(state.params, model, loader, 9)",
+        "evaluate(state.params, model, loader, batches, dtype, run.stopped)",
+        "evaluate(state.params, model, loader, 9, dtype)",
     ),
     Fault(
         "torch: an evaluation is reported before its step",
@@ -150,9 +135,9 @@ FAULTS = (
         "gpt_flax/train.py::train",
         """
         log.flush()
-        log.samples(done, generate_texts(state.params, model, *run.samples))
+        log.samples(done, generate_texts(state.params, model, *run.samples, dtype))
         """,
-        "log.samples(done, generate_texts(state.params, model, *run.samples))",
+        "log.samples(done, generate_texts(state.params, model, *run.samples, dtype))",
     ),
     Fault(
         "torch: a stop waits for samples",
@@ -199,14 +184,17 @@ FAULTS = (
     Fault(
         "torch: bfloat16 trains in float32",
         "gpt_torch/train.py::train",
-        "train_step(state, x, y, rate, options.grad_clip, dtype)",
-        'train_step(state, x, y, rate, options.grad_clip, "float32")',
+        "step_fn(state, x, y, rate, options.grad_clip, dtype)",
+        'step_fn(state, x, y, rate, options.grad_clip, "float32")',
     ),
     Fault(
         "flax: bfloat16 trains in float32",
         "gpt_flax/train.py::train",
-        "DTYPES[dtype]",
-        'DTYPES[dtype.replace("bfloat16", "float32")]',
+        "model, optimizer = create_model(run.start.config, ops, dtype), create_optimizer(options)",
+        """
+        dtype = "float32"
+        model, optimizer = create_model(run.start.config, ops, dtype), create_optimizer(options)
+        """,
     ),
     Fault(
         "torch: samples in training are in float32",
@@ -228,21 +216,21 @@ FAULTS = (
     ),
     Fault(
         "flax: a step does not give the old state's memory away",
-        "gpt_flax/train.py::jit_train_step",
+        "gpt_flax/train.py::compile_train_step",
         '"state"',
         "()",
     ),
     Fault(
-        "flax: the depth-first option never reaches the training step",
-        "gpt_flax/train.py::jit_train_step",
-        "depth_first_options(jax.__version_info__) if ops.depth_first else None",
+        "flax: the memory scheduler never reaches the training step",
+        "gpt_flax/train.py::compile_train_step",
+        "train_step_options(ops, jax.__version_info__)",
         "None",
     ),
     Fault(
         "flax: the trainer's step is compiled as a plain one",
         "gpt_flax/train.py::train",
-        "jit_train_step(ops)",
-        "jit_train_step(PLAIN)",
+        "compile_train_step(ops)",
+        "compile_train_step(None)",
     ),
     Fault(
         "torch: the trainer's choice never reaches the model",
@@ -252,11 +240,26 @@ FAULTS = (
     ),
     Fault(
         "torch: --compile compiles nothing",
-        "gpt_torch/train.py::create_state",
-        "config.runtime.compile",
-        "False",
+        "gpt_torch/train.py::train",
+        "compile_train_step(state.model) if compiled else train_step",
+        "train_step",
     ),
     # AdamW, clipping and the gradient norm.
+    Fault(
+        "flax: decay is not scaled by the learning rate",
+        "gpt_flax/optimizer.py::clip_and_update",
+        "p + learning_rate * u",
+        "p + learning_rate * u - 1e-4 * p",
+    ),
+    Fault(
+        "torch: the head is untied after a step",
+        "gpt_torch/optimizer.py::clip_and_update",
+        "optimizer.step()",
+        """
+        optimizer.step()
+        model.wte.weight = nn.Parameter(model.wte.weight.detach().clone())
+        """,
+    ),
     Fault(
         "torch: everything decays",
         "gpt_torch/optimizer.py::decays",
