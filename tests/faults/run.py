@@ -191,10 +191,10 @@ FAULTS = (
         'f", 0 to validate"',
     ),
     Fault(
-        "the first line counts the tokens of validation as those of training",
+        "the first line counts the tokens to validate as those to train on",
         "gpt_common/run.py::_announce",
-        'f"{config.data.data}: {len(tokens):,} tokens to train on{validation}"',
-        'f"{config.data.data}: {len(tokens) + len(run.val_loader.tokens):,} tokens to train on{validation}"',
+        "run.train_loader.tokens",
+        "run.val_loader.tokens if run.val_loader else run.train_loader.tokens",
     ),
     Fault(
         "the first line says a width for the parameters",

@@ -84,7 +84,7 @@ def test_a_fault_that_does_not_fit(place, before, message):
 )
 def test_a_fault_is_caught_or_survives(test, code, word, call, tmp_path, monkeypatch):
     (tmp_path / "test_one.py").write_text(f"def test_one():\n    {test}\n")
-    harmless = Fault("harmless", "tests/__init__.py", 'prepare("tests")', 'prepare("tests", *())')
+    harmless = Fault("harmless", "tests/conftest.py::CPU", '"cpu"', '"c" "pu"')
     monkeypatch.setattr("tests.faults.__main__.FAULTS", (harmless,))
     result = call("tests.faults.__main__", "--tests", tmp_path / "test_one.py", "--jobs", 1)
     assert result.returncode == code
