@@ -31,7 +31,7 @@ from gpt_torch import model as torch_model
 from gpt_torch import train as torch_train
 from tests.conftest import FLOAT32, TINY, kept_jax_config, random_weights
 from tests.parity import reference
-from tests.parity.agreement import relative
+from tests.parity.tolerances import relative
 from tests.test_train import entries
 
 SCHEDULED = flax_fast.FastOps(memory_scheduler=True)

@@ -5,7 +5,7 @@ from collections import defaultdict
 
 import pytest
 
-from tests.parity.agreement import Differences, Limits
+from tests.parity.tolerances import Differences, Limits
 
 PROPERTY = "parity"
 

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from gpt_common.config import Dtype
-from tests.parity.agreement import PROMISES, Differences, each_relative
+from tests.parity.tolerances import PROMISES, Differences, each_relative
 
 FLOOR = 1e-17  # where equal bits are drawn
 TITLES = {"torch": "PyTorch", "flax": "Flax"}

@@ -1,4 +1,4 @@
-"""GPT-2 in float64 numpy, forward, backward and AdamW: the judge of both twins.
+"""GPT-2 in float64 numpy, forward, backward and AdamW: the reference for both twins.
 
 Written from the formulas and from neither twin, so that the twins cannot share a mistake. It is
 itself held against finite differences and Hugging Face's GPT-2 in `test_reference.py`.

@@ -15,26 +15,7 @@ from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import Dtype, OptimizerOptions
 from tests.conftest import random_weights
 from tests.parity import reference
-from tests.parity.agreement import (
-    LIMITS,
-    PROMISES,
-    Differences,
-    loss_differences,
-    named_differences,
-    outcome_differences,
-    training_differences,
-    without_key_bias,
-)
-from tests.parity.figures import (
-    STYLES,
-    TITLES,
-    Measured,
-    draw_drift,
-    draw_gradients,
-    draw_layers,
-    draw_losses,
-)
-from tests.parity.measurements import (
+from tests.parity.comparisons import (
     SHAPE,
     SMALL,
     first_update,
@@ -45,7 +26,26 @@ from tests.parity.measurements import (
     real_tokens,
     runs,
 )
+from tests.parity.figures import (
+    STYLES,
+    TITLES,
+    Measured,
+    draw_drift,
+    draw_gradients,
+    draw_layers,
+    draw_losses,
+)
 from tests.parity.reference import Training
+from tests.parity.tolerances import (
+    LIMITS,
+    PROMISES,
+    Differences,
+    loss_differences,
+    named_differences,
+    outcome_differences,
+    training_differences,
+    without_key_bias,
+)
 
 TEMPLATE = Path(__file__).parent / "numerics_template.md"
 QUANTITIES = {
@@ -126,10 +126,10 @@ def run_fresh() -> tuple[dict[str, list[float]], list[list[float]]]:
 
 def measure_losses(losses: dict[str, list[float]]) -> list[Measured]:
     """Measure the losses of fifty steps against the reference, and against transformers'."""
-    judges = {"124M, 50 steps": "reference", "124M, 50 steps, transformers": "transformers"}
+    references = {"124M, 50 steps": "reference", "124M, 50 steps, transformers": "transformers"}
     return [
-        Measured(what, framework, "float32", loss_differences(losses[framework], losses[judge]))
-        for what, judge in judges.items()
+        Measured(what, framework, "float32", loss_differences(losses[framework], losses[expected]))
+        for what, expected in references.items()
         for framework in TITLES
     ]
 

@@ -13,11 +13,11 @@ from gpt_common.config import GPTConfig, SamplingOptions, StoppingOptions
 from gpt_common.sampling import uniforms
 from gpt_torch.sampling import sample
 from tests.conftest import FRAMEWORKS, random_weights
-from tests.parity.measurements import grown_gpt2, real_tokens
+from tests.parity.comparisons import grown_gpt2, real_tokens
 from tests.parity.twins import (
     completions,
-    inference_logits,
     hugging_face,
+    inference_logits,
     load_torch_model,
     outcome,
 )

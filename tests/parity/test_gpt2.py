@@ -6,15 +6,7 @@ import pytest
 
 from gpt_common.config import OptimizerOptions
 from tests.parity import reference
-from tests.parity.agreement import (
-    LIMITS,
-    loss_differences,
-    named_differences,
-    outcome_differences,
-    training_differences,
-    without_key_bias,
-)
-from tests.parity.measurements import (
+from tests.parity.comparisons import (
     SHAPE,
     first_update,
     fresh_gpt2,
@@ -23,6 +15,14 @@ from tests.parity.measurements import (
     passes,
     real_tokens,
     runs,
+)
+from tests.parity.tolerances import (
+    LIMITS,
+    loss_differences,
+    named_differences,
+    outcome_differences,
+    training_differences,
+    without_key_bias,
 )
 from tests.parity.twins import train_twin
 

@@ -16,9 +16,9 @@ from gpt_torch import device as torch_device
 from gpt_torch.train import to_device, to_host
 from tests.conftest import FRAMEWORKS, random_weights
 from tests.parity import reference
-from tests.parity.agreement import LIMITS, outcome_differences, training_differences
-from tests.parity.measurements import SHAPE, SMALL, grown_gpt2, passes, real_tokens, runs
+from tests.parity.comparisons import SHAPE, SMALL, grown_gpt2, passes, real_tokens, runs
 from tests.parity.test_generation import differing, ragged_prompts
+from tests.parity.tolerances import LIMITS, outcome_differences, training_differences
 from tests.parity.twins import completions
 
 pytestmark = pytest.mark.gpu

@@ -29,9 +29,9 @@ from gpt_torch.weights import from_neutral as torch_from_neutral
 from gpt_torch.weights import to_neutral as torch_to_neutral
 from tests.conftest import FRAMEWORKS, random_weights
 from tests.parity import reference
-from tests.parity.agreement import FAST_LIMITS, LIMITS, outcome_differences, relative
 from tests.parity.reference import ReferenceGPT, batch
 from tests.parity.test_reference import random_batch
+from tests.parity.tolerances import FAST_LIMITS, LIMITS, outcome_differences, relative
 from tests.parity.twins import outcome
 
 

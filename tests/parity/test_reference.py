@@ -1,4 +1,4 @@
-"""The judge judged: by finite differences, and by Hugging Face's GPT-2 in float64."""
+"""The reference against finite differences, and against Hugging Face's GPT-2 in float64."""
 
 import dataclasses
 
@@ -9,14 +9,14 @@ from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import OptimizerOptions
 from tests.conftest import random_weights
 from tests.parity import reference
-from tests.parity.agreement import (
+from tests.parity.reference import ReferenceGPT
+from tests.parity.tolerances import (
     FAST_LIMITS,
     LIMITS,
     PROMISES,
     outcome_differences,
     training_differences,
 )
-from tests.parity.reference import ReferenceGPT
 from tests.parity.twins import hugging_face_outcome, hugging_face_training
 
 

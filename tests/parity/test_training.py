@@ -18,14 +18,14 @@ from gpt_common.metrics import read_log
 from gpt_torch import train as torch_train
 from tests.conftest import random_weights
 from tests.parity import reference
-from tests.parity.agreement import (
+from tests.parity.comparisons import SMALL, real_tokens
+from tests.parity.reference import ReferenceGPT
+from tests.parity.tolerances import (
     FAST_LIMITS,
     LIMITS,
     loss_differences,
     training_differences,
 )
-from tests.parity.measurements import SMALL, real_tokens
-from tests.parity.reference import ReferenceGPT
 from tests.parity.twins import evaluation, train_twin
 
 B, T = 2, 11

@@ -1,4 +1,4 @@
-"""The twins, and Hugging Face's GPT-2 as the outside judge: numpy in, numpy out."""
+"""The twins, and Hugging Face's GPT-2 as an independent reference: numpy in, numpy out."""
 
 import contextlib
 import importlib
@@ -29,8 +29,8 @@ from gpt_common.config import (
 from gpt_common.data import BatchLoader
 from gpt_common.metrics import read_log
 from gpt_common.weights import Array, Weights
-from gpt_flax import generate as flax_generate
 from gpt_flax import fast as flax_fast
+from gpt_flax import generate as flax_generate
 from gpt_flax import train as flax_train
 from gpt_flax.device import select_device as select_flax_device
 from gpt_flax.inference import prepare_for_inference as prepare_params

@@ -1,4 +1,4 @@
-"""What agreement means: how a difference is measured, and how large it may be."""
+"""How a difference is measured, and the tolerance of each quantity and dtype."""
 
 from dataclasses import dataclass, replace
 

@@ -1,4 +1,4 @@
-"""What the long tests hold against limits and the report draws."""
+"""Models, data, and the loops that compare both twins with the reference, for tests and report."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -13,8 +13,8 @@ from gpt_common.data import load_tokens
 from gpt_common.initialization import initialize_weights
 from gpt_common.weights import Array, Weights
 from tests.parity import reference
-from tests.parity.agreement import without_key_bias
 from tests.parity.reference import Outcome, ReferenceGPT, Training
+from tests.parity.tolerances import without_key_bias
 from tests.parity.twins import FRAMEWORKS, hugging_face_training, outcome, train_twin
 
 GPT2 = PRESETS["gpt2"]
