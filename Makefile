@@ -21,7 +21,7 @@ test: .venv/installed-dev ## the fast tests
 parity: .venv/installed-dev ## both twins against a float64 reference, GPT-2 124M included
 	$(BIN)/python -m pytest tests/parity $(ARGS)
 
-faults: .venv/installed-dev ## plant known faults, one at a time; the tests must catch each
+faults: .venv/installed-dev ## mutation testing: the tests must catch each known fault
 	$(BIN)/python -m tests.faults $(ARGS)
 
 benchmark: .venv/installed-dev ## training and generation beside Hugging Face's, with figures
