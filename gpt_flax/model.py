@@ -114,7 +114,7 @@ class GPT(nn.Module):
         positions: Array | None = None,
         attentions: Sequence[Attention] | None = None,
     ) -> Array:
-        """Return the hidden states `(B, T, C)` after the last norm.
+        """Return the residual stream `(B, T, C)` after the last block.
 
         A cache says at which `positions` `(B, T)` the tokens are, and how each layer attends.
         """
@@ -127,11 +127,11 @@ class GPT(nn.Module):
         attentions = attentions or [causal_attention] * len(self.h)
         for block, attention in zip(self.h, attentions, strict=True):
             x = block(x, attention)
-        return self.ln_f(x)
+        return x
 
     def head(self, x: Array) -> Array:
-        """Return the logits `(..., V)` of hidden states `(..., C)`."""
-        logits = self.wte.attend(x)[..., : self.config.vocab_size]
+        """Norm the residual stream `(..., C)`, and return its logits `(..., V)`."""
+        logits = self.wte.attend(self.ln_f(x))[..., : self.config.vocab_size]
         return logits.astype(self.wte.embedding.dtype)  # a bfloat16 softmax would be too coarse
 
 

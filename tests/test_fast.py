@@ -366,16 +366,17 @@ def test_what_torch_chooses_is_what_computes(fast, monkeypatch):
     assert (len(linear), len(attention), len(loss)) == (4 * layers, layers, fast)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("fast", [True, False])
-def test_what_flax_chooses_is_what_computes(fast, monkeypatch):
+def test_what_flax_chooses_is_what_computes(fast, dtype, monkeypatch):
     linear = counted(monkeypatch, flax_fast, "dense_2d")
     gelu = counted(monkeypatch, flax_fast, "remat_gelu")
     attention = counted(monkeypatch, flax_fast, "blockwise_attention")
     loss = counted(monkeypatch, flax_fast, "chunked_cross_entropy")
     ops = flax_fast.FastOps(True, True, True, chunked_cross_entropy=True) if fast else None
-    model = flax_fast.create_model(SHAPE, ops, "float32")
+    model = flax_fast.create_model(SHAPE, ops, dtype)
     params = from_neutral(random_weights(SHAPE), SHAPE, np.float32)
-    jax.eval_shape(lambda p: model.apply({"params": p}, TOKENS, TOKENS, method="loss"), params)
+    jax.eval_shape(lambda p: flax_train.loss_fn(p, model, TOKENS, TOKENS, dtype), params)
     layers = 2 * fast
     found = len(linear), len(gelu), len(attention), len(loss)
     assert found == (4 * layers, layers, layers, fast)
