@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from convert.formats import read_weights
 from gpt_common import cli
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.completion import (
@@ -36,6 +35,7 @@ from gpt_common.config import (
 )
 from gpt_common.dialogue import answer, prompt_tokens, texts
 from gpt_common.exact import Float64GPT, Judge
+from gpt_common.formats.registry import read_weights
 from gpt_common.hardware import processor
 from gpt_common.weights import Weights
 from gpt_flax.device import (
@@ -49,12 +49,12 @@ from gpt_flax.frozen import freeze
 from gpt_flax.model import GPT, Cache, empty_cache
 from gpt_flax.ops import cache_dtype, choose_ops, few_rows_options, has_few_rows
 from gpt_flax.sampling import sample, sample_arrays
-from gpt_flax.weights import Params, from_neutral, to_neutral
+from gpt_flax.weights import Params, from_hf, to_hf
 
 
 def load_model(checkpoint: Checkpoint, dtype: Dtype) -> tuple[Params, GPT]:
     """Return the checkpoint's weights on the device, and the model that they belong to."""
-    params = from_neutral(checkpoint.weights, checkpoint.config, master_dtype(dtype))
+    params = from_hf(checkpoint.weights, checkpoint.config, master_dtype(dtype))
     return params, GPT(checkpoint.config, DTYPES[dtype])
 
 
@@ -267,7 +267,7 @@ def generate_texts(
 
 def master_weights(params: Params, model: GPT) -> Weights:
     """Return the neutral weights of a model in float32 or float64, also of a frozen one."""
-    return to_neutral(params, model.config)
+    return to_hf(params, model.config)
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convert.formats import read_weights
 from gpt_common import cli
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.completion import (
@@ -33,6 +32,7 @@ from gpt_common.config import (
 )
 from gpt_common.dialogue import answer, prompt_tokens, texts
 from gpt_common.exact import Float64GPT, Judge
+from gpt_common.formats.registry import read_weights
 from gpt_common.hardware import keep_memory
 from gpt_common.weights import Weights
 from gpt_torch.device import master_dtype, resolve_dtype, select_device
@@ -40,14 +40,14 @@ from gpt_torch.frozen import freeze
 from gpt_torch.model import GPT, Cache, LayerCache, empty_cache
 from gpt_torch.ops import cache_dtype
 from gpt_torch.sampling import sample, sample_arrays
-from gpt_torch.weights import from_neutral, name_table, to_neutral
+from gpt_torch.weights import from_hf, name_table, to_hf
 
 
 def load_model(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> GPT:
     """Return the checkpoint's model on the device."""
     with torch.device("meta"):  # no memory and no random numbers: the weights follow
         model = GPT(checkpoint.config)
-    model.load_state_dict(from_neutral(checkpoint.weights, checkpoint.config, dtype), assign=True)
+    model.load_state_dict(from_hf(checkpoint.weights, checkpoint.config, dtype), assign=True)
     return model.to(device)
 
 
@@ -225,7 +225,7 @@ def master_weights(model: GPT) -> Weights:
         module, _, parameter = name.rpartition(".")
         tensor = getattr(model.get_submodule(module), parameter)
         tensors[name] = tensor.to_dense() if tensor.is_mkldnn else tensor  # packed by `freeze`
-    return to_neutral(tensors, model.config)
+    return to_hf(tensors, model.config)
 
 
 def main() -> None:

@@ -14,11 +14,11 @@ import torch
 from safetensors.numpy import save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from convert import formats, torch_files
-from convert.formats import FORMATS, huggingface, huggingface_hub
 from gpt_common.checkpoint import Checkpoint, TrainingState, to_hugging_face
 from gpt_common.config import GPTConfig, TrainConfig
 from gpt_common.errors import InputError
+from gpt_common.formats import huggingface, huggingface_hub, openai, registry, torch_files
+from gpt_common.formats.registry import FORMATS
 from gpt_common.weights import weight_shapes
 from tests.conftest import assert_one_line_error, random_weights
 
@@ -74,8 +74,8 @@ def test_there_and_back_between_every_two_formats(first, second, tmp_path):
     checkpoint = model(activation)
     for name in (first, second):
         path = written(name, tmp_path, checkpoint)
-        assert formats.detect(path).name == name
-        read, form = formats.read(str(path))
+        assert registry.detect(path).name == name
+        read, form = registry.read(str(path))
         assert form.name == name
         assert read.config == checkpoint.config
         assert_same(read.weights, model(activation).weights)
@@ -90,14 +90,14 @@ def test_other_types_keep_their_bits(name, dtype, tmp_path):
         with pytest.raises(InputError, match="float32 or bfloat16"):
             written(name, tmp_path, checkpoint)
         return
-    read, _ = formats.read(str(written(name, tmp_path, checkpoint)))
+    read, _ = registry.read(str(written(name, tmp_path, checkpoint)))
     assert_same(read.weights, checkpoint.weights)
 
 
 @pytest.mark.parametrize("name", [n for n in WRITTEN if FORMATS[n].keeps_training])
 def test_the_state_of_a_run_is_kept(name, tmp_path):
     checkpoint = model(activation_of(name), training=True)
-    read, _ = formats.read(str(written(name, tmp_path, checkpoint)))
+    read, _ = registry.read(str(written(name, tmp_path, checkpoint)))
     assert read.training.step == 9
     assert_same(read.training.exp_avg, checkpoint.training.exp_avg)
     assert_same(read.training.exp_avg_sq, checkpoint.training.exp_avg_sq)
@@ -122,7 +122,7 @@ def hugging_face(**changes):
 
 def assert_same_as(reference, path):
     """The weights of a Hugging Face model, by name."""
-    checkpoint, _ = formats.read(str(path))
+    checkpoint, _ = registry.read(str(path))
     state = reference.state_dict()
     assert checkpoint.weights.keys() == weight_shapes(ODD).keys()
     for name, weight in checkpoint.weights.items():
@@ -227,7 +227,7 @@ def test_llmc_by_its_own_layout(version, dtype, tmp_path):
             parts.append((weight.T if weight.ndim == 2 else weight).tobytes())
     parts += [weights[f"transformer.ln_f.{kind}"].tobytes() for kind in ("weight", "bias")]
     (tmp_path / "a.bin").write_bytes(b"".join(parts))
-    read, form = formats.read(str(tmp_path / "a.bin"))
+    read, form = registry.read(str(tmp_path / "a.bin"))
     assert form.name == "llmc"
     assert read.config == ODD
     assert_same(read.weights, weights)
@@ -236,7 +236,7 @@ def test_llmc_by_its_own_layout(version, dtype, tmp_path):
 
 
 def test_openai_names():
-    names = [formats.openai.tensorflow_name(n) for n in weight_shapes(ODD)]
+    names = [openai.tensorflow_name(n) for n in weight_shapes(ODD)]
     assert names[:6] == [
         "model/wte", "model/wpe", "model/h0/ln_1/g", "model/h0/ln_1/b",
         "model/h0/attn/c_attn/w", "model/h0/attn/c_attn/b",
@@ -251,13 +251,13 @@ def test_openais_tensorflow_checkpoint(tmp_path):
         for name, weight in weights.items():
             kernel = weight.ndim == 2 and ".h." in name
             tensorflow.compat.v1.get_variable(
-                formats.openai.tensorflow_name(name), initializer=weight[None] if kernel else weight
+                openai.tensorflow_name(name), initializer=weight[None] if kernel else weight
             )
         session.run(tensorflow.compat.v1.global_variables_initializer())
         tensorflow.compat.v1.train.Saver().save(session, str(tmp_path / "model.ckpt"))
     hparams = {"n_vocab": 997, "n_ctx": 23, "n_embd": 40, "n_head": 5, "n_layer": 3}
     (tmp_path / "hparams.json").write_text(json.dumps(hparams))
-    read, form = formats.read(str(tmp_path))
+    read, form = registry.read(str(tmp_path))
     assert form.name == "openai"
     assert read.config == ODD
     assert_same(read.weights, weights)
@@ -304,10 +304,10 @@ def test_a_hub_name_is_downloaded_with_all_that_a_model_needs(tmp_path, monkeypa
 def test_a_hub_name_without_a_network_says_how_to_bring_the_files(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match=r"no download .* put its config.json and"):
-        formats.read("someone/absent")
+        registry.read("someone/absent")
     for name in ("missing.pt", "/no/such/folder", "./nothing"):
         with pytest.raises(InputError, match=r"no such file or folder$"):
-            formats.read(name)
+            registry.read(name)
 
 
 # Wrong ones.
@@ -320,7 +320,7 @@ def test_an_untied_head_is_refused(tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
     with pytest.raises(InputError, match=r"lm_head.weight differs from transformer.wte.weight"):
-        formats.read(str(tmp_path))
+        registry.read(str(tmp_path))
 
 
 def test_names_that_become_one_are_refused(tmp_path):
@@ -329,7 +329,7 @@ def test_names_that_become_one_are_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(to_hugging_face(ODD)))
     save_file(double, tmp_path / "model.safetensors")
     with pytest.raises(InputError, match=r"duplicate transformer.ln_f.bias \(again as"):
-        formats.read(str(tmp_path))
+        registry.read(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", [n for n in WRITTEN if n not in {"nanogpt", *TANH}])
@@ -349,7 +349,7 @@ def test_weights_that_do_not_fit_their_configuration_are_refused(name, fault, tm
         InputError,
         match=words.get(fault, r"expected \(24, 40\), got \(23, 40\)").replace("h.", "h[._/]"),
     ):
-        formats.read(str(path))
+        registry.read(str(path))
 
 
 class Evil:
@@ -373,14 +373,14 @@ def test_a_pickle_that_wants_to_run_is_refused_by_name(where, legacy, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(to_hugging_face(ODD)))
     source = tmp_path / where if where == "model.pt" else tmp_path
     with pytest.raises(InputError, match=r"refused: the file asks for .*system"):
-        formats.read(str(source))
+        registry.read(str(source))
     assert not mark.exists()
 
 
 def test_a_plain_pickle_is_refused(tmp_path):
     (tmp_path / "a.pt").write_bytes(pickle.dumps(Evil(tmp_path / "ran"), protocol=2))
     with pytest.raises(InputError):
-        formats.read(str(tmp_path / "a.pt"))
+        registry.read(str(tmp_path / "a.pt"))
     assert not (tmp_path / "ran").exists()
 
 
@@ -388,7 +388,7 @@ def test_a_compressed_file_is_refused_before_it_is_unpacked(tmp_path):
     with zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", b"\0" * 50_000_000)
     with pytest.raises(InputError, match="entries are not compressed"):
-        formats.read(str(tmp_path / "bomb.pt"))
+        registry.read(str(tmp_path / "bomb.pt"))
 
 
 def damages(content, random):
@@ -445,14 +445,14 @@ def test_a_run_converts_to_and_fro(tmp_path, call):
         "no place for the state of the run"
         in call("convert.__main__", source, tmp_path / "e.bin").stdout
     )
-    assert_same(formats.read(str(tmp_path / "d"))[0].weights, model().weights)
+    assert_same(registry.read(str(tmp_path / "d"))[0].weights, model().weights)
 
 
 def test_a_cast_is_asked_for_and_said(tmp_path, call):
     source = written("huggingface", tmp_path, model())
     result = call("convert.__main__", source, tmp_path / "a.bin", "--dtype", "bfloat16")
     assert "cast to bfloat16" in result.stdout
-    read, _ = formats.read(str(tmp_path / "a.bin"))
+    read, _ = registry.read(str(tmp_path / "a.bin"))
     assert_same(read.weights, {k: w.astype(ml_dtypes.bfloat16) for k, w in model().weights.items()})
 
 
@@ -476,7 +476,7 @@ def test_the_state_of_a_run_is_left_out_where_weights_are_asked_for(tmp_path, ca
         assert ("the state of the run: left out" in result.stdout) != kept
         assert (out / "optimizer.safetensors").exists() == kept
         assert (out / "training_state.json").exists() == kept
-        assert (formats.read(str(out))[0].training is not None) == kept
+        assert (registry.read(str(out))[0].training is not None) == kept
 
 
 @pytest.mark.parametrize("state", [[1], {"state": {0: 1}}, {"state": 3}])
@@ -488,7 +488,7 @@ def test_a_strange_optimizer_of_nanogpt_is_one_line(state, tmp_path):
     }
     torch.save(content, tmp_path / "ckpt.pt")
     with pytest.raises(InputError, match=r"ckpt.pt"):
-        formats.read(str(tmp_path / "ckpt.pt"))
+        registry.read(str(tmp_path / "ckpt.pt"))
 
 
 def test_padding_of_the_vocabulary_is_kept_or_cut_as_asked(tmp_path, call):
@@ -498,10 +498,10 @@ def test_padding_of_the_vocabulary_is_kept_or_cut_as_asked(tmp_path, call):
     source = written("nanogpt", tmp_path, checkpoint)
     result = call("convert.__main__", source, tmp_path / "whole")
     assert "47 of them padding: kept" in result.stdout
-    assert_same(formats.read(str(tmp_path / "whole"))[0].weights, weights)
+    assert_same(registry.read(str(tmp_path / "whole"))[0].weights, weights)
     result = call("convert.__main__", source, tmp_path / "cut", "--vocab_size", 50257)
     assert "cut to the first 50257" in result.stdout
-    read, _ = formats.read(str(tmp_path / "cut"))
+    read, _ = registry.read(str(tmp_path / "cut"))
     assert read.config.vocab_size == 50257
     embedding = "transformer.wte.weight"
     assert_same(read.weights, weights | {embedding: weights[embedding][:50257]})
@@ -513,7 +513,7 @@ def test_the_moments_are_cut_with_the_vocabulary(tmp_path, call):
     checkpoint = model(training=True)
     source = written("huggingface", tmp_path, checkpoint)
     assert call("convert.__main__", source, tmp_path / "cut", "--vocab_size", 900).returncode == 0
-    found, embedding = formats.read(str(tmp_path / "cut"))[0].training, "transformer.wte.weight"
+    found, embedding = registry.read(str(tmp_path / "cut"))[0].training, "transformer.wte.weight"
     for moment in ("exp_avg", "exp_avg_sq"):
         before = getattr(checkpoint.training, moment)
         cut = before | {embedding: before[embedding][:900]}

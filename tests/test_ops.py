@@ -22,7 +22,7 @@ from gpt_flax import device as flax_device
 from gpt_flax import model as flax_model
 from gpt_flax import ops as flax_ops
 from gpt_flax import train as flax_train
-from gpt_flax.weights import from_neutral
+from gpt_flax.weights import from_hf
 from gpt_torch import device as torch_device
 from gpt_torch import ops as torch_ops
 from gpt_torch.model import GPT as TorchGPT
@@ -376,7 +376,7 @@ def test_what_flax_chooses_is_what_computes(fast, monkeypatch):
     loss = counted(monkeypatch, flax_ops, "chunked_loss")
     ops = flax_ops.Ops(True, True, True, chunked_loss=True) if fast else flax_ops.PLAIN
     model = flax_model.GPT(SHAPE, ops=ops)
-    params = from_neutral(random_weights(SHAPE), SHAPE, np.float32)
+    params = from_hf(random_weights(SHAPE), SHAPE, np.float32)
     jax.eval_shape(lambda p: model.apply({"params": p}, TOKENS, TOKENS, method="loss"), params)
     layers = 2 * fast
     found = len(linear), len(gelu), len(attention), len(loss)

@@ -1,4 +1,4 @@
-"""From the names and layouts that people's files have to the neutral ones."""
+"""From the names and layouts in people's files to Hugging Face's."""
 
 import re
 from collections.abc import Mapping
@@ -9,44 +9,41 @@ from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import GPTConfig
 from gpt_common.errors import InputError, printable
 from gpt_common.storage import DTYPE_NAMES
-from gpt_common.weights import Array, Weights, fitting_weights, listing
+from gpt_common.weights import EMBEDDING, Array, Weights, fitting_weights, weight_shapes
 
 WRAPPERS = ("_orig_mod.", "module.")  # left in front by torch.compile and DistributedDataParallel
 MASK_BUFFERS = re.compile(r"\.attn\.(bias|masked_bias)$")
 HEAD = "lm_head.weight"
-EMBEDDING = "transformer.wte.weight"
 # torch's nn.Linear keeps these as (out, in).
 LINEAR = re.compile(r"\.(c_attn|c_proj|c_fc)\.weight$")
 
 
 def unwrapped(name: str) -> str:
-    """Return a name without the prefixes that wrappers leave, in whatever order."""
+    """Return a name without the prefixes that wrappers leave, in any order."""
     while name.startswith(WRAPPERS):
         name = name.split(".", 1)[1]
     return name
 
 
-def neutral_name(name: str) -> str:
-    """Return the neutral name of a weight called as in Hugging Face's or nanoGPT's files."""
+def hf_name(name: str) -> str:
+    """Return the Hugging Face name of a weight named as in Hugging Face's or nanoGPT's files."""
     name = unwrapped(name)
     return name if name == HEAD or name.startswith("transformer.") else f"transformer.{name}"
 
 
-def neutral_weights(tensors: Mapping[str, Array], source: str) -> Weights:
-    """Return tensors under their neutral names, without mask buffers and without the tied head.
+def hf_weights(tensors: Mapping[str, Array], source: str) -> Weights:
+    """Return tensors under Hugging Face's names, without mask buffers and without the tied head.
 
-    Raises `InputError` where two names become one, or where the head is not the embedding.
+    Raises `InputError` where two names become one, or where the head differs from the embedding.
     """
     weights: Weights = {}
-    for name, tensor in tensors.items():
-        neutral = neutral_name(name)
-        if MASK_BUFFERS.search(neutral):
+    for found, tensor in tensors.items():
+        name = hf_name(found)
+        if MASK_BUFFERS.search(name):
             continue
-        if neutral in weights:
-            raise InputError(
-                f"{source}: duplicate {printable(neutral)} (again as {printable(name)})"
-            )
-        weights[neutral] = tensor
+        if name in weights:
+            raise InputError(f"{source}: duplicate {printable(name)} (again as {printable(found)})")
+        weights[name] = tensor
     head = weights.pop(HEAD, None)
     embedding = weights.get(EMBEDDING)
     if head is not None and embedding is not None and not np.array_equal(head, embedding):
@@ -58,9 +55,9 @@ def neutral_weights(tensors: Mapping[str, Array], source: str) -> Weights:
 
 
 def check_weights(weights: Weights, config: GPTConfig, source: str) -> Weights:
-    """Return `weights` in neutral order, all there, of the right shapes and of one floating type.
+    """Return `weights` in the order of `weight_shapes`, of one floating type.
 
-    Raises `InputError` where they are not.
+    Raises `InputError` where names or shapes do not fit the configuration, or types differ.
     """
     weights = fitting_weights(weights, config, source)
     types = {tensor.dtype for tensor in weights.values()}
@@ -70,13 +67,18 @@ def check_weights(weights: Weights, config: GPTConfig, source: str) -> Weights:
     return weights
 
 
+def names_in_twins(config: GPTConfig) -> list[str]:
+    """Return the weights' names in the order of the twins' own files: the blocks last."""
+    return sorted(weight_shapes(config), key=lambda name: ".h." in name)
+
+
 def transposed_linears(weights: Weights) -> Weights:
-    """Return weights with the linear kernels the other way round: `(in, out)` to `(out, in)`."""
+    """Return weights with the linear kernels transposed: `(in, out)` <-> `(out, in)`."""
     return {name: w.T if LINEAR.search(name) and w.ndim == 2 else w for name, w in weights.items()}
 
 
 def cut_rows(array: Array, rows: int) -> Array:
-    """Return the first rows of an embedding; as it is what has no rows, for `check_weights`."""
+    """Return the first rows of an embedding; a scalar as it is, for `check_weights` to refuse."""
     return array[:rows] if array.ndim else array
 
 
@@ -86,14 +88,6 @@ def pad_rows(array: Array, rows: int) -> Array:
 
 
 def padded_weights(checkpoint: Checkpoint) -> Weights:
-    """Return the weights with the embedding as the twins have it in memory, padded."""
+    """Return the weights with the embedding padded, as the twins have it in memory."""
     embedding = pad_rows(checkpoint.weights[EMBEDDING], checkpoint.config.padded_vocab_size)
     return checkpoint.weights | {EMBEDDING: embedding}
-
-
-def require_names(found: Mapping[str, object], expected: Mapping[str, object], source: str) -> None:
-    """Raise `InputError` where names are missing or there are more than expected."""
-    if missing := [name for name in expected if name not in found]:
-        raise InputError(f"{source}: missing {listing(missing)}")
-    if unexpected := [name for name in found if name not in expected]:
-        raise InputError(f"{source}: unexpected {listing(unexpected)}")

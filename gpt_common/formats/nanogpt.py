@@ -11,14 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from convert import torch_files
-from convert.formats import karpathy
-from convert.formats.base import Format, require_activation
-from convert.formats.karpathy import whole_number
-from convert.names import check_weights, transposed_linears
 from gpt_common.checkpoint import Checkpoint, TrainingState, read_state_fields, state_fields
 from gpt_common.config import DataOptions, GPTConfig, ModelOptions, OptimizerOptions, TrainConfig
 from gpt_common.errors import InputError, shown
+from gpt_common.formats import karpathy, torch_files
+from gpt_common.formats.base import Format, require_activation
+from gpt_common.formats.karpathy import whole_number
+from gpt_common.formats.names import check_weights, transposed_linears
 from gpt_common.weights import Weights, weight_shapes
 
 NAME = "nanogpt"
@@ -102,7 +101,7 @@ def scalar(value: Any) -> bool | int | float | str | None:
 
 
 def parameter_order(config: GPTConfig) -> list[str]:
-    """Return the neutral names in the order of nanoGPT's optimizer: what decays is first."""
+    """Return the weights' names in the order of nanoGPT's optimizer: what decays is first."""
     shapes = weight_shapes(config)
     return [n for n in shapes if len(shapes[n]) >= 2] + [n for n in shapes if len(shapes[n]) < 2]
 
@@ -143,7 +142,7 @@ def read_entries(optimizer: Any, count: int, source: str) -> list[dict[Any, Any]
 
 
 def read_moment(tensors: list, names: list[str], config: GPTConfig, source: str) -> Weights:
-    """Return one of AdamW's moments under neutral names."""
+    """Return one of AdamW's moments under Hugging Face's names."""
     arrays = torch_files.to_arrays(dict(zip(names, tensors, strict=True)), source)
     return check_weights(transposed_linears(arrays), config, source)
 

@@ -5,11 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from convert import torch_files
-from convert.formats import karpathy
-from convert.formats.base import Format, require_activation
-from convert.torch_files import BuildNanoGPTConfig
 from gpt_common.checkpoint import Checkpoint
+from gpt_common.formats import karpathy, torch_files
+from gpt_common.formats.base import Format, require_activation
+from gpt_common.formats.torch_files import BuildNanoGPTConfig
 from gpt_common.weights import with_zero_biases
 
 NAME = "build-nanogpt"

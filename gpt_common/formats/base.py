@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpt_common import checkpoint as neutral
-from gpt_common.checkpoint import Checkpoint, to_hugging_face
+from gpt_common.checkpoint import Checkpoint, from_hugging_face, to_hugging_face
 from gpt_common.config import Activation, GPTConfig
 from gpt_common.errors import InputError, shown
 from gpt_common.storage import atomic_file, checksum, read_json, sync
@@ -45,7 +44,7 @@ def read_config(path: Path) -> GPTConfig:
     """
     if not path.exists():
         raise InputError(f"{path}: no such file: weights alone do not say n_head")
-    return neutral.read_config(path)
+    return from_hugging_face(read_json(path), str(path))
 
 
 def config_of(path: Path) -> GPTConfig:

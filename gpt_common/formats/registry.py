@@ -1,4 +1,4 @@
-"""Every foreign format is a spoke on one hub: read to, and written from, the neutral weights.
+"""All formats, each read to and written from weights under Hugging Face's names.
 
 A format is found by what a file is, not by what it is called.
 """
@@ -6,7 +6,9 @@ A format is found by what a file is, not by what it is called.
 from dataclasses import replace
 from pathlib import Path
 
-from convert.formats import (
+from gpt_common.checkpoint import STATE, Checkpoint, is_run, read_checkpoint
+from gpt_common.errors import InputError
+from gpt_common.formats import (
     build_nanogpt,
     flax_msgpack,
     huggingface,
@@ -18,9 +20,7 @@ from convert.formats import (
     orbax,
     torch_state_dict,
 )
-from convert.formats.base import Format
-from gpt_common.checkpoint import STATE, Checkpoint, is_run, read_checkpoint
-from gpt_common.errors import InputError
+from gpt_common.formats.base import Format
 from gpt_common.storage import existing_folder
 
 FORMATS: dict[str, Format] = {

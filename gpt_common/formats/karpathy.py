@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from convert import torch_files
-from convert.names import HEAD, check_weights, neutral_weights, transposed_linears
 from gpt_common.checkpoint import MOST_SIZE, shape_of
 from gpt_common.config import Activation, GPTConfig
 from gpt_common.errors import InputError, shown
+from gpt_common.formats import torch_files
+from gpt_common.formats.names import HEAD, check_weights, hf_weights, transposed_linears
 from gpt_common.storage import atomic_file
-from gpt_common.weights import Weights
+from gpt_common.weights import EMBEDDING, Weights
 
 SHAPE_FIELDS = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
 
@@ -31,17 +31,17 @@ def whole_number(value: Any, name: str, source: str) -> int:
 
 
 def read_weights(state: Any, config: GPTConfig, source: str) -> Weights:
-    """Return neutral weights from a state dict. Raises `InputError` where they do not fit."""
+    """Return the weights in a state dict. Raises `InputError` where they do not fit."""
     if not isinstance(state, dict):
         raise InputError(f"{source}: model: expected tensors by name, got {type(state).__name__}")
-    tensors = neutral_weights(torch_files.to_arrays(state, source), source)
+    tensors = hf_weights(torch_files.to_arrays(state, source), source)
     return check_weights(transposed_linears(tensors), config, source)
 
 
 def state_dict(weights: Weights) -> dict[str, Any]:
-    """Return neutral weights as their state dict, the tied head under its second name too."""
+    """Return weights as their state dict, the tied head under its second name too."""
     state = {name: torch_files.to_tensor(w) for name, w in transposed_linears(weights).items()}
-    state[HEAD] = state["transformer.wte.weight"]
+    state[HEAD] = state[EMBEDDING]
     return state
 
 

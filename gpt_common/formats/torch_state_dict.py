@@ -2,18 +2,25 @@
 
 from pathlib import Path
 
-from convert import torch_files
-from convert.formats.base import Format, config_of, described_file
-from convert.names import (
+from gpt_common.checkpoint import Checkpoint
+from gpt_common.config import GPTConfig
+from gpt_common.errors import InputError, printable
+from gpt_common.formats import torch_files
+from gpt_common.formats.base import Format, config_of, described_file
+from gpt_common.formats.names import (
     check_weights,
     cut_rows,
+    names_in_twins,
     padded_weights,
-    require_names,
+    transposed_linears,
     unwrapped,
 )
-from gpt_common.checkpoint import Checkpoint
-from gpt_common.errors import InputError, printable
-from gpt_common.weights import Array, num_bytes, require_plausible
+from gpt_common.weights import Array, num_bytes, require_names, require_plausible
+
+
+def name_table(config: GPTConfig) -> dict[str, str]:
+    """Return `gpt_torch`'s name of each Hugging Face name: `h.0.attn.c_attn.weight`."""
+    return {name: name.removeprefix("transformer.") for name in names_in_twins(config)}
 
 
 def detect(path: Path) -> bool:
@@ -24,8 +31,6 @@ def detect(path: Path) -> bool:
 
 def read(path: Path) -> Checkpoint:
     """Read a file; names may have the prefixes that torch.compile and DDP leave."""
-    from gpt_torch.weights import name_table
-
     config, content = config_of(path), torch_files.load(path)
     arrays: dict[str, Array] = {}
     for name, array in torch_files.to_arrays(content, str(path)).items():
@@ -34,21 +39,16 @@ def read(path: Path) -> Checkpoint:
         arrays[unwrapped(name)] = array
     require_plausible(config, len(arrays), num_bytes(arrays), str(path))
     table = name_table(config)
-    require_names(arrays, {name: None for name, _ in table.values()}, str(path))
+    require_names(arrays, table.values(), str(path))
     arrays["wte.weight"] = cut_rows(arrays["wte.weight"], config.vocab_size)
-    weights = {n: arrays[name].T if flip else arrays[name] for n, (name, flip) in table.items()}
+    weights = transposed_linears({hf_name: arrays[name] for hf_name, name in table.items()})
     return Checkpoint(config, check_weights(weights, config, str(path)))
 
 
 def write(path: Path, checkpoint: Checkpoint) -> None:
     """Write a file and its configuration beside it."""
-    from gpt_torch.weights import name_table
-
-    weights = padded_weights(checkpoint)
-    state = {
-        name: torch_files.to_tensor(weights[neutral].T if transposed else weights[neutral])
-        for neutral, (name, transposed) in name_table(checkpoint.config).items()
-    }
+    weights, table = transposed_linears(padded_weights(checkpoint)), name_table(checkpoint.config)
+    state = {name: torch_files.to_tensor(weights[hf_name]) for hf_name, name in table.items()}
     with described_file(path, checkpoint.config) as part:
         torch_files.save(part, state)
 

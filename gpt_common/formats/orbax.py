@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from convert.formats import flax_msgpack
-from convert.formats.base import Format, read_config, write_config
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.errors import InputError, reason
+from gpt_common.formats import flax_msgpack
+from gpt_common.formats.base import Format, read_config, write_config
 from gpt_common.storage import MOST_JSON_BYTES, atomic_folder, require_file
 
 PARAMS = "params"

@@ -6,13 +6,13 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from convert.formats.base import Format, require_activation
-from convert.names import LINEAR, check_weights, pad_rows
 from gpt_common.checkpoint import Checkpoint, shape_of
 from gpt_common.config import GPTConfig
 from gpt_common.errors import InputError
+from gpt_common.formats.base import Format, require_activation
+from gpt_common.formats.names import LINEAR, check_weights, pad_rows
 from gpt_common.storage import atomic_file, first_bytes, map_file, mapped_array, write_array
-from gpt_common.weights import Array, Weights, block_shapes, with_zero_biases
+from gpt_common.weights import EMBEDDING, Array, Weights, block_shapes, with_zero_biases
 
 NAME = "llmc"
 MAGIC = 20240326
@@ -48,7 +48,7 @@ def layout(config: GPTConfig, rows: int) -> dict[str, tuple[int, ...]]:
     C = config.n_embd
     layers = {f"transformer.h.*.{name}": shape for name, shape in block_shapes(config).items()}
     return {
-        "transformer.wte.weight": (rows, C),
+        EMBEDDING: (rows, C),
         "transformer.wpe.weight": (config.block_size, C),
         **{n: shape[::-1] if LINEAR.search(n) else shape for n, shape in layers.items()},
         "transformer.ln_f.weight": (C,),
@@ -74,8 +74,7 @@ def read(path: Path) -> Checkpoint:
         array = mapped_array(content, dtype, shape, offset)
         offset += array.nbytes
         weights |= _split(name, array)
-    embedding = "transformer.wte.weight"
-    weights[embedding] = weights[embedding][: config.vocab_size]
+    weights[EMBEDDING] = weights[EMBEDDING][: config.vocab_size]
     return Checkpoint(config, check_weights(weights, config, str(path)))
 
 
@@ -87,7 +86,7 @@ def _product(shape: tuple[int, ...]) -> int:
 
 
 def _split(name: str, array: Array) -> Weights:
-    """Return the array, or its layers, under neutral names and in neutral layout."""
+    """Return the array, or its layers, under Hugging Face's names and in their layout."""
     if "*" not in name:
         return {name: array}
     flip = LINEAR.search(name) is not None
@@ -112,7 +111,7 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
         for name in layout(config, rows):
             for layer in range(config.n_layer) if "*" in name else (0,):
                 weight = weights[name.replace("*", str(layer))]
-                if name == "transformer.wte.weight":
+                if name == EMBEDDING:
                     weight = pad_rows(weight, rows)
                 write_array(file, weight.T if "*" in name and LINEAR.search(name) else weight)
 

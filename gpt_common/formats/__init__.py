@@ -1,0 +1,1 @@
+"""Checkpoint formats, one module each: `detect`, `read` and `write`. `registry` lists them."""
