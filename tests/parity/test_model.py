@@ -309,7 +309,7 @@ def test_weights_go_in_and_come_out_bit_for_bit(framework, dtype, config, seed):
 
 
 def through(framework, weights, config, dtype):
-    """Return neutral weights that have been a twin's own."""
+    """Return weights that have been a twin's own."""
     if framework == "torch":
         inside = torch_from_hf(weights, config, getattr(torch, np.dtype(dtype).name))
         return torch_to_hf(inside, config)
@@ -347,7 +347,7 @@ def test_idiomatic_initialisers_draw_what_the_shared_one_does(framework, odd_con
     else:
         flat = flat_flax_parameters(config)
         table = importlib.import_module("gpt_flax.weights").name_table(config)
-        weights = {neutral: flat[path] for neutral, path in table.items()}
+        weights = {hf_name: flat[path] for hf_name, path in table.items()}
         padding = flat["wte/embedding"][config.vocab_size :]
     assert not padding.any()
     for name, values in weights.items():
