@@ -72,7 +72,7 @@ def torch_content(path):
 
 
 def save_torch(path, content):
-    with build_nanogpt.called_as_their_program_calls_it():
+    with build_nanogpt.pickled_as_gpt_config():
         torch.save(content, path)
 
 

@@ -1,1 +1,1 @@
-"""Checkpoint formats, one module each: `detect`, `read` and `write`. `registry` lists them."""
+"""Checkpoint formats: a module with `detect`, `read` and `write` each; `registry` lists them."""

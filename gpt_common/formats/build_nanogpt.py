@@ -1,4 +1,4 @@
-"""build-nanogpt's `model_*.pt`: a model and its configuration, an object of its own class."""
+"""build-nanogpt's `model_*.pt`: a model and its configuration, a pickled `GPTConfig`."""
 
 import sys
 from collections.abc import Iterator
@@ -38,13 +38,13 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
         "step": checkpoint.training.step if checkpoint.training else 0,
         "val_loss": None,
     }
-    with called_as_their_program_calls_it():
+    with pickled_as_gpt_config():
         karpathy.save(path, content)
 
 
 @contextmanager
-def called_as_their_program_calls_it() -> Iterator[None]:
-    """Let pickle write our stand-in under the name of the class it stands for."""
+def pickled_as_gpt_config() -> Iterator[None]:
+    """Let pickle write `BuildNanoGPTConfig` under the name of the class it stands for."""
     main, own = sys.modules["__main__"], BuildNanoGPTConfig
     module, name = own.__module__, own.__qualname__
     before = getattr(main, "GPTConfig", None)

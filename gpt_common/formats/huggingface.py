@@ -1,6 +1,6 @@
 """Hugging Face folders: `config.json` with safetensors or torch's pickles, whole or in shards.
 
-`huggingface` is also this project's own checkpoint, with the state of the run where there is one.
+`huggingface` is also this project's own checkpoint, which may include the state of a run.
 """
 
 import json
@@ -26,7 +26,7 @@ def detect(path: Path, name: str) -> bool:
 
 
 def read(path: Path, name: str) -> Checkpoint:
-    """Read a folder; with a `training_state.json`, the state of the run too."""
+    """Read a folder, and the state of the run where it has a `training_state.json`."""
     config = read_config(path / "config.json")
     tensors = _read_shards(path, name) if name.endswith(".index.json") else _read_file(path / name)
     weights = check_weights(hf_weights(tensors, str(path / name)), config, str(path / name))
@@ -68,7 +68,7 @@ def _read_shards(folder: Path, name: str) -> dict[str, Array]:
 
 
 def write(path: Path, checkpoint: Checkpoint, name: str) -> None:
-    """Write a folder, tokenizer and all."""
+    """Write a folder, with the tokenizer."""
     if name == SAFETENSORS:
         write_checkpoint(path, checkpoint)
         return

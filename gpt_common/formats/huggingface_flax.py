@@ -59,7 +59,7 @@ def read_tree(tree: dict[str, Any], config: GPTConfig, source: str) -> Weights:
 
 
 def write(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a folder, tokenizer and all."""
+    """Write a folder, with the tokenizer."""
     weights = transposed_linears(with_zero_biases(checkpoint.weights, checkpoint.config))
     with atomic_folder(path) as part:
         write_description(part, checkpoint.config)

@@ -15,16 +15,16 @@ SHAPE_FIELDS = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
 
 
 def read_shape(fields: dict[str, Any], activation: Activation, source: str) -> GPTConfig:
-    """Return the model's shape from the fields of theirs; a model has biases unless they say no.
+    """Return the model's shape from a file's fields; `bias` is True where it is not among them.
 
-    Raises `InputError` for a strange one.
+    Raises `InputError` for an invalid one.
     """
     sizes = {name: fields.get(name) for name in SHAPE_FIELDS}
     return shape_of(sizes, activation, source, fields.get("bias", True))
 
 
 def whole_number(value: Any, name: str, source: str) -> int:
-    """Return a count. Raises `InputError` where it is none, or a very large one."""
+    """Return `value`. Raises `InputError` unless it is an integer of at most `MOST_SIZE`."""
     if type(value) is not int or abs(value) > MOST_SIZE:
         raise InputError(f"{source}: {name}: expected a whole number, got {shown(value)}")
     return value
@@ -39,13 +39,13 @@ def read_weights(state: Any, config: GPTConfig, source: str) -> Weights:
 
 
 def state_dict(weights: Weights) -> dict[str, Any]:
-    """Return weights as their state dict, the tied head under its second name too."""
+    """Return weights as nanoGPT's state dict, with the tied head under its second name."""
     state = {name: torch_files.to_tensor(w) for name, w in transposed_linears(weights).items()}
     state[HEAD] = state[EMBEDDING]
     return state
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Write a torch file, whole or not at all."""
+    """Write a torch file atomically."""
     with atomic_file(path) as part:
         torch_files.save(part, content)

@@ -28,7 +28,7 @@ def detect(path: Path) -> bool:
 
 
 def read_header(path: Path) -> tuple[GPTConfig, np.dtype, int]:
-    """Return shape, type and number of embedding rows. Raises `InputError` for a strange header."""
+    """Return shape, dtype and embedding rows. Raises `InputError` for an invalid header."""
     header = np.fromfile(path, "<i4", HEADER)
     if len(header) < HEADER:
         raise InputError(f"{path}: expected a header of {HEADER} numbers, got {len(header)}")
@@ -44,7 +44,7 @@ def read_header(path: Path) -> tuple[GPTConfig, np.dtype, int]:
 
 
 def layout(config: GPTConfig, rows: int) -> dict[str, tuple[int, ...]]:
-    """Return the arrays of the file in their order; a name with `*` is of all layers together."""
+    """Return the shapes of the file's arrays in order; `*` in a name stands for all layers."""
     C = config.n_embd
     layers = {f"transformer.h.*.{name}": shape for name, shape in block_shapes(config).items()}
     return {
@@ -63,7 +63,7 @@ def read(path: Path) -> Checkpoint:
         name: (config.n_layer, *shape) if "*" in name else shape
         for name, shape in layout(config, rows).items()
     }
-    # Python's integers, not numpy's: a header may name sizes whose product overflows.
+    # Python's integers, not numpy's: the product of the sizes in a header may overflow.
     expected = 4 * HEADER + dtype.itemsize * sum(_product(shape) for shape in shapes.values())
     if path.stat().st_size != expected:
         raise InputError(f"{path}: expected {expected} bytes, got {path.stat().st_size}")
@@ -86,7 +86,7 @@ def _product(shape: tuple[int, ...]) -> int:
 
 
 def _split(name: str, array: Array) -> Weights:
-    """Return the array, or its layers, under Hugging Face's names and in their layout."""
+    """Return the array, or each of its layers, under Hugging Face's names and layout."""
     if "*" not in name:
         return {name: array}
     flip = LINEAR.search(name) is not None
@@ -94,7 +94,7 @@ def _split(name: str, array: Array) -> Weights:
 
 
 def write(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a file that llm.c loads. Raises `InputError` for a model that it cannot hold."""
+    """Write a file for llm.c. Raises `InputError` for a model that it cannot hold."""
     weights = with_zero_biases(checkpoint.weights, checkpoint.config)
     config = replace(checkpoint.config, bias=True)
     require_activation(config, "gelu_new", NAME)

@@ -1,4 +1,4 @@
-"""Flax's msgpack files, read within bounds on their size."""
+"""Flax's msgpack files, read with a bound on the number of objects."""
 
 from functools import partial
 from pathlib import Path
@@ -64,7 +64,7 @@ def load(path: Path) -> dict[str, Any]:
 def require_few_objects(content: bytes) -> None:
     """Raise `ValueError` for more maps and lists than a model has: each takes 50 times its bytes.
 
-    Nothing is built on the way. An array is a msgpack of its own, in its tree's.
+    Nothing is built while counting. An array is a msgpack nested in that of its tree.
     """
     import msgpack
 

@@ -70,7 +70,7 @@ def load(prefix: Path) -> dict[str, Array]:
     try:
         reader = load_checkpoint(str(prefix))
         return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
-    except Exception as error:  # TensorFlow has its own
+    except Exception as error:  # TensorFlow has its own types
         raise InputError(
             f"{prefix}: expected a whole TensorFlow checkpoint, got: {reason(error)}"
         ) from None
