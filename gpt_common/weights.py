@@ -115,10 +115,7 @@ def with_zero_biases(weights: Weights, config: GPTConfig) -> Weights:
 def check_shapes(
     arrays: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]], source: str
 ) -> None:
-    """Raise `InputError` unless `arrays` has exactly the names and shapes of `shapes`.
-
-    `source` names the file in the message.
-    """
+    """Raise `InputError`, naming `source`, unless `arrays` has exactly these names and shapes."""
     require_names(arrays, shapes, source)
     for name, shape in shapes.items():
         if arrays[name].shape != shape:
@@ -126,7 +123,7 @@ def check_shapes(
 
 
 def require_names(found: Mapping[str, object], expected: Iterable[str], source: str) -> None:
-    """Raise `InputError` unless `found` has exactly the expected names."""
+    """Raise `InputError`, naming `source`, unless `found` has exactly the expected names."""
     names = dict.fromkeys(expected)
     if missing := [name for name in names if name not in found]:
         raise InputError(f"{source}: missing {listing(missing)}")

@@ -1,5 +1,6 @@
 """llm.c's `.bin`: a header of 256 int32, then the weights, each kind for all layers together."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def read(path: Path) -> Checkpoint:
         for name, shape in layout(config, rows).items()
     }
     # Python's integers, not numpy's: the product of the sizes in a header may overflow.
-    expected = 4 * HEADER + dtype.itemsize * sum(_product(shape) for shape in shapes.values())
+    expected = 4 * HEADER + dtype.itemsize * sum(map(math.prod, shapes.values()))
     if path.stat().st_size != expected:
         raise InputError(f"{path}: expected {expected} bytes, got {path.stat().st_size}")
     content = map_file(path)
@@ -76,13 +77,6 @@ def read(path: Path) -> Checkpoint:
         weights |= _split(name, array)
     weights[EMBEDDING] = weights[EMBEDDING][: config.vocab_size]
     return Checkpoint(config, check_weights(weights, config, str(path)))
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    product = 1
-    for size in shape:
-        product *= size
-    return product
 
 
 def _split(name: str, array: Array) -> Weights:

@@ -5,11 +5,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import GPTConfig
 from gpt_common.errors import InputError, printable
 from gpt_common.storage import DTYPE_NAMES
-from gpt_common.weights import EMBEDDING, Array, Weights, fitting_weights, weight_shapes
+from gpt_common.weights import EMBEDDING, Array, Weights, fitting_weights
 
 WRAPPERS = ("_orig_mod.", "module.")  # left in front by torch.compile and DistributedDataParallel
 MASK_BUFFERS = re.compile(r"\.attn\.(bias|masked_bias)$")
@@ -67,27 +66,11 @@ def check_weights(weights: Weights, config: GPTConfig, source: str) -> Weights:
     return weights
 
 
-def names_in_twins(config: GPTConfig) -> list[str]:
-    """Return the weights' names in the order of the twins' own files: the blocks last."""
-    return sorted(weight_shapes(config), key=lambda name: ".h." in name)
-
-
 def transposed_linears(weights: Weights) -> Weights:
     """Return weights with the linear kernels transposed: `(in, out)` <-> `(out, in)`."""
     return {name: w.T if LINEAR.search(name) and w.ndim == 2 else w for name, w in weights.items()}
 
 
-def cut_rows(array: Array, rows: int) -> Array:
-    """Return the first rows of an embedding; a scalar as it is, for `check_weights` to refuse."""
-    return array[:rows] if array.ndim else array
-
-
 def pad_rows(array: Array, rows: int) -> Array:
     """Return an embedding with rows of zeros up to `rows`."""
     return np.pad(array, ((0, rows - len(array)), (0, 0)))
-
-
-def padded_weights(checkpoint: Checkpoint) -> Weights:
-    """Return the weights with the embedding padded, as the twins have it in memory."""
-    embedding = pad_rows(checkpoint.weights[EMBEDDING], checkpoint.config.padded_vocab_size)
-    return checkpoint.weights | {EMBEDDING: embedding}

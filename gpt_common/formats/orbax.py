@@ -14,7 +14,7 @@ import numpy as np
 
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.errors import InputError, reason
-from gpt_common.formats import flax_msgpack
+from gpt_common.formats import flax_msgpack, twins
 from gpt_common.formats.base import Format, read_config, write_config
 from gpt_common.storage import MOST_JSON_BYTES, atomic_folder, require_file
 
@@ -103,9 +103,10 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
     """Write a folder."""
     from flax.traverse_util import unflatten_dict
 
+    flat = twins.padded_arrays(checkpoint, flax_msgpack.flax_name)
     with atomic_folder(path) as part:
         write_config(part / "config.json", checkpoint.config)
-        save(part / PARAMS, unflatten_dict(flax_msgpack.flat_parameters(checkpoint), sep="/"))
+        save(part / PARAMS, unflatten_dict(flat, sep="/"))
 
 
 def save(path: Path, tree: dict[str, Any]) -> None:

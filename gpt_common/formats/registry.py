@@ -58,10 +58,9 @@ def locate(source: str) -> Path:
 
 
 def read(source: str, with_training: bool = True) -> tuple[Checkpoint, Format]:
-    """Return the model of a source in any format, and the format.
+    """Return the model of a source in any format, of a run the newest undamaged, and the format.
 
-    Of a run it is the newest undamaged checkpoint. Raises `InputError` where the source is missing
-    or damaged.
+    Raises `InputError` where the source is missing or damaged.
     """
     path = locate(source)
     if is_run(path) or ((path / STATE).exists() and not with_training):

@@ -3,24 +3,16 @@
 from pathlib import Path
 
 from gpt_common.checkpoint import Checkpoint
-from gpt_common.config import GPTConfig
 from gpt_common.errors import InputError, printable
-from gpt_common.formats import torch_files
+from gpt_common.formats import torch_files, twins
 from gpt_common.formats.base import Format, config_of, described_file
-from gpt_common.formats.names import (
-    check_weights,
-    cut_rows,
-    names_in_twins,
-    padded_weights,
-    transposed_linears,
-    unwrapped,
-)
-from gpt_common.weights import Array, num_bytes, require_names, require_plausible
+from gpt_common.formats.names import check_weights, transposed_linears, unwrapped
+from gpt_common.weights import Array
 
 
-def name_table(config: GPTConfig) -> dict[str, str]:
-    """Return `gpt_torch`'s name of each Hugging Face name: `h.0.attn.c_attn.weight`."""
-    return {name: name.removeprefix("transformer.") for name in names_in_twins(config)}
+def torch_name(hf_name: str) -> str:
+    """Return the name of a weight in `gpt_torch`: `h.0.attn.c_attn.weight`."""
+    return hf_name.removeprefix("transformer.")
 
 
 def detect(path: Path) -> bool:
@@ -37,20 +29,15 @@ def read(path: Path) -> Checkpoint:
         if unwrapped(name) in arrays:
             raise InputError(f"{path}: duplicate {printable(unwrapped(name))}")
         arrays[unwrapped(name)] = array
-    require_plausible(config, len(arrays), num_bytes(arrays), str(path))
-    table = name_table(config)
-    require_names(arrays, table.values(), str(path))
-    arrays["wte.weight"] = cut_rows(arrays["wte.weight"], config.vocab_size)
-    weights = transposed_linears({hf_name: arrays[name] for hf_name, name in table.items()})
+    weights = transposed_linears(twins.read_arrays(arrays, torch_name, config, str(path)))
     return Checkpoint(config, check_weights(weights, config, str(path)))
 
 
 def write(path: Path, checkpoint: Checkpoint) -> None:
     """Write a file and its configuration beside it."""
-    weights, table = transposed_linears(padded_weights(checkpoint)), name_table(checkpoint.config)
-    state = {name: torch_files.to_tensor(weights[hf_name]) for hf_name, name in table.items()}
+    arrays = transposed_linears(twins.padded_arrays(checkpoint, torch_name))
     with described_file(path, checkpoint.config) as part:
-        torch_files.save(part, state)
+        torch_files.save(part, {n: torch_files.to_tensor(array) for n, array in arrays.items()})
 
 
 FORMAT = Format(
