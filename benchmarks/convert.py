@@ -21,10 +21,10 @@ from benchmarks import report
 from benchmarks.process import Worker, WorkerError
 from benchmarks.report import Result
 from benchmarks.trial import stderr_console
-from convert.formats import FORMATS
 from gpt_common import cli
 from gpt_common.config import PRESETS, Preset
 from gpt_common.errors import InputError
+from gpt_common.formats.registry import FORMATS
 
 HUB = "huggingface"
 COMMAND = [sys.executable, "-m", "benchmarks.subjects.conversion"]

@@ -8,9 +8,9 @@ from rich.console import Console
 from benchmarks.spec import SEED
 from benchmarks.worker import peak_resident, serve
 from convert.__main__ import ConvertConfig, convert
-from convert.formats import FORMATS
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import GPTConfig
+from gpt_common.formats.registry import FORMATS
 from gpt_common.initialization import initialize_weights
 
 

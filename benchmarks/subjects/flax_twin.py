@@ -3,6 +3,8 @@
 from collections.abc import Callable
 
 import numpy as np
+from gpt_flax.frozen import freeze
+from gpt_flax.ops import PLAIN, choose_ops
 from jax import Array
 
 from benchmarks.spec import SEED, Spec, runtime_options
@@ -12,10 +14,8 @@ from gpt_common.config import SamplingOptions, StoppingOptions, TrainConfig
 from gpt_common.hardware import keep_memory, processor
 from gpt_common.initialization import initialize_weights
 from gpt_flax.device import DTYPES
-from gpt_flax.frozen import freeze
 from gpt_flax.generate import generate, load_model
 from gpt_flax.model import GPT
-from gpt_flax.ops import PLAIN, choose_ops
 from gpt_flax.optimizer import create_optimizer
 from gpt_flax.train import create_state, jit_train_step
 

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from typing import SupportsFloat
 
 import numpy as np
+from gpt_torch.frozen import freeze
+from gpt_torch.ops import PLAIN, choose_ops
 
 from benchmarks.spec import SEED, Spec, runtime_options
 from benchmarks.subjects import torch_tools as tools
@@ -12,9 +14,7 @@ from gpt_common.config import SamplingOptions, StoppingOptions, TrainConfig
 from gpt_common.hardware import keep_memory, processor
 from gpt_common.initialization import initialize_weights
 from gpt_torch.device import master_dtype
-from gpt_torch.frozen import freeze
 from gpt_torch.generate import generate, load_model
-from gpt_torch.ops import PLAIN, choose_ops
 from gpt_torch.train import create_state, to_device, to_host, train_step
 
 

@@ -37,14 +37,15 @@ TESTED_BY = {
     **{name: (name, "run") for name in ("checkpoint", "cli", "lock", "metrics")},
     **dict.fromkeys(("memory", "startup"), ("cli", "run")),
     "generate": ("generation", "generate"),
-    "names": ("convert",),
-    "nanogpt": ("nanogpt", "convert"),
-    "karpathy": ("nanogpt", "convert"),
+    "names": ("formats_foreign", "formats_refused"),
+    "nanogpt": ("nanogpt", "formats_foreign"),
+    "karpathy": ("nanogpt", "formats_foreign"),
     "errors": ("config", "hostile"),
     **dict.fromkeys(("storage", "weights"), ("storage", "hostile", "overwrite")),
-    **dict.fromkeys(("torch_files", "flax_msgpack", "orbax"), ("hostile", "overwrite")),
+    **dict.fromkeys(("torch_files", "msgpack_files", "orbax"), ("hostile", "overwrite")),
     **dict.fromkeys(("destination", "base", "llmc"), ("overwrite",)),
-    **dict.fromkeys(("openai", "build_nanogpt", "huggingface_hub"), ("hostile", "convert")),
+    **dict.fromkeys(("openai", "build_nanogpt"), ("hostile", "formats_foreign")),
+    "huggingface_hub": ("formats_hub",),
 }
 SECONDS = 1200  # in which the tests must have failed
 

@@ -4,11 +4,11 @@ from tests.faults.fault import Fault
 
 CHECKPOINT = "gpt_common/checkpoint.py"
 STORAGE = "gpt_common/storage.py"
-BASE = "convert/formats/base.py"
+BASE = "gpt_common/formats/base.py"
 DESTINATION = "convert/destination.py"
-TORCH_FILES = "convert/torch_files.py"
-MSGPACK = "convert/formats/flax_msgpack.py"
-ORBAX = "convert/formats/orbax.py"
+TORCH_FILES = "gpt_common/formats/torch_files.py"
+MSGPACK = "gpt_common/formats/msgpack_files.py"
+ORBAX = "gpt_common/formats/orbax.py"
 VERIFY = "convert/verify.py"
 
 FAULTS: tuple[Fault, ...] = (
@@ -218,7 +218,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "--overwrite: files that are no model",
         DESTINATION,
-        "            formats.detect(found)\n",
+        "            registry.detect(found)\n",
         "            pass\n",
     ),
     Fault(
@@ -242,26 +242,26 @@ FAULTS: tuple[Fault, ...] = (
     # The formats.
     Fault(
         "llm.c: the destination is overwritten before the activation is refused",
-        "convert/formats/llmc.py",
+        "gpt_common/formats/llmc.py",
         '    require_activation(config, "gelu_new", NAME)\n',
         '    with atomic_file(path) as part:\n        part.write_bytes(b"half a model")\n'
         '    require_activation(config, "gelu_new", NAME)\n',
     ),
     Fault(
         "OpenAI: layers and heads change places",
-        "convert/formats/openai.py",
+        "gpt_common/formats/openai.py",
         '    "n_layer": "n_layer",\n    "n_head": "n_head",',
         '    "n_layer": "n_head",\n    "n_head": "n_layer",',
     ),
     Fault(
         "build-nanogpt: the step is lost",
-        "convert/formats/build_nanogpt.py",
+        "gpt_common/formats/build_nanogpt.py",
         '"step": checkpoint.training.step if checkpoint.training else 0',
         '"step": 0',
     ),
     Fault(
         "Hub: the configuration is not downloaded",
-        "convert/formats/huggingface_hub.py",
+        "gpt_common/formats/huggingface_hub.py",
         'allow_patterns=["config.json", pattern]',
         "allow_patterns=[pattern]",
     ),

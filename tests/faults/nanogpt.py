@@ -2,8 +2,8 @@
 
 from tests.faults.fault import Fault
 
-NANOGPT = "convert/formats/nanogpt.py"
-KARPATHY = "convert/formats/karpathy.py"
+NANOGPT = "gpt_common/formats/nanogpt.py"
+KARPATHY = "gpt_common/formats/karpathy.py"
 SCHEDULE = "gpt_common/schedule.py"
 WEIGHTS = "gpt_common/weights.py"
 CHECKPOINT = "gpt_common/checkpoint.py"
@@ -295,49 +295,49 @@ BIASES = (
 HANDED_ON: tuple[Fault, ...] = (
     Fault(
         "nanoGPT: epsilon is not read",
-        "convert/formats/nanogpt.py",
+        "gpt_common/formats/nanogpt.py",
         '("beta1", "beta2", "eps", "weight_decay")',
         '("beta1", "beta2", "weight_decay")',
     ),
     Fault(
         "nanoGPT: epsilon is not written",
-        "convert/formats/nanogpt.py",
+        "gpt_common/formats/nanogpt.py",
         '"eps": optimizer.eps',
         '"eps": 1e-8',
     ),
     Fault(
         "nanoGPT: a file without settings has a cosine",
-        "convert/formats/nanogpt.py",
+        "gpt_common/formats/nanogpt.py",
         'if settings.get("decay_lr") is not True:',
         'if settings.get("decay_lr") is False:',
     ),
     Fault(
         "nanoGPT: that the batches are others is not said",
-        "convert/formats/nanogpt.py",
+        "gpt_common/formats/nanogpt.py",
         'training.versions.get("framework") == NAME',
         "training.versions == NAME",
     ),
     Fault(
         "nanoGPT: a constant rate is written as a cosine",
-        "convert/formats/nanogpt.py",
+        "gpt_common/formats/nanogpt.py",
         '= config.optimizer.lr_schedule == "cosine"',
         "= True",
     ),
     Fault(
         "nanoGPT: the learning rate is not written into the optimizer",
-        "convert/formats/nanogpt.py",
+        "gpt_common/formats/nanogpt.py",
         '"lr": optimizer.learning_rate',
         '"lr": 1e-3',
     ),
     Fault(
         "nanoGPT: the cosine is written to end where nanoGPT's does",
-        "convert/formats/nanogpt.py",
+        "gpt_common/formats/nanogpt.py",
         'found["lr_decay_iters"] or found["max_iters"]',
         'found["lr_decay_iters"] or 600_000',
     ),
     Fault(
         "nanoGPT: a file is written as a dataset",
-        "convert/formats/nanogpt.py",
+        "gpt_common/formats/nanogpt.py",
         " and not Path(data).suffix",
         "",
     ),

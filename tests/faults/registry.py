@@ -541,7 +541,7 @@ OPTIMIZER = (
     Fault(
         "flax: the second moment is lost in a resume",
         FLAX_OPTIMIZER,
-        "nu=from_neutral(training.exp_avg_sq, config, dtype)",
+        "nu=from_hf(training.exp_avg_sq, config, dtype)",
         "nu=optax.tree.get(opt_state, 'nu')",
     ),
 )
@@ -761,31 +761,31 @@ CHECKPOINT = (
     ),
     Fault(
         "convert: the prefix of a compiled model stays",
-        "convert/names.py",
+        "gpt_common/formats/names.py",
         '("_orig_mod.", "module.")',
         '("module.",)',
     ),
     Fault(
         "convert: c_fc is not transposed",
-        "convert/names.py",
+        "gpt_common/formats/names.py",
         "(c_attn|c_proj|c_fc)",
         "(c_attn|c_proj)",
     ),
     Fault(
         "convert: an untied head is taken for a tied one",
-        "convert/names.py",
+        "gpt_common/formats/names.py",
         "and not np.array_equal(head, embedding)",
         "and head.shape != embedding.shape",
     ),
     Fault(
         "convert: nanoGPT's moments in the order of its weights",
-        "convert/formats/nanogpt.py",
+        "gpt_common/formats/nanogpt.py",
         "[n for n in shapes if len(shapes[n]) >= 2] + [n for n in shapes if len(shapes[n]) < 2]",
         "list(shapes)",
     ),
     Fault(
         "convert: nanoGPT's models compute the tanh GELU",
-        "convert/formats/nanogpt.py",
+        "gpt_common/formats/nanogpt.py",
         'read_shape(arguments, "gelu", source)',
         'read_shape(arguments, "gelu_new", source)',
     ),

@@ -25,7 +25,7 @@ FAULTS = (
     ),
     Fault(
         "a full disk and Ctrl-C are errors of torch's",
-        "convert/torch_files.py",
+        "gpt_common/formats/torch_files.py",
         "raise error.__context__ or error from None",
         "raise error",
     ),

@@ -16,8 +16,8 @@ from tests.conftest import FRAMEWORKS, random_weights
 from tests.parity.measurements import grown_gpt2, real_tokens
 from tests.parity.twins import (
     completions,
-    inference_logits,
     hugging_face,
+    inference_logits,
     load_torch_model,
     outcome,
 )

@@ -1,18 +1,17 @@
 """Hugging Face folders: `config.json` with safetensors or torch's pickles, whole or in shards.
 
-`huggingface` is also this project's own checkpoint, with the state of the run where there is one.
+`huggingface` is also this project's own checkpoint, which may include the state of a run.
 """
 
 import json
 from functools import partial
 from pathlib import Path
 
-from convert import torch_files
-from convert.formats.base import Format, read_config
-from convert.names import check_weights, neutral_weights
-from gpt_common import checkpoint as neutral
-from gpt_common.checkpoint import Checkpoint
+from gpt_common.checkpoint import Checkpoint, read_checkpoint, write_checkpoint, write_description
 from gpt_common.errors import InputError, printable
+from gpt_common.formats import torch_files
+from gpt_common.formats.base import Format, read_config
+from gpt_common.formats.names import check_weights, hf_weights
 from gpt_common.storage import atomic_folder, read_json, read_safetensors, write_safetensors
 from gpt_common.weights import Array, Weights, num_bytes, with_zero_biases
 
@@ -27,12 +26,12 @@ def detect(path: Path, name: str) -> bool:
 
 
 def read(path: Path, name: str) -> Checkpoint:
-    """Read a folder; with a `training_state.json`, the state of the run too."""
+    """Read a folder, and the state of the run where it has a `training_state.json`."""
     config = read_config(path / "config.json")
     tensors = _read_shards(path, name) if name.endswith(".index.json") else _read_file(path / name)
-    weights = check_weights(neutral_weights(tensors, str(path / name)), config, str(path / name))
+    weights = check_weights(hf_weights(tensors, str(path / name)), config, str(path / name))
     has_training = name == SAFETENSORS and (path / "training_state.json").exists()
-    training = neutral.read_checkpoint(path).training if has_training else None
+    training = read_checkpoint(path).training if has_training else None
     return Checkpoint(config, weights, training)
 
 
@@ -69,13 +68,13 @@ def _read_shards(folder: Path, name: str) -> dict[str, Array]:
 
 
 def write(path: Path, checkpoint: Checkpoint, name: str) -> None:
-    """Write a folder, tokenizer and all."""
+    """Write a folder, with the tokenizer."""
     if name == SAFETENSORS:
-        neutral.write_checkpoint(path, checkpoint)
+        write_checkpoint(path, checkpoint)
         return
     weights = with_zero_biases(checkpoint.weights, checkpoint.config)
     with atomic_folder(path) as part:
-        neutral.write_description(part, checkpoint.config)
+        write_description(part, checkpoint.config)
         if name == PICKLE:
             _write_file(part / name, weights)
         else:

@@ -1,4 +1,4 @@
-"""What a format is, and the configuration beside files that have no place for one."""
+"""What a format is, and the configuration in a second file where the first cannot hold it."""
 
 import json
 import os
@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpt_common import checkpoint as neutral
-from gpt_common.checkpoint import Checkpoint, to_hugging_face
+from gpt_common.checkpoint import Checkpoint, from_hugging_face, to_hugging_face
 from gpt_common.config import Activation, GPTConfig
 from gpt_common.errors import InputError, shown
 from gpt_common.storage import atomic_file, checksum, read_json, sync
@@ -18,9 +17,9 @@ CHECKSUM = "weights_checksum"  # CRC-32 of the file that a configuration lies be
 
 @dataclass(frozen=True)
 class Format:
-    """A checkpoint format: how to know it, to read it, and to write it, whole or not at all.
+    """A checkpoint format: how to detect it, read it, and write it atomically.
 
-    One that `needs_biases` has no word for a model without: zeros are written in their place.
+    One that `needs_biases` cannot express a model without them: zeros are written instead.
     """
 
     name: str
@@ -30,11 +29,11 @@ class Format:
     write: Callable[[Path, Checkpoint], None] | None = None
     keeps_training: bool = False
     needs_biases: bool = False
-    described: bool = False  # by a configuration beside: FILE.json
+    described: bool = False  # by a configuration in a second file: FILE.json
 
 
 def beside(path: Path) -> Path:
-    """Return the name of the configuration beside a file that holds weights only."""
+    """Return the path of the configuration that belongs to a file of weights only."""
     return path.with_name(path.name + ".json")
 
 
@@ -45,13 +44,13 @@ def read_config(path: Path) -> GPTConfig:
     """
     if not path.exists():
         raise InputError(f"{path}: no such file: weights alone do not say n_head")
-    return neutral.read_config(path)
+    return from_hugging_face(read_json(path), str(path))
 
 
 def config_of(path: Path) -> GPTConfig:
-    """Return the shape beside a file of weights: `FILE.json`, or `config.json` in its folder.
+    """Return the shape for a file of weights, from `FILE.json` or `config.json` in its folder.
 
-    Raises `InputError` where `FILE.json` says that it belongs to another file.
+    Raises `InputError` where the checksum in `FILE.json` is that of another file.
     """
     if is_of(_next(path), path):
         return read_config(_next(path))
@@ -68,17 +67,17 @@ def config_of(path: Path) -> GPTConfig:
 
 
 def write_config(path: Path, config: GPTConfig, **more: str) -> None:
-    """Write a Hugging Face `config.json`, with what else is to be said in it."""
+    """Write a Hugging Face `config.json` with more entries."""
     with atomic_file(path) as part:
         part.write_text(json.dumps(to_hugging_face(config) | more, indent=2) + "\n")
 
 
 @contextmanager
 def described_file(path: Path, config: GPTConfig) -> Iterator[Path]:
-    """Yield a temporary path; its file takes the place of `path`, and `config` that beside it.
+    """Yield a temporary path, whose file replaces `path`; then write `config` to `FILE.json`.
 
-    Two files cannot be replaced in one step. So the new configuration waits, whole and under a name
-    that readers know, with the checksum that tells them whether the new file has its place yet.
+    Two files cannot be replaced in one step. So the new configuration is written first, under a
+    name that readers know, with a checksum that tells them whether the new file is in place yet.
     """
     settle(path)
     try:
@@ -90,7 +89,7 @@ def described_file(path: Path, config: GPTConfig) -> Iterator[Path]:
 
 
 def settle(path: Path) -> None:
-    """Put the configuration that waits beside a file in its place, or remove that of no file."""
+    """Rename a file's waiting configuration to `FILE.json`, or remove one of another file."""
     if is_of(_next(path), path):
         os.replace(_next(path), beside(path))
         sync(path.parent)
@@ -99,7 +98,7 @@ def settle(path: Path) -> None:
 
 
 def is_of(description: Path, path: Path) -> bool:
-    """Whether a configuration is there and has the checksum of this file."""
+    """Whether a configuration exists and has the checksum of this file."""
     if not (description.is_file() and path.is_file()):
         return False
     return read_json(description).get(CHECKSUM) == checksum(path)
@@ -110,7 +109,7 @@ def _next(path: Path) -> Path:
 
 
 def require_activation(config: GPTConfig, activation: Activation, name: str) -> None:
-    """Raise `InputError` for a model whose GELU the programs of that format do not compute."""
+    """Raise `InputError` for a model whose GELU is not the one that a format implies."""
     if config.activation != activation:
         raise InputError(
             f"{name} computes {activation} and has no place to say otherwise; "

@@ -1,8 +1,8 @@
 """nanoGPT's `ckpt.pt`: model, shape, AdamW's state, and the settings of its run.
 
-nanoGPT computes the erf GELU. What its file says beside what a run of ours takes over is kept, and
-goes back into a file that is written. What a run of ours has beyond nanoGPT's is written as JSON
-under `gpt_twins`, which nanoGPT's programs do not look at.
+nanoGPT computes the erf GELU. Entries of its file that our runs have no use for are kept, and
+written back. The part of our state that nanoGPT's file has no entry for is written as JSON under
+`gpt_twins`, which nanoGPT's programs ignore.
 """
 
 import json
@@ -11,20 +11,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from convert import torch_files
-from convert.formats import karpathy
-from convert.formats.base import Format, require_activation
-from convert.formats.karpathy import whole_number
-from convert.names import check_weights, transposed_linears
 from gpt_common.checkpoint import Checkpoint, TrainingState, read_state_fields, state_fields
 from gpt_common.config import DataOptions, GPTConfig, ModelOptions, OptimizerOptions, TrainConfig
 from gpt_common.errors import InputError, shown
+from gpt_common.formats import karpathy, torch_files
+from gpt_common.formats.base import Format, require_activation
+from gpt_common.formats.karpathy import whole_number
+from gpt_common.formats.names import check_weights, transposed_linears
 from gpt_common.weights import Weights, weight_shapes
 
 NAME = "nanogpt"
 OURS = "gpt_twins"
-DATA = "data/"  # where nanoGPT has its datasets, seen from the folder in which it runs
-# nanoGPT's settings and our options. It divides the accumulation among its processes itself.
+DATA = "data/"  # the folder of nanoGPT's datasets, relative to the one in which it runs
+# nanoGPT's settings -> our options. It divides the accumulation among its processes itself.
 WHOLE: dict[str, str] = {
     "batch_size": "batch_size",
     "block_size": "seq_len",
@@ -45,7 +44,7 @@ def detect(path: Path) -> bool:
 
 
 def read(path: Path) -> Checkpoint:
-    """Read a file; where it has AdamW's state, the state of a run as well."""
+    """Read a file, and the state of a run where it has AdamW's state."""
     content, source = torch_files.load(path), str(path)
     arguments = require_dict(content["model_args"], "model_args", source)
     config = karpathy.read_shape(arguments, "gelu", source)
@@ -55,7 +54,7 @@ def read(path: Path) -> Checkpoint:
 
 
 def notes(arguments: dict[str, Any], training: TrainingState | None) -> tuple[str, ...]:
-    """Return what nanoGPT does and the twins do not, in sentences."""
+    """Return in sentences what nanoGPT does and the twins do not."""
     found, dropout = [], plain(arguments).get("dropout")
     if isinstance(dropout, int | float) and dropout > 0:
         found.append(f"nanoGPT trains this model with dropout {dropout}, the twins without")
@@ -72,9 +71,9 @@ def require_dict(value: Any, name: str, source: str) -> dict[Any, Any]:
 
 
 def plain(content: Any) -> dict[str, Any]:
-    """Return the entries of a dict that are truths, finite numbers, or short texts.
+    """Return the entries of a dict that are booleans, finite numbers or short strings.
 
-    A tensor of one number is a number. All together are few enough for a JSON file.
+    A tensor of one number counts as a number. There are at most `MOST_KEPT` entries.
     """
     entries = content.items() if isinstance(content, dict) else ()
     values = {name: scalar(value) for name, value in entries if isinstance(name, str)}
@@ -83,13 +82,13 @@ def plain(content: Any) -> dict[str, Any]:
 
 
 def scalar(value: Any) -> bool | int | float | str | None:
-    """Return a truth, finite number or short text, from a tensor too; None for anything else."""
+    """Return a boolean, finite number or short string, also from a tensor; None for others."""
     import torch
 
     if isinstance(value, torch.Tensor) and value.numel() == 1:
         try:
             value = value.item()
-        except RuntimeError:  # of a kind without numbers
+        except RuntimeError:  # a dtype without numbers
             return None
     if isinstance(value, str):
         return value if len(value) <= LONGEST else None
@@ -102,13 +101,13 @@ def scalar(value: Any) -> bool | int | float | str | None:
 
 
 def parameter_order(config: GPTConfig) -> list[str]:
-    """Return the neutral names in the order of nanoGPT's optimizer: what decays is first."""
+    """Return the weights' names in the order of nanoGPT's optimizer: decayed ones first."""
     shapes = weight_shapes(config)
     return [n for n in shapes if len(shapes[n]) >= 2] + [n for n in shapes if len(shapes[n]) < 2]
 
 
 def read_training(content: dict[str, Any], config: GPTConfig, source: str) -> TrainingState | None:
-    """Return the state of a run, or None where the file has none of AdamW's."""
+    """Return the state of a run, or None where the file has no state of AdamW."""
     names = parameter_order(config)
     entries = read_entries(content.get("optimizer"), len(names), source)
     if not entries:
@@ -124,13 +123,13 @@ def read_training(content: dict[str, Any], config: GPTConfig, source: str) -> Tr
         | {
             "step": read_step(content, source),
             "optimizer_step": read_optimizer_step(entries, source),
-            "source": {NAME: kept(content)},
+            "source": {NAME: other_entries(content)},
         },
     )
 
 
 def read_entries(optimizer: Any, count: int, source: str) -> list[dict[Any, Any]]:
-    """Return AdamW's state of each parameter, of none where it has not made an update."""
+    """Return AdamW's state of each parameter; an empty list where there was no update."""
     if optimizer is None:
         return []
     state = require_dict(optimizer, "optimizer", source).get("state")
@@ -143,13 +142,13 @@ def read_entries(optimizer: Any, count: int, source: str) -> list[dict[Any, Any]
 
 
 def read_moment(tensors: list, names: list[str], config: GPTConfig, source: str) -> Weights:
-    """Return one of AdamW's moments under neutral names."""
+    """Return one of AdamW's moments under Hugging Face's names."""
     arrays = torch_files.to_arrays(dict(zip(names, tensors, strict=True)), source)
     return check_weights(transposed_linears(arrays), config, source)
 
 
 def read_step(content: dict[str, Any], source: str) -> int:
-    """Return the number of updates that a run has done. Raises `InputError` for a strange one."""
+    """Return the number of updates of the run. Raises `InputError` for an invalid one."""
     step = whole_number(content.get("iter_num", 0), "iter_num", source)
     if step < 0:
         raise InputError(f"{source}: iter_num must not be negative, got {step}")
@@ -157,7 +156,7 @@ def read_step(content: dict[str, Any], source: str) -> int:
 
 
 def read_optimizer_step(entries: list[dict[Any, Any]], source: str) -> int:
-    """Return AdamW's own count: the updates that nanoGPT's GradScaler skipped are not in it."""
+    """Return AdamW's own count, without the updates that nanoGPT's GradScaler skipped."""
     steps = {scalar(entry.get("step")) for entry in entries}
     (step,) = steps if len(steps) == 1 else (None,)
     if isinstance(step, bool) or not isinstance(step, int | float) or step != abs(int(step)):
@@ -166,7 +165,7 @@ def read_optimizer_step(entries: list[dict[Any, Any]], source: str) -> int:
 
 
 def read_fields(content: dict[str, Any], config: GPTConfig, source: str) -> dict[str, Any]:
-    """Return place, options and versions: those that a run of ours left, or from the settings."""
+    """Return data position, options and versions, from `gpt_twins` or nanoGPT's settings."""
     if not isinstance(content.get(OURS), str):
         options = read_options(content, config, source)
         start = {"position": 0}
@@ -182,7 +181,7 @@ def read_fields(content: dict[str, Any], config: GPTConfig, source: str) -> dict
 
 
 def stored_options(groups: dict[str, Any], source: str) -> TrainConfig:
-    """Return a run's options. Raises `InputError` for strange ones."""
+    """Return a run's options. Raises `InputError` for invalid ones."""
     try:
         return TrainConfig.from_dict(groups)
     except InputError as error:
@@ -193,10 +192,10 @@ def stored_options(groups: dict[str, Any], source: str) -> TrainConfig:
 
 
 def read_options(content: dict[str, Any], config: GPTConfig, source: str) -> TrainConfig:
-    """Return what a file says of its run; our defaults for what it does not say.
+    """Return the options of a run from a file, with our defaults for what is not in it.
 
-    AdamW's betas, epsilon and decay are the optimizer's where it has them: nanoGPT takes these when
-    it goes on. Raises `InputError` for strange settings.
+    AdamW's betas, epsilon and decay are taken from the optimizer where it has them, as nanoGPT does
+    when it resumes. Raises `InputError` for invalid settings.
     """
     settings = plain(content.get("config"))
     found = read_numbers(settings, source) | read_group(content.get("optimizer"))
@@ -245,8 +244,8 @@ def read_group(optimizer: Any) -> dict[str, float]:
     return {name: float(found[name]) for name in names if type(found.get(name)) in (int, float)}
 
 
-def kept(content: dict[str, Any]) -> dict[str, Any]:
-    """Return what a file says beside what is read of it, to go back into one that is written."""
+def other_entries(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the entries of a file that are written back into one."""
     entries = {name: value for name, value in plain(content).items() if name != OURS}
     return entries | {name: plain(content.get(name)) for name in ("config", "model_args")}
 
@@ -274,19 +273,19 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
 def settings(
     training: TrainingState | None, before: dict[str, Any], config: GPTConfig
 ) -> dict[str, Any]:
-    """Return nanoGPT's settings: as they were, but for what a run of ours has other than they say.
+    """Return nanoGPT's settings: those of the file, updated with the options that differ since.
 
-    All that a run has, where there were none; none for weights alone.
+    Without earlier settings it is all options; for weights alone, none.
     """
     if training is None:
         return before
-    now = in_their_words(stored_options(training.options, NAME))
-    said = in_their_words(read_options({"config": before}, config, NAME))
+    now = as_settings(stored_options(training.options, NAME))
+    said = as_settings(read_options({"config": before}, config, NAME))
     return before | {n: v for n, v in now.items() if not before or v != said.get(n)}
 
 
-def in_their_words(config: TrainConfig) -> dict[str, Any]:
-    """Return a run's options as nanoGPT's settings, those for which it has a word."""
+def as_settings(config: TrainConfig) -> dict[str, Any]:
+    """Return a run's options as nanoGPT's settings, those that have a counterpart."""
     options = vars(config.data) | vars(config.optimizer)
     found = {theirs: options[ours] for theirs, ours in (WHOLE | REAL).items()}
     found["lr_decay_iters"] = found["lr_decay_iters"] or found["max_iters"]
@@ -297,9 +296,9 @@ def in_their_words(config: TrainConfig) -> dict[str, Any]:
 
 
 def optimizer_state(training: TrainingState | None, config: GPTConfig) -> dict[str, Any]:
-    """Return AdamW's state as `torch.optim.AdamW.state_dict()` would; of weights alone, a new one.
+    """Return AdamW's state as `torch.optim.AdamW.state_dict()` would; for weights alone, a new one.
 
-    nanoGPT resumes from no file without one.
+    nanoGPT does not resume from a file without one.
     """
     names, shapes = parameter_order(config), weight_shapes(config)
     matrices = sum(len(shapes[name]) >= 2 for name in names)

@@ -1,4 +1,4 @@
-"""Parameters of `gpt_flax` as an Orbax checkpoint, with their configuration in the same folder."""
+"""Parameters of `gpt_flax` as an Orbax checkpoint, their configuration in the same folder."""
 
 import logging
 import math
@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from convert.formats import flax_msgpack
-from convert.formats.base import Format, read_config, write_config
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.errors import InputError, reason
+from gpt_common.formats import flax_msgpack, twins
+from gpt_common.formats.base import Format, read_config, write_config
 from gpt_common.storage import MOST_JSON_BYTES, atomic_folder, require_file
 
 PARAMS = "params"
-MOST_COMPRESSED = 16  # bytes in memory of a byte on the disk; of trained weights 1.1
+MOST_COMPRESSED = 16  # bytes in memory for a byte on the disk; for trained weights it is 1.1
 OS_ERROR = re.compile(r"os_error_code='(\d+)'")
 
 
@@ -54,7 +54,7 @@ def load(path: Path) -> dict[str, Any]:
                     lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata.tree
                 )
                 return checkpointer.restore(path.resolve(), restore_args=as_numpy)
-        except Exception as error:  # Orbax and tensorstore each have their own
+        except Exception as error:  # Orbax and tensorstore each have their own types
             raise InputError(
                 f"{path}: expected a whole Orbax checkpoint, got: {reason(error)}"
             ) from None
@@ -78,10 +78,10 @@ def claimed_bytes(leaf: Any) -> int:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Keep to ourselves what Orbax logs about a damaged checkpoint or a full disk.
+    """Silence what Orbax logs about a damaged checkpoint or a full disk.
 
-    The error says it in one line. Orbax' threads go on for a while, and find the event loop of what
-    failed closed.
+    The error says it in one line. Orbax' threads outlive it for a while, and report that the event
+    loop is closed.
     """
     logger, before = logging.getLogger("absl"), sys.unraisablehook
     level = logger.level
@@ -103,9 +103,10 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
     """Write a folder."""
     from flax.traverse_util import unflatten_dict
 
+    flat = twins.padded_arrays(checkpoint, flax_msgpack.flax_name)
     with atomic_folder(path) as part:
         write_config(part / "config.json", checkpoint.config)
-        save(part / PARAMS, unflatten_dict(flax_msgpack.flat_parameters(checkpoint), sep="/"))
+        save(part / PARAMS, unflatten_dict(flat, sep="/"))
 
 
 def save(path: Path, tree: dict[str, Any]) -> None:
@@ -116,7 +117,7 @@ def save(path: Path, tree: dict[str, Any]) -> None:
         try:
             with ocp.PyTreeCheckpointer() as checkpointer:
                 checkpointer.save(path.resolve(), tree)
-        except ValueError as error:  # which is what tensorstore makes of a full disk
+        except ValueError as error:  # how tensorstore reports a full disk
             if not (code := OS_ERROR.search(str(error))):
                 raise
             raise OSError(int(code[1]), os.strerror(int(code[1]))) from None

@@ -1,18 +1,19 @@
 """llm.c's `.bin`: a header of 256 int32, then the weights, each kind for all layers together."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 
-from convert.formats.base import Format, require_activation
-from convert.names import LINEAR, check_weights, pad_rows
 from gpt_common.checkpoint import Checkpoint, shape_of
 from gpt_common.config import GPTConfig
 from gpt_common.errors import InputError
+from gpt_common.formats.base import Format, require_activation
+from gpt_common.formats.names import LINEAR, check_weights, pad_rows
 from gpt_common.storage import atomic_file, first_bytes, map_file, mapped_array, write_array
-from gpt_common.weights import Array, Weights, block_shapes, with_zero_biases
+from gpt_common.weights import EMBEDDING, Array, Weights, block_shapes, with_zero_biases
 
 NAME = "llmc"
 MAGIC = 20240326
@@ -28,7 +29,7 @@ def detect(path: Path) -> bool:
 
 
 def read_header(path: Path) -> tuple[GPTConfig, np.dtype, int]:
-    """Return shape, type and number of embedding rows. Raises `InputError` for a strange header."""
+    """Return shape, dtype and embedding rows. Raises `InputError` for an invalid header."""
     header = np.fromfile(path, "<i4", HEADER)
     if len(header) < HEADER:
         raise InputError(f"{path}: expected a header of {HEADER} numbers, got {len(header)}")
@@ -44,11 +45,11 @@ def read_header(path: Path) -> tuple[GPTConfig, np.dtype, int]:
 
 
 def layout(config: GPTConfig, rows: int) -> dict[str, tuple[int, ...]]:
-    """Return the arrays of the file in their order; a name with `*` is of all layers together."""
+    """Return the shapes of the file's arrays in order; `*` in a name stands for all layers."""
     C = config.n_embd
     layers = {f"transformer.h.*.{name}": shape for name, shape in block_shapes(config).items()}
     return {
-        "transformer.wte.weight": (rows, C),
+        EMBEDDING: (rows, C),
         "transformer.wpe.weight": (config.block_size, C),
         **{n: shape[::-1] if LINEAR.search(n) else shape for n, shape in layers.items()},
         "transformer.ln_f.weight": (C,),
@@ -63,8 +64,8 @@ def read(path: Path) -> Checkpoint:
         name: (config.n_layer, *shape) if "*" in name else shape
         for name, shape in layout(config, rows).items()
     }
-    # Python's integers, not numpy's: a header may name sizes whose product overflows.
-    expected = 4 * HEADER + dtype.itemsize * sum(_product(shape) for shape in shapes.values())
+    # Python's integers, not numpy's: the product of the sizes in a header may overflow.
+    expected = 4 * HEADER + dtype.itemsize * sum(map(math.prod, shapes.values()))
     if path.stat().st_size != expected:
         raise InputError(f"{path}: expected {expected} bytes, got {path.stat().st_size}")
     content = map_file(path)
@@ -74,20 +75,12 @@ def read(path: Path) -> Checkpoint:
         array = mapped_array(content, dtype, shape, offset)
         offset += array.nbytes
         weights |= _split(name, array)
-    embedding = "transformer.wte.weight"
-    weights[embedding] = weights[embedding][: config.vocab_size]
+    weights[EMBEDDING] = weights[EMBEDDING][: config.vocab_size]
     return Checkpoint(config, check_weights(weights, config, str(path)))
 
 
-def _product(shape: tuple[int, ...]) -> int:
-    product = 1
-    for size in shape:
-        product *= size
-    return product
-
-
 def _split(name: str, array: Array) -> Weights:
-    """Return the array, or its layers, under neutral names and in neutral layout."""
+    """Return the array, or each of its layers, under Hugging Face's names and layout."""
     if "*" not in name:
         return {name: array}
     flip = LINEAR.search(name) is not None
@@ -95,7 +88,7 @@ def _split(name: str, array: Array) -> Weights:
 
 
 def write(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a file that llm.c loads. Raises `InputError` for a model that it cannot hold."""
+    """Write a file for llm.c. Raises `InputError` for a model that it cannot hold."""
     weights = with_zero_biases(checkpoint.weights, checkpoint.config)
     config = replace(checkpoint.config, bias=True)
     require_activation(config, "gelu_new", NAME)
@@ -112,7 +105,7 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
         for name in layout(config, rows):
             for layer in range(config.n_layer) if "*" in name else (0,):
                 weight = weights[name.replace("*", str(layer))]
-                if name == "transformer.wte.weight":
+                if name == EMBEDDING:
                     weight = pad_rows(weight, rows)
                 write_array(file, weight.T if "*" in name and LINEAR.search(name) else weight)
 

@@ -1,4 +1,4 @@
-"""Parameters of `gpt_flax` in Flax's msgpack, with their configuration beside: `FILE.json`."""
+"""Flax's msgpack files, read with a bound on the number of objects."""
 
 from functools import partial
 from pathlib import Path
@@ -6,61 +6,20 @@ from typing import Any
 
 import numpy as np
 
-from convert.formats.base import Format, config_of, described_file
-from convert.names import EMBEDDING, check_weights, cut_rows, padded_weights, require_names
-from gpt_common.checkpoint import Checkpoint
-from gpt_common.config import GPTConfig
 from gpt_common.errors import MOST_SHOWN, InputError, printable, reason, shown
 from gpt_common.storage import first_bytes, require_file
-from gpt_common.weights import Array, Weights, num_bytes, require_plausible
+from gpt_common.weights import Array
 
-# How a msgpack map of at least one entry opens; nothing else here opens so.
+# The first byte of a msgpack map with at least one entry; no other format here begins with it.
 FIRST_BYTES = {*range(0x81, 0x90), 0xDE, 0xDF}
 MOST_OBJECTS = 200_000  # in a file; GPT-2's largest has five thousand
 MOST_LEVELS = 8  # of names; the twins' have 4
 MOST_DIMENSIONS = 64  # numpy's
 
 
-def detect(path: Path) -> bool:
-    """Whether a file opens as a msgpack map does."""
+def is_msgpack_file(path: Path) -> bool:
+    """Whether a file begins as a msgpack map does."""
     return path.is_file() and first_bytes(path, 1)[:1] in {bytes([b]) for b in FIRST_BYTES}
-
-
-def read(path: Path) -> Checkpoint:
-    """Read a file, of `gpt_flax` or of Hugging Face's former Flax GPT-2."""
-    from convert.formats import huggingface_flax
-
-    config, tree = config_of(path), load(path)
-    if "transformer" in tree:
-        return Checkpoint(config, huggingface_flax.read_tree(tree, config, str(path)))
-    return Checkpoint(config, read_tree(tree, config, str(path)))
-
-
-def read_tree(tree: dict[str, Any], config: GPTConfig, source: str) -> Weights:
-    """Return the neutral weights of a tree of `gpt_flax` parameters."""
-    from gpt_flax.weights import name_table
-
-    flat = flatten(tree, source)
-    require_plausible(config, len(flat), num_bytes(flat), source)
-    table = name_table(config)
-    require_names(flat, dict.fromkeys(table.values()), source)
-    weights = {name: flat[path] for name, path in table.items()}
-    weights[EMBEDDING] = cut_rows(weights[EMBEDDING], config.vocab_size)
-    return check_weights(weights, config, source)
-
-
-def write(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a file and its configuration beside it."""
-    with described_file(path, checkpoint.config) as part:
-        save(part, flat_parameters(checkpoint))
-
-
-def flat_parameters(checkpoint: Checkpoint) -> dict[str, Array]:
-    """Return the parameters of `gpt_flax`, padded, by their paths."""
-    from gpt_flax.weights import name_table
-
-    weights = padded_weights(checkpoint)
-    return {path: weights[name] for name, path in name_table(checkpoint.config).items()}
 
 
 def flatten(tree: dict[Any, Any], source: str) -> dict[str, Array]:
@@ -105,7 +64,7 @@ def load(path: Path) -> dict[str, Any]:
 def require_few_objects(content: bytes) -> None:
     """Raise `ValueError` for more maps and lists than a model has: each takes 50 times its bytes.
 
-    Nothing is built on the way. An array is a msgpack of its own, in its tree's.
+    Nothing is built while counting. An array is a msgpack nested in that of its tree.
     """
     import msgpack
 
@@ -139,8 +98,3 @@ def save(path: Path, flat: dict[str, Array]) -> None:
 
     contiguous = {name: np.ascontiguousarray(array) for name, array in flat.items()}
     path.write_bytes(msgpack_serialize(unflatten_dict(contiguous, sep="/"), in_place=True))
-
-
-FORMAT = Format(
-    "flax", ".msgpack of gpt_flax parameters, FILE.json beside", detect, read, write, described=True
-)

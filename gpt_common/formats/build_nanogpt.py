@@ -1,15 +1,14 @@
-"""build-nanogpt's `model_*.pt`: a model and its configuration, an object of its own class."""
+"""build-nanogpt's `model_*.pt`: a model and its configuration, a pickled `GPTConfig`."""
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from convert import torch_files
-from convert.formats import karpathy
-from convert.formats.base import Format, require_activation
-from convert.torch_files import BuildNanoGPTConfig
 from gpt_common.checkpoint import Checkpoint
+from gpt_common.formats import karpathy, torch_files
+from gpt_common.formats.base import Format, require_activation
+from gpt_common.formats.torch_files import BuildNanoGPTConfig
 from gpt_common.weights import with_zero_biases
 
 NAME = "build-nanogpt"
@@ -39,13 +38,13 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
         "step": checkpoint.training.step if checkpoint.training else 0,
         "val_loss": None,
     }
-    with called_as_their_program_calls_it():
+    with pickled_as_gpt_config():
         karpathy.save(path, content)
 
 
 @contextmanager
-def called_as_their_program_calls_it() -> Iterator[None]:
-    """Let pickle write our stand-in under the name of the class it stands for."""
+def pickled_as_gpt_config() -> Iterator[None]:
+    """Let pickle write `BuildNanoGPTConfig` under the name of the class it stands for."""
     main, own = sys.modules["__main__"], BuildNanoGPTConfig
     module, name = own.__module__, own.__qualname__
     before = getattr(main, "GPTConfig", None)

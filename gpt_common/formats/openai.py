@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from convert.formats.base import Format
-from convert.names import check_weights
 from gpt_common.checkpoint import Checkpoint, shape_of
 from gpt_common.config import GPTConfig
 from gpt_common.errors import InputError, reason
+from gpt_common.formats.base import Format
+from gpt_common.formats.names import check_weights
 from gpt_common.storage import read_json
 from gpt_common.weights import Array, Weights, num_bytes, require_plausible, weight_shapes
 
@@ -30,7 +30,7 @@ def detect(path: Path) -> bool:
 
 
 def tensorflow_name(name: str) -> str:
-    """Return OpenAI's name of a neutral one: `model/h0/attn/c_attn/w`."""
+    """Return OpenAI's name of a weight: `model/h0/attn/c_attn/w`."""
     *parents, leaf = name.removeprefix("transformer.").replace("h.", "h", 1).split(".")
     last = parents[-1]
     if last in ("wte", "wpe"):
@@ -70,7 +70,7 @@ def load(prefix: Path) -> dict[str, Array]:
     try:
         reader = load_checkpoint(str(prefix))
         return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
-    except Exception as error:  # TensorFlow has its own
+    except Exception as error:  # TensorFlow has its own types
         raise InputError(
             f"{prefix}: expected a whole TensorFlow checkpoint, got: {reason(error)}"
         ) from None

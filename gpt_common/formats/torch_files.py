@@ -1,4 +1,4 @@
-"""torch's files, read without running anything that is in them."""
+"""torch's files, read without running the code that a pickle may hold."""
 
 import pickletools
 import re
@@ -15,24 +15,24 @@ from gpt_common.errors import InputError, printable, reason, shown
 from gpt_common.storage import require_file
 from gpt_common.weights import Array, num_bytes
 
-LEGACY_START = b"\x80\x02"  # a pickle of protocol 2, which torch before 1.6 opens with
+LEGACY_START = b"\x80\x02"  # a pickle of protocol 2: how files of torch before 1.6 begin
 MOST_OPCODES = 300_000  # in a pickle: those of eight thousand tensors
 MOST_IN_TUPLE = 1000  # objects; a tensor takes 20
-MARK = 0  # on the stack, in place of a size
+MARK = 0  # on the stack, instead of a size
 
 
 class BuildNanoGPTConfig:
-    """Takes the place of build-nanogpt's configuration, a class of the program that wrote it."""
+    """Stands for build-nanogpt's configuration, a class of the program that wrote the file."""
 
 
-# Their names in the files. Reading one makes an empty object and sets its attributes, no more.
+# Their names in the files. Reading one only makes an empty object and sets its attributes.
 CLASSES: list[Any] = [
     (BuildNanoGPTConfig, f"{module}.GPTConfig") for module in ("__main__", "train_gpt2")
 ]
 
 
 def is_torch_file(path: Path) -> bool:
-    """Whether a file opens as torch's do."""
+    """Whether a file begins as torch's do."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -43,17 +43,17 @@ def is_torch_file(path: Path) -> bool:
 def peek(path: Path) -> dict:
     """Return the dict in a torch file; an empty one for any other file.
 
-    Raises `InputError` for a torch file that is damaged or wants more than tensors.
+    Raises `InputError` for a torch file that is damaged or refused.
     """
     content = load(path) if is_torch_file(path) else {}
     return content if isinstance(content, dict) else {}
 
 
 def load(path: Path) -> Any:
-    """Return what a torch file holds, its tensors memory-mapped where the format allows.
+    """Return the content of a torch file, its tensors memory-mapped where the format allows.
 
     Only tensors, plain containers and `CLASSES` are read. Raises `InputError` for a file that is
-    damaged or wants more.
+    damaged or holds anything else.
     """
     import torch
 
@@ -62,7 +62,7 @@ def load(path: Path) -> Any:
         is_zip = zipfile.is_zipfile(path)
         _check_zip(path) if is_zip else _check_legacy(path)
         with torch.serialization.safe_globals(CLASSES), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch, about what a damaged file asks for
+            warnings.simplefilter("ignore")  # torch's, about damaged files
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except InputError:
         raise
@@ -77,7 +77,7 @@ def save(path: Path, content: dict[str, Any]) -> None:
     with path.open("wb") as file:
         try:
             torch.save(content, file)
-        except RuntimeError as error:  # which torch makes of a full disk, and of Ctrl-C
+        except RuntimeError as error:  # how torch reports a full disk, and Ctrl-C
             raise error.__context__ or error from None
 
 
@@ -115,7 +115,7 @@ def _check_legacy(path: Path) -> None:
 
 
 def _check_pickle(file: IO[bytes], path: Path) -> list[int]:
-    """Return the whole numbers in a pickle. Raises `InputError` for one made to keep us busy.
+    """Return the integers in a pickle. Raises `InputError` for one that takes very long to read.
 
     A tuple of one tuple twice, in another twice, and so on n times, is hashed 2**n times as a key.
     """
@@ -138,7 +138,7 @@ def _check_pickle(file: IO[bytes], path: Path) -> list[int]:
 
 
 def _sizes_after(opcode: pickletools.OpcodeInfo, stack: list[int]) -> list[int]:
-    """Take from the stack what an opcode takes; return the sizes of what it puts there."""
+    """Pop the stack as an opcode does; return the sizes of what it pushes."""
     taken, before = 0, list(opcode.stack_before)
     if pickletools.markobject in before:
         while size := stack.pop():
@@ -154,8 +154,8 @@ def _sizes_after(opcode: pickletools.OpcodeInfo, stack: list[int]) -> list[int]:
 def to_arrays(tensors: Mapping[str, Any], source: str) -> dict[str, Array]:
     """Return a state dict as numpy arrays of the same bits.
 
-    Raises `InputError` where an entry is not a plain tensor under a name, or where tensors of few
-    bytes claim to be large ones.
+    Raises `InputError` where an entry is not a plain tensor under a name, or where tensors claim
+    more bytes than their storages have.
     """
     import torch
 
@@ -173,7 +173,7 @@ def to_arrays(tensors: Mapping[str, Any], source: str) -> dict[str, Array]:
             raise InputError(
                 f"{source}: {printable(name)}: expected an array, got {kind}"
             ) from None
-    # The head may be the embedding again; nothing else lies in another's bytes.
+    # The head may share the embedding's storage; no other tensors share one.
     if num_bytes(arrays) > 2 * sum(storages.values()):
         raise InputError(
             f"{source}: expected tensors with numbers of their own, got some that share"

@@ -1,4 +1,4 @@
-"""Names on the Hugging Face Hub, such as `gpt2` or `openai-community/gpt2-xl`, by its cache."""
+"""Models on the Hugging Face Hub, such as `gpt2` or `openai-community/gpt2-xl`."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ WEIGHTS = ("model*.safetensors*", "pytorch_model*.bin*", "flax_model.msgpack")
 
 
 def download(name: str) -> Path:
-    """Return the folder of a model on the Hub, downloaded on first use.
+    """Return the folder of a model in the Hub's cache, downloaded on first use.
 
     Raises `InputError` where there is no such path and no such model, or no network.
     """
@@ -25,7 +25,7 @@ def download(name: str) -> Path:
             folder = Path(snapshot_download(name, allow_patterns=["config.json", pattern]))
             if any(folder.glob(pattern)):
                 return folder
-    except Exception as error:  # of the network, the Hub, or the disk: the reason is in its text
+    except Exception as error:  # of the network, the Hub, or the disk
         raise InputError(
             f"{name}: no such file or folder, and no download from the Hugging Face Hub "
             f"({reason(error)}); to bring the model by hand, put its config.json and "

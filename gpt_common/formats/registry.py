@@ -1,12 +1,14 @@
-"""Every foreign format is a spoke on one hub: read to, and written from, the neutral weights.
+"""All formats. Each reads to and writes from one representation: Hugging Face's names and layout.
 
-A format is found by what a file is, not by what it is called.
+A file's format is detected from its content, not from its name.
 """
 
 from dataclasses import replace
 from pathlib import Path
 
-from convert.formats import (
+from gpt_common.checkpoint import STATE, Checkpoint, is_run, read_checkpoint
+from gpt_common.errors import InputError
+from gpt_common.formats import (
     build_nanogpt,
     flax_msgpack,
     huggingface,
@@ -18,9 +20,7 @@ from convert.formats import (
     orbax,
     torch_state_dict,
 )
-from convert.formats.base import Format
-from gpt_common.checkpoint import STATE, Checkpoint, is_run, read_checkpoint
-from gpt_common.errors import InputError
+from gpt_common.formats.base import Format
 from gpt_common.storage import existing_folder
 
 FORMATS: dict[str, Format] = {
@@ -41,7 +41,7 @@ ENDINGS = {".pt": "torch", ".msgpack": "flax", ".bin": "llmc", "": "huggingface"
 
 
 def detect(path: Path) -> Format:
-    """Return the format of a file or folder. Raises `InputError` where it is none of ours."""
+    """Return the format of a file or folder. Raises `InputError` where it is none of `FORMATS`."""
     for form in FORMATS.values():
         if form.detect(path):
             return form
@@ -49,18 +49,18 @@ def detect(path: Path) -> Format:
 
 
 def locate(source: str) -> Path:
-    """Return where a source lies: a path, or the download of a Hub name.
+    """Return the path of a source, which is a path or the name of a model on the Hub.
 
-    Raises `InputError` where there is no such thing.
+    Raises `InputError` where neither exists.
     """
     path = existing_folder(Path(source))
     return path if path.exists() else huggingface_hub.download(source)
 
 
 def read(source: str, with_training: bool = True) -> tuple[Checkpoint, Format]:
-    """Return the model of a source in whatever format, and the format; of a run its newest whole.
+    """Return the model of a source in any format, of a run the newest undamaged, and the format.
 
-    Raises `InputError` where there is nothing to read or it is damaged.
+    Raises `InputError` where the source is missing or damaged.
     """
     path = locate(source)
     if is_run(path) or ((path / STATE).exists() and not with_training):
@@ -70,9 +70,9 @@ def read(source: str, with_training: bool = True) -> tuple[Checkpoint, Format]:
 
 
 def read_weights(source: str) -> Checkpoint:
-    """Return the model of a source in whatever format, without the state of a run.
+    """Return the model of a source in any format, without the state of a run.
 
-    Raises `InputError` where there is nothing to read or it is damaged.
+    Raises `InputError` where the source is missing or damaged.
     """
     return replace(read(source, with_training=False)[0], training=None)
 
@@ -80,7 +80,7 @@ def read_weights(source: str) -> Checkpoint:
 def destination_format(path: Path, name: str | None) -> Format:
     """Return the format to write: by name, or by the destination's ending.
 
-    Raises `InputError` where there is none or it is only read.
+    Raises `InputError` where it is unknown or read only.
     """
     name = name or ENDINGS.get(path.suffix)
     if name not in FORMATS:

@@ -2,18 +2,17 @@
 
 from pathlib import Path
 
-from convert import torch_files
-from convert.formats.base import Format, config_of, described_file
-from convert.names import (
-    check_weights,
-    cut_rows,
-    padded_weights,
-    require_names,
-    unwrapped,
-)
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.errors import InputError, printable
-from gpt_common.weights import Array, num_bytes, require_plausible
+from gpt_common.formats import torch_files, twins
+from gpt_common.formats.base import Format, config_of, described_file
+from gpt_common.formats.names import check_weights, transposed_linears, unwrapped
+from gpt_common.weights import Array
+
+
+def torch_name(hf_name: str) -> str:
+    """Return the name of a weight in `gpt_torch`: `h.0.attn.c_attn.weight`."""
+    return hf_name.removeprefix("transformer.")
 
 
 def detect(path: Path) -> bool:
@@ -24,33 +23,21 @@ def detect(path: Path) -> bool:
 
 def read(path: Path) -> Checkpoint:
     """Read a file; names may have the prefixes that torch.compile and DDP leave."""
-    from gpt_torch.weights import name_table
-
     config, content = config_of(path), torch_files.load(path)
     arrays: dict[str, Array] = {}
     for name, array in torch_files.to_arrays(content, str(path)).items():
         if unwrapped(name) in arrays:
             raise InputError(f"{path}: duplicate {printable(unwrapped(name))}")
         arrays[unwrapped(name)] = array
-    require_plausible(config, len(arrays), num_bytes(arrays), str(path))
-    table = name_table(config)
-    require_names(arrays, {name: None for name, _ in table.values()}, str(path))
-    arrays["wte.weight"] = cut_rows(arrays["wte.weight"], config.vocab_size)
-    weights = {n: arrays[name].T if flip else arrays[name] for n, (name, flip) in table.items()}
+    weights = transposed_linears(twins.read_arrays(arrays, torch_name, config, str(path)))
     return Checkpoint(config, check_weights(weights, config, str(path)))
 
 
 def write(path: Path, checkpoint: Checkpoint) -> None:
     """Write a file and its configuration beside it."""
-    from gpt_torch.weights import name_table
-
-    weights = padded_weights(checkpoint)
-    state = {
-        name: torch_files.to_tensor(weights[neutral].T if transposed else weights[neutral])
-        for neutral, (name, transposed) in name_table(checkpoint.config).items()
-    }
+    arrays = transposed_linears(twins.padded_arrays(checkpoint, torch_name))
     with described_file(path, checkpoint.config) as part:
-        torch_files.save(part, state)
+        torch_files.save(part, {n: torch_files.to_tensor(array) for n, array in arrays.items()})
 
 
 FORMAT = Format(
