@@ -1,4 +1,4 @@
-"""What `python -m benchmarks` says, as it is no command itself."""
+"""`python -m benchmarks` alone lists the commands."""
 
 from gpt_common import cli
 from gpt_common.errors import InputError
@@ -7,7 +7,7 @@ COMMANDS = ("train_step", "generate", "scaling", "data", "convert", "plot", "plo
 
 
 def main() -> None:
-    """Name the commands. Raises `InputError`."""
+    """Raise `InputError` with the names of the commands."""
     raise InputError(f"expected python -m benchmarks.COMMAND, one of {', '.join(COMMANDS)}")
 
 

@@ -15,11 +15,11 @@ import pytest
 from jax import export
 
 from benchmarks import environment, gpu, report, train_step
-from benchmarks.process import Worker, WorkerError
-from benchmarks.programs import BY_NAME, select_programs
+from benchmarks.candidate import stderr_console
+from benchmarks.implementations import BY_NAME, select_implementations
+from benchmarks.process import WorkerError, WorkerProcess
 from benchmarks.spec import Spec
 from benchmarks.timing import seconds_per_call
-from benchmarks.trial import stderr_console
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import PRESETS, GPTConfig, OptimizerOptions, TrainConfig
 from gpt_common.errors import InputError
@@ -171,7 +171,7 @@ def test_results_are_drawn(trained, generated, call, tmp_path):
         ("convert", ("--format", "openai"), ("expected one of", "got openai")),
         ("data", ("--preset", "tiny"), ("at most the 64 tokens",)),
         ("gpu", ("--minutes", 0), ("minutes must be positive",)),
-        ("plot", ("--out", "a.png"), ("expected the files of results",)),
+        ("plot", ("--out", "a.png"), ("expected one or more result files",)),
     ],
 )
 def test_wrong_input_is_one_line(module, args, words, call):
@@ -187,8 +187,8 @@ def test_wrong_input_is_one_line(module, args, words, call):
         ("data", "Time the tokenizer, on as much text as tiny Shakespeare has"),
         ("convert", "Time conversions from the Hugging Face folder to every format and back"),
         ("gpu", "Measure training and generation on one GPU"),
-        ("plot", "Draw results of one benchmark: train_step, generate, scaling or gpu"),
-        ("plot_losses", "Draw the losses of two runs on one plot, and how far apart they are"),
+        ("plot", "Plot results of one benchmark: train_step, generate, scaling or gpu"),
+        ("plot_losses", "Plot the losses of two runs, and their relative difference"),
     ],
 )
 def test_help_opens_with_what_is_measured(module, words, call):
@@ -203,23 +203,23 @@ def test_help_opens_with_what_is_measured(module, words, call):
 def test_a_program_that_fails_is_reported_and_the_others_go_on(tmp_path):
     np.save(tmp_path / "tokens.npy", np.arange(100, dtype=np.uint16))
     spec = Spec(PRESETS["tiny"], str(tmp_path / "tokens.npy"), "cpu", seq_len=8, batch_size=2)
-    broken = dataclasses.replace(BY_NAME["flax"], subject="no_such_subject")
+    broken = dataclasses.replace(BY_NAME["flax"], worker="no_such_worker")
     plan = train_step.Plan(steps=1, rounds=1, warmup=0)
     failed, done = train_step.measure([broken, BY_NAME["torch"]], spec, plan, stderr_console())
-    assert "no_such_subject" in failed["error"]
+    assert "no_such_worker" in failed["error"]
     assert done["milliseconds"]["median"] > 0
     assert train_step.table("", [failed, done]).row_count == 1
 
 
 def test_only_failures_are_an_error(capsys):
     result = {"benchmark": "train_step", "programs": [{"name": "torch", "error": "gone"}]}
-    with pytest.raises(InputError, match="every program failed, the first with: gone"):
+    with pytest.raises(InputError, match="every implementation failed, the first: gone"):
         report.finish(result, [], None)
     assert json.loads(capsys.readouterr().out) == result
 
 
-def worker(code: str) -> Worker:
-    return Worker([sys.executable, "-c", code], os.environ)
+def worker(code: str) -> WorkerProcess:
+    return WorkerProcess([sys.executable, "-c", code], os.environ)
 
 
 def test_a_worker_that_ends_or_is_late_says_why():
@@ -241,7 +241,7 @@ def test_a_worker_without_its_framework_says_what_to_install(subject, absent):
 import runpy, sys
 sys.modules[{absent!r}] = None  # not installed, to whoever imports it
 sys.argv = ["worker", {subject!r}]
-runpy.run_module("benchmarks.worker", run_name="__main__")
+runpy.run_module("benchmarks.workers.session", run_name="__main__")
 """
     needs = f"the process ended: error: this needs {absent}: pip install {absent}"
     with worker(code) as child, pytest.raises(WorkerError, match=needs):
@@ -262,7 +262,7 @@ def test_want_of_memory_is_told_from_other_failures(message, expected):
 
 def test_prints_do_not_disturb_a_worker():
     code = (
-        "from benchmarks.worker import serve\n"
+        "from benchmarks.workers.session import serve\n"
         "import os\n"
         "serve({'shout': lambda words: os.system('echo ' + words)})"
     )
@@ -272,7 +272,7 @@ def test_prints_do_not_disturb_a_worker():
 
 def test_seconds_per_call_counts_the_calls():
     calls, waits = [], []
-    seconds = seconds_per_call(lambda: calls.append(1), waits.append, at_least=1e-4, rounds=3)
+    seconds = seconds_per_call(lambda: calls.append(1), waits.append, min_run_time=1e-4, rounds=3)
     assert seconds > 0
     assert len(waits) == 1 + 1 + 3
     assert len(calls) > len(waits)
@@ -282,14 +282,14 @@ def test_a_program_has_an_environment_of_its_own(monkeypatch):
     monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "true")
     assert BY_NAME["flax"].environ["XLA_PYTHON_CLIENT_PREALLOCATE"] == "true"
     assert "mmap_max=0" in BY_NAME["huggingface-best"].environ["GLIBC_TUNABLES"]
-    assert [p.name for p in select_programs(["flax"])] == ["flax"]
-    peer = select_programs(["torch"], sys.executable)[-1]
+    assert [p.name for p in select_implementations(["flax"])] == ["flax"]
+    peer = select_implementations(["torch"], sys.executable)[-1]
     assert peer.name == "huggingface-flax"
     assert peer.command[1].endswith("huggingface_flax.py")
 
 
 def test_the_standalone_peer_imports_nothing_of_this_project():
-    text = (ROOT / "benchmarks" / "subjects" / "huggingface_flax.py").read_text()
+    text = (ROOT / "benchmarks" / "workers" / "huggingface_flax.py").read_text()
     for package in ("gpt_common", "gpt_torch", "gpt_flax", "from benchmarks", "import benchmarks"):
         assert package not in text
 
@@ -307,25 +307,25 @@ def test_the_gpu_is_what_nvidia_smi_says(monkeypatch, tmp_path):
 
 
 def test_the_ladder_falls_back_on_smaller_batches_and_goes_on_after_failures(monkeypatch):
-    def measure(self, rung, batch_size):
-        if rung.dtype == "tf32":
+    def measure(self, variant, batch_size):
+        if variant.dtype == "tf32":
             return {"error": "broken"}
         if batch_size > 4:
             return {"error": "out of memory", "out_of_memory": True}
         return {"tokens_per_second": 1.0}
 
-    monkeypatch.setattr(gpu.Bench, "_measure", measure)
-    monkeypatch.setattr(gpu.Bench, "missing", lambda self, framework: "")
-    bench = gpu.Bench(gpu.GpuConfig(), stderr_console(), "tokens.npy")
-    results = gpu.climb(bench, gpu.ladders())
-    for rung, result in zip(gpu.ladders(), results, strict=True):
-        assert result["label"] == rung.label
-        assert result.get("error") == ("broken" if rung.dtype == "tf32" else None)
-        assert result["batch_size"] == 4 or rung.dtype == "tf32"
+    monkeypatch.setattr(gpu.Runner, "_measure", measure)
+    monkeypatch.setattr(gpu.Runner, "reason_unavailable", lambda self, framework: "")
+    bench = gpu.Runner(gpu.GpuConfig(), stderr_console(), "tokens.npy")
+    results = gpu.measure_variants(bench, gpu.variants())
+    for variant, result in zip(gpu.variants(), results, strict=True):
+        assert result["label"] == variant.label
+        assert result.get("error") == ("broken" if variant.dtype == "tf32" else None)
+        assert result["batch_size"] == 4 or variant.dtype == "tf32"
     late = dataclasses.replace(bench.config, minutes=1e-9)
     assert all(
-        result["error"] == "no time was left"
-        for result in gpu.climb(gpu.Bench(late, stderr_console(), ""), gpu.ladders())
+        result["error"] == "skipped: the time limit was reached"
+        for result in gpu.measure_variants(gpu.Runner(late, stderr_console(), ""), gpu.variants())
     )
 
 
@@ -335,7 +335,7 @@ def test_without_a_gpu_the_gpus_benchmark_says_so(call, tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "FRAMEWORKS", ("torch",))  # each is asked in a process of its own
     result = call("benchmarks.gpu", "--preset", "tiny", "--out", tmp_path)
     assert result.returncode == 2
-    words = "device cuda: expected one of cpu (--device cpu --preset tiny rehearses)"
+    words = "device cuda: expected one of cpu (--device cpu --preset tiny is a dry run)"
     assert result.stderr.splitlines()[-1] == f"error: {words}"
 
 
@@ -349,10 +349,10 @@ def test_the_gpus_whole_script_on_a_cpu(tmp_path):
     )
     result = last_line(found)
     assert "skipped" in found.stdout
-    assert len(result["ladder"]) == len(gpu.ladders())
-    failed = {rung["error"] for rung in result["ladder"] if "error" in rung}
+    assert len(result["ladder"]) == len(gpu.variants())
+    failed = {variant["error"] for variant in result["ladder"] if "error" in variant}
     assert failed == {"a CPU has no TF32"}
-    assert all(rung["tokens_per_second"] > 0 for rung in result["best"])
+    assert all(variant["tokens_per_second"] > 0 for variant in result["best"])
     names = {"gpu.json", "gpu.png", "gpu_generate.json", "gpu_generate.png"}
     assert {path.name for path in tmp_path.iterdir()} == names
 

@@ -29,7 +29,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         "benchmarks: a program without its framework shows Python's words",
-        "benchmarks/worker.py",
+        "benchmarks/workers/session.py",
         "    cli.run(main)",
         "    main()",
     ),

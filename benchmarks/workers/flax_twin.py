@@ -6,7 +6,7 @@ import numpy as np
 from jax import Array
 
 from benchmarks.spec import SEED, Spec, runtime_options
-from benchmarks.subjects import jax_tools as tools
+from benchmarks.workers import jax_tools as tools
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import SamplingOptions, StoppingOptions, TrainConfig
 from gpt_common.hardware import keep_memory, processor
@@ -44,7 +44,7 @@ def training(spec: Spec) -> Callable[[], Array]:
 
 
 def generation(spec: Spec) -> Callable[[list[int], int, int], np.ndarray]:
-    """Return a function that continues rows of a prompt and returns their tokens."""
+    """Return a function that continues a batch of one prompt and returns the tokens."""
     device = tools.select_device(spec.device, spec.dtype)
     start = Checkpoint(spec.model, initialize_weights(spec.model, SEED))
     params, model = load_model(start, spec.dtype)

@@ -13,10 +13,10 @@ import pytest
 import torch
 from transformers import GPT2Config
 
-from benchmarks import timing, worker
-from benchmarks.programs import BY_NAME
+from benchmarks import timing
+from benchmarks.implementations import BY_NAME
 from benchmarks.spec import Spec
-from benchmarks.subjects import flax_twin, huggingface, jax_tools, torch_tools, torch_twin
+from benchmarks.workers import flax_twin, huggingface, jax_tools, session, torch_tools, torch_twin
 from gpt_common.config import GPTConfig
 from gpt_flax import ops as flax_ops
 from gpt_torch import ops as torch_ops
@@ -37,7 +37,7 @@ def test_seconds_per_call_are_the_median_of_rounds_in_which_only_the_last_call_i
         clock.spend(sum(queue) * (100 if rounds in (0, 2) else 1))
         queue.clear()
 
-    assert timing.seconds_per_call(call, wait, at_least=8.0, rounds=3) == approx(2.0)
+    assert timing.seconds_per_call(call, wait, min_run_time=8.0, rounds=3) == approx(2.0)
     assert events == ["call", "wait", "call", "wait", *[*["call"] * 4, "wait"] * 3]
 
 
@@ -189,7 +189,7 @@ def test_the_reading_of_a_large_array(tools, two_seconds):
 
 def test_the_peak_memory_is_the_devices(monkeypatch):
     for tools in (torch_tools, jax_tools):
-        monkeypatch.setattr(tools, "peak_resident", lambda: 5)
+        monkeypatch.setattr(tools, "peak_rss", lambda: 5)
     statistics = {"peak_bytes_in_use": 7, "bytes_in_use": 1}
     card = SimpleNamespace(platform="gpu", memory_stats=lambda: statistics)
     monkeypatch.setattr(jax_tools, "_device", card, raising=False)
@@ -227,17 +227,18 @@ def test_a_sessions_answers(clock):
         time_steps=time_steps, device_name=lambda: "cpu", peak_memory=lambda: 7,
         matmul_speeds=lambda *how: matmuls.append(how), read_speeds=lambda size: {"sum": size},
     )  # fmt: skip
-    session = worker.Session(SimpleNamespace(training=training, generation=generation, tools=tools))
+    module = SimpleNamespace(training=training, generation=generation, tools=tools)
+    served = session.Session(module)
     spec = replace(SPEC, dtype="bfloat16").as_dict()
-    assert session.train(spec) == {
+    assert served.train(spec) == {
         "setup_seconds": 16.0, "first_step_seconds": 2.0, "loss": 3.0, "device": "cpu"
     }  # fmt: skip
-    assert session.steps(2) == {"seconds": [4.0, 8.0], "loss": 3.0}
-    assert session.load(spec) == {"setup_seconds": 32.0, "device": "cpu"}
-    assert session.generate([1, 2], 3, 4) == {"seconds": 0.5, "length": 6}
-    session.matmuls(SHAPES)
+    assert served.steps(2) == {"seconds": [4.0, 8.0], "loss": 3.0}
+    assert served.load(spec) == {"setup_seconds": 32.0, "device": "cpu"}
+    assert served.generate([1, 2], 3, 4) == {"seconds": 0.5, "length": 6}
+    served.matmuls(SHAPES)
     assert matmuls == [(SHAPES, "bfloat16")]
-    assert (session.memory(), session.bandwidth(5)) == (7, {"sum": 5})
+    assert (served.memory(), served.bandwidth(5)) == (7, {"sum": 5})
 
 
 SMALL = GPTConfig(n_layer=1, n_head=2, n_embd=8, block_size=8, vocab_size=97)
@@ -350,12 +351,12 @@ def test_the_peer_generates_through_its_cache(settings, small_spec, monkeypatch)
 
 
 @pytest.fixture
-def flax_peer(monkeypatch, clock):
+def last_flax(monkeypatch, clock):
     """The module of Hugging Face's Flax peer, without the library that it needs."""
     library = ModuleType("transformers")
     library.FlaxGPT2LMHeadModel, library.GPT2Config = None, GPT2Config
     monkeypatch.setitem(sys.modules, "transformers", library)
-    path = Path(worker.__file__).parent / "subjects" / "huggingface_flax.py"
+    path = Path(session.__file__).parent / "huggingface_flax.py"
     found = importlib.util.spec_from_file_location("huggingface_flax", path)
     module = importlib.util.module_from_spec(found)
     found.loader.exec_module(module)
@@ -363,25 +364,25 @@ def flax_peer(monkeypatch, clock):
     return module
 
 
-def test_the_flax_peers_peaks(flax_peer, monkeypatch):
+def test_the_flax_peers_peaks(last_flax, monkeypatch):
     seen = []
 
     def seconds_per_call(function, *arguments):
         seen.append(function(*arguments))
         return 2.0
 
-    monkeypatch.setattr(flax_peer, "seconds_per_call", seconds_per_call)
-    session = flax_peer.Session()
-    session._dtype = jnp.float32
-    speeds = session.matmuls(SHAPES)
+    monkeypatch.setattr(last_flax, "seconds_per_call", seconds_per_call)
+    served = last_flax.Session()
+    served._dtype = jnp.float32
+    speeds = served.matmuls(SHAPES)
     assert by_shape(speeds) == {name: {rate} for name, rate in IN_TWO_SECONDS.items()}
     assert [r.shape for r in seen] == [(3, 8)] * 2 + [(3, 16)] * 2
     size = 2**20
-    assert session.bandwidth(size) == {"x @ v": size / 2}
+    assert served.bandwidth(size) == {"x @ v": size / 2}
     assert 4 * float(seen[-1].sum()) == size
 
 
-def test_the_flax_peers_clock_waits_for_the_result(flax_peer, clock, monkeypatch):
+def test_the_flax_peers_clock_waits_for_the_result(last_flax, clock, monkeypatch):
     seconds = iter([9.0, 1.0, 2.0, 1.0, 2.0])
     answer = SimpleNamespace(block_until_ready=lambda: clock.spend(next(seconds)))
 
@@ -391,22 +392,22 @@ def test_the_flax_peers_clock_waits_for_the_result(flax_peer, clock, monkeypatch
 
     compiled = SimpleNamespace(compile=lambda: call)
     lowered = SimpleNamespace(lower=lambda *_: compiled)
-    monkeypatch.setattr(flax_peer, "jax", SimpleNamespace(jit=lambda _: lowered))
-    assert flax_peer.seconds_per_call(None, 1) == 2.5
+    monkeypatch.setattr(last_flax, "jax", SimpleNamespace(jit=lambda _: lowered))
+    assert last_flax.seconds_per_call(None, 1) == 2.5
 
 
-def test_the_flax_peers_steps(flax_peer, clock, monkeypatch):
+def test_the_flax_peers_steps(last_flax, clock, monkeypatch):
     for name, overlap in (("cuda", True), ("cpu", False)):
-        device, session = Device(clock), flax_peer.Session()
-        session._device, session._state = name, None
-        session._update = lambda state, _, device=device: (state, device.step())
-        monkeypatch.setattr(session, "_next_batch", lambda: None)
-        assert session.steps(3) == {"seconds": [1.0, 2.0, 3.0], "loss": 3.0}
+        device, served = Device(clock), last_flax.Session()
+        served._device, served._state = name, None
+        served._update = lambda state, _, device=device: (state, device.step())
+        monkeypatch.setattr(served, "_next_batch", lambda: None)
+        assert served.steps(3) == {"seconds": [1.0, 2.0, 3.0], "loss": 3.0}
         assert (device.events.index("start 2") < device.events.index("read 1")) == overlap
 
 
-def test_the_flax_peers_batches_are_the_twins(flax_peer, small_spec):
-    session, loader = flax_peer.Session(), small_spec.loader()
-    session._spec, session._position = small_spec.as_dict(), 0
+def test_the_flax_peers_batches_are_the_twins(last_flax, small_spec):
+    served, loader = last_flax.Session(), small_spec.loader()
+    served._spec, served._position = small_spec.as_dict(), 0
     for _ in range(5):  # more than once round
-        assert np.array_equal(session._next_batch(), loader.next_batch()[0])
+        assert np.array_equal(served._next_batch(), loader.next_batch()[0])

@@ -6,7 +6,7 @@ from typing import SupportsFloat
 import numpy as np
 
 from benchmarks.spec import SEED, Spec, runtime_options
-from benchmarks.subjects import torch_tools as tools
+from benchmarks.workers import torch_tools as tools
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import SamplingOptions, StoppingOptions, TrainConfig
 from gpt_common.hardware import keep_memory, processor
@@ -39,7 +39,7 @@ def training(spec: Spec) -> Callable[[], SupportsFloat]:
 
 
 def generation(spec: Spec) -> Callable[[list[int], int, int], np.ndarray]:
-    """Return a function that continues rows of a prompt and returns their tokens."""
+    """Return a function that continues a batch of one prompt and returns the tokens."""
     if spec.fast_ops:
         keep_memory()
     device = tools.select_device(spec.device, spec.dtype)
