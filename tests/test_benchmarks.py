@@ -1,4 +1,4 @@
-"""The benchmarks on a tiny model: their arguments, what they leave, and the GPU's whole script."""
+"""The benchmarks' commands on a tiny model: arguments, output, failures, the GPU's script."""
 
 import dataclasses
 import json
@@ -42,7 +42,7 @@ def last_line(result: subprocess.CompletedProcess) -> dict:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A measurement of all programs, and the file that it wrote."""
+    """The result of every implementation, the output, and the file."""
     out = tmp_path_factory.mktemp("results") / "train.json"
     found = command("benchmarks.train_step", *TINY, *QUICK, "--seq_len", 16, "--out", out)
     return last_line(found), found.stdout, out
@@ -57,7 +57,7 @@ def generated(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_train_step_measures_every_program(trained):
+def test_train_step_measures_every_implementation(trained):
     result, text, out = trained
     assert json.loads(out.read_text()) == result
     assert [p["name"] for p in result["programs"]] == [
@@ -81,7 +81,7 @@ def test_train_step_measures_every_program(trained):
 
 
 @pytest.mark.slow
-def test_figures_of_a_step_follow_from_its_seconds(trained):
+def test_the_figures_of_a_step_follow_from_its_seconds(trained):
     result, _, _ = trained
     flops = 4 * 16 * flops_per_token(PRESETS["tiny"], 16)
     for program in result["programs"]:
@@ -117,13 +117,13 @@ def test_generate_measures_every_case(generated):
 
 
 @pytest.mark.slow
-def test_scaling_measures_and_is_drawn(tmp_path, call):
+def test_scaling_is_measured_and_plotted(tmp_path, call):
     out = tmp_path / "scaling.json"
     axes = ("--vary", "depth", "--depth", 1, 2, "--seq_len", 8, "--framework", "torch")
     result = last_line(call("benchmarks.scaling", *TINY, *QUICK, *axes, "--out", out))
     depths = [point["model"]["n_layer"] for point in result["series"]["depth"]]
     assert depths == [1, 2]
-    assert_draws(call, out)
+    assert_plots(call, out)
 
 
 @pytest.mark.slow
@@ -139,17 +139,17 @@ def test_data_and_conversion_are_measured(call):
     assert all(found["back"]["peak_memory"] > 1e7 for found in result["programs"])
 
 
-def assert_draws(call, *results):
+def assert_plots(call, *results):
     picture = results[0].with_suffix(".png")
-    drawn = call("benchmarks.plot", *results, "--out", picture)
-    assert drawn.returncode == 0, drawn.stderr
+    plotted = call("benchmarks.plot", *results, "--out", picture)
+    assert plotted.returncode == 0, plotted.stderr
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow
-def test_results_are_drawn(trained, generated, call, tmp_path):
-    assert_draws(call, trained[2], trained[2])
-    assert_draws(call, generated[2])
+def test_results_are_plotted(trained, generated, call, tmp_path):
+    assert_plots(call, trained[2], trained[2])
+    assert_plots(call, generated[2])
     both = call("benchmarks.plot", trained[2], generated[2], "--out", tmp_path / "no.png")
     assert_one_line_error(both, "expected results of one benchmark", "generate, train_step")
     (tmp_path / "other.json").write_text("[1]")
@@ -191,7 +191,7 @@ def test_wrong_input_is_one_line(module, args, words, call):
         ("plot_losses", "Plot the losses of two runs, and their relative difference"),
     ],
 )
-def test_help_opens_with_what_is_measured(module, words, call):
+def test_help_begins_with_what_is_measured(module, words, call):
     result = call(f"benchmarks.{module}", "--help")
     assert result.returncode == 0
     usage, opening, *_ = result.stdout.split("\n\n")
@@ -200,7 +200,7 @@ def test_help_opens_with_what_is_measured(module, words, call):
     assert "--out" in result.stdout
 
 
-def test_a_program_that_fails_is_reported_and_the_others_go_on(tmp_path):
+def test_a_failure_is_reported_and_the_others_continue(tmp_path):
     np.save(tmp_path / "tokens.npy", np.arange(100, dtype=np.uint16))
     spec = Spec(PRESETS["tiny"], str(tmp_path / "tokens.npy"), "cpu", seq_len=8, batch_size=2)
     broken = dataclasses.replace(BY_NAME["flax"], worker="no_such_worker")
@@ -222,7 +222,7 @@ def worker(code: str) -> WorkerProcess:
     return WorkerProcess([sys.executable, "-c", code], os.environ)
 
 
-def test_a_worker_that_ends_or_is_late_says_why():
+def test_a_worker_that_exits_or_times_out_says_why():
     with (
         worker("raise SystemExit('I have had enough')") as child,
         pytest.raises(WorkerError, match="the process ended: I have had enough"),
@@ -235,12 +235,12 @@ def test_a_worker_that_ends_or_is_late_says_why():
         child.ask("train", timeout=0.2)
 
 
-@pytest.mark.parametrize(("subject", "absent"), [("torch_twin", "torch"), ("flax_twin", "jax")])
-def test_a_worker_without_its_framework_says_what_to_install(subject, absent):
+@pytest.mark.parametrize(("worker_name", "absent"), [("torch_twin", "torch"), ("flax_twin", "jax")])
+def test_a_worker_without_its_framework_says_what_to_install(worker_name, absent):
     code = f"""
 import runpy, sys
-sys.modules[{absent!r}] = None  # not installed, to whoever imports it
-sys.argv = ["worker", {subject!r}]
+sys.modules[{absent!r}] = None  # as if it were not installed
+sys.argv = ["worker", {worker_name!r}]
 runpy.run_module("benchmarks.workers.session", run_name="__main__")
 """
     needs = f"the process ended: error: this needs {absent}: pip install {absent}"
@@ -256,7 +256,7 @@ runpy.run_module("benchmarks.workers.session", run_name="__main__")
         ("ValueError: shapes", False),
     ],
 )
-def test_want_of_memory_is_told_from_other_failures(message, expected):
+def test_out_of_memory_is_told_from_other_failures(message, expected):
     assert WorkerError(message).out_of_memory == expected
 
 
@@ -278,17 +278,17 @@ def test_seconds_per_call_counts_the_calls():
     assert len(calls) > len(waits)
 
 
-def test_a_program_has_an_environment_of_its_own(monkeypatch):
+def test_an_implementation_has_its_environment(monkeypatch):
     monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "true")
     assert BY_NAME["flax"].environ["XLA_PYTHON_CLIENT_PREALLOCATE"] == "true"
     assert "mmap_max=0" in BY_NAME["huggingface-best"].environ["GLIBC_TUNABLES"]
     assert [p.name for p in select_implementations(["flax"])] == ["flax"]
-    peer = select_implementations(["torch"], sys.executable)[-1]
-    assert peer.name == "huggingface-flax"
-    assert peer.command[1].endswith("huggingface_flax.py")
+    flax = select_implementations(["torch"], sys.executable)[-1]
+    assert flax.name == "huggingface-flax"
+    assert flax.command[1].endswith("huggingface_flax.py")
 
 
-def test_the_standalone_peer_imports_nothing_of_this_project():
+def test_the_standalone_worker_imports_nothing_of_this_project():
     text = (ROOT / "benchmarks" / "workers" / "huggingface_flax.py").read_text()
     for package in ("gpt_common", "gpt_torch", "gpt_flax", "from benchmarks", "import benchmarks"):
         assert package not in text
@@ -306,7 +306,7 @@ def test_the_gpu_is_what_nvidia_smi_says(monkeypatch, tmp_path):
     assert environment.gpu_bytes() == float("inf")
 
 
-def test_the_ladder_falls_back_on_smaller_batches_and_goes_on_after_failures(monkeypatch):
+def test_variants_fall_back_to_smaller_batches_and_continue_after_failures(monkeypatch):
     def measure(self, variant, batch_size):
         if variant.dtype == "tf32":
             return {"error": "broken"}
@@ -332,7 +332,7 @@ def test_the_ladder_falls_back_on_smaller_batches_and_goes_on_after_failures(mon
 def test_without_a_gpu_the_gpus_benchmark_says_so(call, tmp_path, monkeypatch):
     if environment.nvidia_gpu():
         pytest.skip("there is a GPU")
-    monkeypatch.setattr(gpu, "FRAMEWORKS", ("torch",))  # each is asked in a process of its own
+    monkeypatch.setattr(gpu, "FRAMEWORKS", ("torch",))  # each needs a process
     result = call("benchmarks.gpu", "--preset", "tiny", "--out", tmp_path)
     assert result.returncode == 2
     words = "device cuda: expected one of cpu (--device cpu --preset tiny is a dry run)"
@@ -358,7 +358,7 @@ def test_the_gpus_whole_script_on_a_cpu(tmp_path):
 
 
 def test_the_flax_training_step_lowers_for_cuda():
-    """A GPU is not needed to see that everything in the step has a form for one."""
+    """Lowering needs no GPU, and shows that every operation of the step has a CUDA lowering."""
     shape = GPTConfig(n_layer=2, n_head=2, n_embd=16, block_size=16, vocab_size=97)
     optimizer = create_optimizer(OptimizerOptions())
     start = Checkpoint(shape, random_weights(shape))

@@ -1,4 +1,4 @@
-"""A clock that stands still, in every module that looks at one."""
+"""A fake clock for every module that reads the time."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What stands in for programs, clocks and devices: numbers made by hand."""
+"""Fakes of workers, clocks and devices, which return known numbers."""
 
 from contextlib import contextmanager
 
@@ -30,7 +30,7 @@ def approx(expected):
 
 
 class Clock:
-    """Stands in for the module `time`: it stands still until told how much has passed."""
+    """A fake of the module `time`, which advances only by `spend`."""
 
     def __init__(self):
         self.now = 100.0
@@ -43,7 +43,7 @@ class Clock:
 
 
 class FakeCandidate:
-    """Answers what it was given, in turn or always the same, and notes what it was asked."""
+    """Returns given answers, in turn or always the same, and records the requests."""
 
     error = ""
 

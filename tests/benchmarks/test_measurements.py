@@ -1,4 +1,4 @@
-"""Every figure that a benchmark prints, from numbers made by hand: nothing is measured."""
+"""Every figure that a benchmark prints, computed from known numbers: nothing is timed."""
 
 import json
 from contextlib import contextmanager
@@ -39,7 +39,7 @@ def answers_to_training(seconds, matmuls=None):
     return {"train": start, "steps": steps, "memory": 5 * 10**9, "matmuls": matmuls or {}}
 
 
-def test_programs_take_turns_and_memory_is_asked_before_the_matmuls(clock):
+def test_rounds_are_interleaved_and_memory_is_read_before_the_matmuls(clock):
     asked = []
     running = [
         FakeCandidate(name, asked, answers_to_training([[2.0, 1.0], [3.0, 9.0]]), clock)
@@ -61,15 +61,15 @@ def test_programs_take_turns_and_memory_is_asked_before_the_matmuls(clock):
     assert settings == [{}, {"fused": True, "static_cache": True}]
     assert [result["name"] for result in results] == ["torch", "huggingface-best"]
     for result in results:
-        assert result["seconds"] == [2.0, 1.0, 3.0, 9.0]  # those of the warm-up do not count
+        assert result["seconds"] == [2.0, 1.0, 3.0, 9.0]  # without the warm-up steps
         assert result["peak_memory"] == 5 * 10**9
         assert (result["first_loss"], result["last_loss"]) == (10.9, 3.0)
-        assert result["first_loss_seconds"] == approx(4.0)  # without the steps that warm up
+        assert result["first_loss_seconds"] == approx(4.0)  # without the warm-up steps
 
 
 @pytest.fixture
 def groups(monkeypatch):
-    """The programs that were started together, by what measures training and generation."""
+    """Record the groups of implementations that run at the same time."""
     groups = []
 
     @contextmanager
@@ -88,8 +88,8 @@ ONE_OR_BOTH = {True: [["flax"], ["huggingface"]], False: [["flax", "huggingface"
 
 
 @pytest.mark.parametrize("sequential", [False, True])
-def test_programs_train_beside_each_other_or_one_after_the_other(sequential, groups):
-    """All are compared in the end, and each held against its peak."""
+def test_training_is_measured_interleaved_or_sequentially(sequential, groups):
+    """Either way every result has its speed-ups and its percentage of the peak."""
     programs = [BY_NAME["flax"], BY_NAME["huggingface"]]
     plan = Plan(steps=1, rounds=1, warmup=1, sequential=sequential)
     results = train_step.measure(programs, SPEC, plan, CONSOLE)
@@ -101,9 +101,7 @@ def test_programs_train_beside_each_other_or_one_after_the_other(sequential, gro
 
 
 @pytest.mark.parametrize("sequential", [False, True])
-def test_programs_generate_beside_each_other_or_one_after_the_other(
-    sequential, groups, monkeypatch
-):
+def test_generation_is_measured_interleaved_or_sequentially(sequential, groups, monkeypatch):
     def measure_interleaved(running, config, tokens):
         return [
             {"name": candidate.implementation.name, "cases": [{"tokens_per_second": 5.0}]}
@@ -118,7 +116,7 @@ def test_programs_generate_beside_each_other_or_one_after_the_other(
     assert [r["cases"][0]["times"] for r in results] == [{"huggingface": 1.0}] * 2
 
 
-def test_a_program_that_failed_has_its_reason_for_figures():
+def test_a_failed_candidate_has_an_error_for_a_result():
     broken = FakeCandidate("torch", [], answers_to_training([[2.0]]))
     broken.error = "gone"
     plan = Plan(steps=1, rounds=1, warmup=1)
@@ -126,7 +124,7 @@ def test_a_program_that_failed_has_its_reason_for_figures():
     assert result == {"name": "torch", "error": "gone"}
 
 
-def test_a_ladder_without_warm_up_and_without_peaks_asks_for_neither():
+def test_without_warm_up_and_peaks_neither_is_requested():
     asked = []
     answers = {**answers_to_training([]), "steps": {"seconds": [1.0], "loss": 3.0}}
     plan = Plan(steps=1, rounds=1, warmup=0)
@@ -134,7 +132,7 @@ def test_a_ladder_without_warm_up_and_without_peaks_asks_for_neither():
     assert [call for _, call, _ in asked] == ["train", "steps", "memory"]
 
 
-def test_a_rungs_own_settings_win_over_the_specs():
+def test_an_implementations_settings_override_the_specs():
     asked = []
     running = FakeCandidate("huggingface-best", asked, {"train": {}})
     spec = replace(SPEC, settings={"attention": "eager", "fused": False})
@@ -143,7 +141,7 @@ def test_a_rungs_own_settings_win_over_the_specs():
     assert asked[0][2]["spec"]["settings"] == expected
 
 
-def test_the_figures_of_a_step():
+def test_the_figures_of_a_training_step():
     start = answers_to_training([])["train"] | {"first_loss_seconds": 11.0}
     found = train_step.summarise("torch", SPEC, start, [0.5, 0.25, 4.0])
     assert found["milliseconds"] == {"median": 500.0, "min": 250.0, "max": 4000.0}
@@ -156,7 +154,7 @@ def test_the_figures_of_a_step():
     assert found["first_loss"] == 10.9
 
 
-def test_the_shares_of_the_peaks(monkeypatch):
+def test_the_fractions_of_the_peaks(monkeypatch):
     monkeypatch.setattr(environment, "nvidia_gpu", lambda: {"gpu": H100})
     matmuls = {"head, x @ w": 4e14, "c_fc, x @ w": 8e14}
     result = {"flops_per_second": 2e14, "device": "cuda", "matmuls": matmuls}
@@ -170,7 +168,7 @@ def test_the_shares_of_the_peaks(monkeypatch):
     assert on_a_cpu.keys() == {"flops_per_second", "device", "matmuls"}
 
 
-def test_times_as_fast_as_each_of_hugging_faces():
+def test_the_speed_ups_of_training_over_each_baseline():
     results = [{"name": name, "tokens_per_second": rate} for name, rate in RATES.items()]
     train_step.add_speedups([*results, {"name": "huggingface-flax", "error": "gone"}])
     assert [r["times"]["huggingface"] for r in results] == [3.0, 0.5, 1.0, 2.0]
@@ -184,7 +182,7 @@ def test_the_matmuls_are_the_models_own():
     assert [M for M, _, _ in train_step.matmul_shapes(large).values()] == [8192, 8192]
 
 
-def test_what_is_measured_is_what_is_asked_for(monkeypatch):
+def test_the_options_reach_the_measurement(monkeypatch):
     asked = []
     monkeypatch.setattr(train_step, "corpus", no_corpus)
     monkeypatch.setattr(train_step, "measure", lambda *how: asked.append(how) or [])
@@ -218,7 +216,7 @@ def test_the_table_of_training_steps(monkeypatch):
     ]]  # fmt: skip
 
 
-def test_generation_takes_turns_and_memory_is_asked_before_the_large_array(tmp_path):
+def test_generation_is_interleaved_and_memory_is_read_before_the_large_array(tmp_path):
     np.save(tmp_path / "tokens.npy", np.arange(100, 200, dtype=np.uint16))
     calls = [50.0, 60.0, 0.5, 2.5, 1.5, 4.5, 1.0, 3.5]  # seconds; the first two compile
     config = GenerateBenchmarkConfig(
@@ -265,7 +263,7 @@ def test_the_figures_of_generation():
     assert case["length"] == 40
 
 
-def test_the_bytes_that_a_step_reads_and_the_limit_that_they_set():
+def test_the_limit_by_memory_bandwidth():
     gpt2 = PRESETS["gpt2"]
     weights = 124_439_808 - 1024 * 768
     sizes = {"float32": 4, "tf32": 4, "bfloat16": 2, "float64": 8}
@@ -278,7 +276,7 @@ def test_the_bytes_that_a_step_reads_and_the_limit_that_they_set():
     assert case["share_of_bandwidth"] == approx(seconds / 0.05)
 
 
-def test_times_as_fast_in_each_case():
+def test_the_speed_ups_of_generation_in_each_case():
     results = generated_results()
     assert [r["cases"][0]["times"]["huggingface"] for r in results] == [3.0, 0.5, 1.0, 2.0]
     assert [r["cases"][0]["times"]["huggingface-best"] for r in results] == [1.5, 0.25, 0.5, 1.0]
@@ -287,7 +285,7 @@ def test_times_as_fast_in_each_case():
 
 def test_the_table_of_generation():
     rows = cells(generate.table("", [*generated_results(), {"name": "flax", "error": "gone"}]))
-    assert len(rows) == 8  # case by case
+    assert len(rows) == 8  # two cases of four implementations
     assert rows[0] == [
         "implementation: torch", "B: 4", "prompt: 8", "tokens/s: 300.0", "ms/token: 50.00",
         "first token: 500.0 ms", "prefill tokens/s: 64", "limit: 81", "% of limit: 99 %",
@@ -295,7 +293,7 @@ def test_the_table_of_generation():
     ]  # fmt: skip
 
 
-def test_generation_says_what_a_step_reads(monkeypatch):
+def test_the_result_of_generation_has_the_bytes_of_a_step(monkeypatch):
     monkeypatch.setattr(generate, "measure", lambda *_: [])
     result = generate.run(GenerateBenchmarkConfig(("torch",), dtype="bfloat16"), CONSOLE)
     assert result["step_bytes"] == 2 * (124_439_808 - 1024 * 768)
@@ -381,7 +379,7 @@ def test_the_figures_of_the_loader(clock, monkeypatch):
     assert found["tokens_per_second"] == approx(2 * 512 / 0.25)
 
 
-def test_the_shares_of_a_step(monkeypatch):
+def test_loader_and_tokenizer_as_fractions_of_a_step(monkeypatch):
     times = {"milliseconds": {"median": 5.0, "min": 1.0, "max": 50.0}}
     monkeypatch.setattr(data, "corpus", no_corpus)
     monkeypatch.setattr(data, "measure_loader", lambda *_: dict(times))
@@ -417,7 +415,7 @@ def test_the_figures_of_conversion(clock, monkeypatch):
     assert shown.title.startswith("gpt2: 0.50 GB of weights")
 
 
-def test_conversions_go_there_and_back(monkeypatch, tmp_path):
+def test_conversions_are_written_and_read_back(monkeypatch, tmp_path):
     asked = []
 
     def answer(call, **arguments):
@@ -438,10 +436,10 @@ def test_conversions_go_there_and_back(monkeypatch, tmp_path):
     assert 4 * 404_328 < result["bytes"] < 4 * 404_328 + 10_000
 
 
-def test_the_batches_that_memory_promises_to_hold():
-    seen = {"peak_memory": 16 * 10**9, "batch_size": 16}  # a row needs 1 GB
+def test_the_batch_sizes_to_try():
+    seen = {"peak_memory": 16 * 10**9, "batch_size": 16}  # 1 GB per sequence
     assert gpu.batch_sizes_to_try(seen, 34e9, False) == [32, 16, 8, 4, 2, 1]
-    assert gpu.batch_sizes_to_try(seen, 33e9, False) == [16, 8, 4, 2, 1]  # a twentieth stays free
+    assert gpu.batch_sizes_to_try(seen, 33e9, False) == [16, 8, 4, 2, 1]  # 5 % stays free
     assert gpu.batch_sizes_to_try({"error": "gone"}, 80e9, False) == [16, 8, 4, 2, 1]
     assert gpu.batch_sizes_to_try(seen, 80e9, True) == [2, 1]
 
@@ -453,7 +451,7 @@ def gpu_bench(monkeypatch, measure):
     return gpu.Runner(gpu.GpuConfig(timeout=55.0), CONSOLE, "tokens.npy")
 
 
-def test_the_largest_batches_are_those_of_the_last_rungs(monkeypatch):
+def test_the_largest_batches_are_measured_with_the_last_variants(monkeypatch):
     measured = []
 
     def measure(programs, spec, plan, console, timeout):
@@ -475,7 +473,7 @@ def test_the_largest_batches_are_those_of_the_last_rungs(monkeypatch):
     assert [r["times"]["huggingface"] for r in results] == [3.0, 0.5, 1.0]
 
 
-def test_the_rungs_of_the_ladders():
+def test_the_variants_are_the_lectures_optimisations():
     eager, flash = {"attention": "eager", "fused": False}, {"attention": "sdpa", "fused": False}
     variants = [(r.framework, r.dtype, r.compile, r.settings) for r in gpu.variants()]
     assert variants == [
@@ -490,7 +488,7 @@ def test_the_rungs_of_the_ladders():
     ]
 
 
-def test_the_gpus_generation(monkeypatch):
+def test_generation_on_a_gpu(monkeypatch):
     configs = []
     bench = gpu_bench(monkeypatch, None)
     monkeypatch.setattr(
@@ -506,7 +504,7 @@ def test_the_gpus_generation(monkeypatch):
     assert (config.new_tokens, config.dtype, config.device) == (128, "bfloat16", "cuda")
 
 
-def test_the_gpus_result_has_the_ladder_in_its_order(monkeypatch, tmp_path):
+def test_the_gpus_result_has_the_variants_in_order(monkeypatch, tmp_path):
     def measure(self, variant, batch_size):
         shares = {"share_of_matmul_peak": 0.5, "share_of_datasheet_peak": 0.25}
         return STEP | shares | {"name": variant.framework}
@@ -542,7 +540,7 @@ PARTS = {"milliseconds": STEP["milliseconds"]}
         (convert, {"programs": [], "bytes": 5e8}, "0.50 GB"),
     ],
 )
-def test_a_command_prints_a_table_and_a_line_and_writes_the_result(
+def test_a_command_prints_a_table_and_one_line_of_json_and_writes_the_result(
     module, figures, shown, call, monkeypatch, tmp_path
 ):
     def run(config, console):
