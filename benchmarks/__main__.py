@@ -3,7 +3,17 @@
 from gpt_common import cli
 from gpt_common.errors import InputError
 
-COMMANDS = ("train_step", "generate", "scaling", "data", "convert", "plot", "plot_losses", "gpu")
+COMMANDS = (
+    "train_step",
+    "generate",
+    "scaling",
+    "data",
+    "convert",
+    "operations",
+    "plot",
+    "plot_losses",
+    "gpu",
+)
 
 
 def main() -> None:

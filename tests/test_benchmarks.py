@@ -139,6 +139,20 @@ def test_data_and_conversion_are_measured(call):
     assert all(found["back"]["peak_memory"] > 1e7 for found in result["programs"])
 
 
+@pytest.mark.slow
+def test_operations_are_measured(call):
+    sizes = ("--seq_len", 8, "--batch_size", 2, "--rounds", 1)
+    result = last_line(call("benchmarks.operations", *TINY, *sizes))
+    measured = {(p["name"], p["operation"], p["dtype"]) for p in result["programs"]}
+    assert len(measured) == len(result["programs"])
+    for twin in ("torch", "flax"):
+        for dtype in ("float32", "bfloat16"):
+            assert (twin, "attention", dtype) in measured
+    for program in result["programs"]:
+        passes = ["forward"] if program["seq_len"] == 1 else ["forward", "forward_backward"]
+        assert list(program["speed_up"]) == passes
+
+
 def assert_plots(call, *results):
     picture = results[0].with_suffix(".png")
     plotted = call("benchmarks.plot", *results, "--out", picture)
@@ -167,6 +181,8 @@ def test_results_are_plotted(trained, generated, call, tmp_path):
         ("train_step", ("--flax_peer_python", "/nowhere"), ("expected an interpreter",)),
         ("generate", ("--preset", "tiny", "--new_tokens", 60), ("at most the 64 tokens", "68")),
         ("generate", ("--batch_size", 0), ("batch_size must be positive",)),
+        ("operations", ("--preset", "tiny", "--seq_len", 65), ("at most the 64 tokens", "65")),
+        ("operations", ("--seq_len", 1), ("seq_len above 1 must be positive",)),
         ("scaling", ("--preset", "tiny", "--vary", "width", "--width", 6), ("multiples of 4",)),
         ("convert", ("--format", "openai"), ("expected one of", "got openai")),
         ("data", ("--preset", "tiny"), ("at most the 64 tokens",)),
@@ -183,6 +199,7 @@ def test_wrong_input_is_one_line(module, args, words, call):
     [
         ("train_step", "Time training steps of both twins and of Hugging Face's GPT-2"),
         ("generate", "Time generation in both twins and in Hugging Face's GPT-2"),
+        ("operations", "Time each fast operation against the plain one that it replaces"),
         ("scaling", "Time training steps as depth, width, context and batch grow"),
         ("data", "Time the tokenizer, on as much text as tiny Shakespeare has"),
         ("convert", "Time conversions from the Hugging Face folder to every format and back"),

@@ -15,6 +15,7 @@ from gpt_flax import device as twin
 from gpt_flax.device import DTYPES
 
 _device: jax.Device
+synchronize = jax.block_until_ready
 
 
 def select_device(name: Device, dtype: Dtype) -> jax.Device:
@@ -61,7 +62,7 @@ def matmul_speeds(shapes: dict[str, list[int]], dtype: Dtype) -> dict[str, float
         x, w = jnp.ones((M, K), DTYPES[dtype]), jnp.ones((K, N), DTYPES[dtype])
         for kernel, multiply in _matmul_kernels(dtype).items():
             call = jax.jit(multiply).lower(x, w).compile()
-            seconds = seconds_per_call(lambda c=call, x=x, w=w: c(x, w), jax.block_until_ready)
+            seconds = seconds_per_call(lambda c=call, x=x, w=w: c(x, w), synchronize)
             speeds[f"{name}, {kernel}"] = 2 * M * K * N / seconds
     return speeds
 
@@ -82,6 +83,6 @@ def read_speeds(size: int) -> dict[str, float]:
     speeds = {}
     for name, read in {"sum": lambda x, v: x.sum(), "x @ v": jnp.matmul}.items():
         call = jax.jit(read).lower(x, v).compile()
-        seconds = seconds_per_call(lambda c=call: c(x, v), jax.block_until_ready)
+        seconds = seconds_per_call(lambda c=call: c(x, v), synchronize)
         speeds[name] = size / seconds
     return speeds

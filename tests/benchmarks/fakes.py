@@ -24,6 +24,17 @@ STEP = {
     "peak_memory": 5.678e9,
 }
 
+OPERATION = {
+    "name": "torch",
+    "operation": "attention",
+    "dtype": "bfloat16",
+    "seq_len": 256,
+    "plain": {"forward": {"median": 4.0}, "forward_backward": {"median": 12.0}},
+    "fast": {"forward": {"median": 0.5}, "forward_backward": {"median": 1234.5}},
+    "speed_up": {"forward": 8.0, "forward_backward": 2.0},
+    "default": True,
+}
+
 
 def approx(expected):
     return pytest.approx(expected, rel=1e-12)

@@ -8,7 +8,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks import convert, data, environment, generate, gpu, report, scaling, train_step
+from benchmarks import (
+    convert,
+    data,
+    environment,
+    generate,
+    gpu,
+    operations,
+    report,
+    scaling,
+    train_step,
+)
 from benchmarks.generate import GenerateBenchmarkConfig
 from benchmarks.implementations import BY_NAME
 from benchmarks.spec import Spec
@@ -19,6 +29,7 @@ from tests.benchmarks.fakes import (
     CONSOLE,
     GPT2_FLOPS,
     H100,
+    OPERATION,
     RATES,
     SHORT,
     SPEC,
@@ -535,6 +546,7 @@ PARTS = {"milliseconds": STEP["milliseconds"]}
     [
         (train_step, {"programs": [STEP | WHOLE_STEP]}, "2,048"),
         (generate, {"programs": generated_results()}, "81"),
+        (operations, {"programs": [OPERATION]}, "2.00x"),
         (scaling, {"series": {"depth": [{"value": 3, "programs": [STEP]}]}}, "2,048"),
         (data, {"loader": PARTS, "tokenizer": PARTS}, "4,000.000"),
         (convert, {"programs": [], "bytes": 5e8}, "0.50 GB"),

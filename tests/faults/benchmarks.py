@@ -11,6 +11,10 @@ LOSSES = "benchmarks/plot_losses.py"
 REPORT = "benchmarks/report.py"
 SESSION = "benchmarks/workers/session.py"
 TIMING = "benchmarks/timing.py"
+OPERATIONS = "benchmarks/operations.py"
+OPERATION = "benchmarks/workers/operation.py"
+TORCH_OPERATIONS = "benchmarks/workers/torch_operations.py"
+FLAX_OPERATIONS = "benchmarks/workers/flax_operations.py"
 ENVIRONMENT = "benchmarks/environment.py"
 TORCH_TOOLS = "benchmarks/workers/torch_tools.py"
 JAX_TOOLS = "benchmarks/workers/jax_tools.py"
@@ -337,6 +341,82 @@ FAULTS: tuple[Fault, ...] = (
         "",
     ),
     Fault(
+        "timing: one call's rounds come before the next call's",
+        TIMING,
+        """    for _ in range(rounds):
+        for call, count, found in zip(calls, counts, seconds, strict=True):
+            found.append""",
+        """    for call, count, found in zip(calls, counts, seconds, strict=True):
+        for _ in range(rounds):
+            found.append""",
+    ),
+    Fault(
+        "operations: the speed-up upside down",
+        OPERATIONS,
+        "statistics.median(p / f for",
+        "statistics.median(f / p for",
+    ),
+    Fault(
+        "operations: the mean, which one slow round spoils",
+        OPERATIONS,
+        "statistics.median(p / f for",
+        "statistics.fmean(p / f for",
+    ),
+    Fault(
+        "operations: the table's speed-up is the forward pass's",
+        OPERATIONS,
+        'list(found["speed_up"])[-1]',
+        'list(found["speed_up"])[0]',
+    ),
+    Fault(
+        "operations: generation is not measured",
+        OPERATIONS,
+        "for length in (*self.seq_len, 1):",
+        "for length in self.seq_len:",
+    ),
+    Fault(
+        "operation: the plain one twice",
+        OPERATION,
+        '("fast", operation.fast))',
+        '("fast", operation.plain))',
+    ),
+    Fault(
+        "operation: generation is measured at the lengths of training",
+        OPERATION,
+        "if operation.training == (self._spec.seq_len > 1)",
+        "if operation.training or self._spec.seq_len > 1",
+    ),
+    Fault(
+        "operation: every fast operation is the default",
+        OPERATION,
+        "not option or getattr(self._twin.default_ops(self._spec), option)",
+        "True",
+    ),
+    Fault(
+        "torch operations: bfloat16 without autocast",
+        TORCH_OPERATIONS,
+        "torch.autocast(device, torch.bfloat16, enabled=bfloat16)",
+        "torch.autocast(device, torch.bfloat16, enabled=False)",
+    ),
+    Fault(
+        "torch operations: plain attention sees later tokens",
+        TORCH_OPERATIONS,
+        "is_causal=True",
+        "is_causal=False",
+    ),
+    Fault(
+        "flax operations: the fast GELU is the exact one",
+        FLAX_OPERATIONS,
+        "partial(compact_gelu, approximate=True)",
+        "partial(compact_gelu, approximate=False)",
+    ),
+    Fault(
+        "flax operations: nn.Dense computes in float32",
+        FLAX_OPERATIONS,
+        "nn.Dense(kernel.shape[1], dtype=x.dtype)",
+        "nn.Dense(kernel.shape[1])",
+    ),
+    Fault(
         "torch: a step's timestamp is taken before it",
         TORCH_TOOLS,
         """        losses.append(step())
@@ -388,13 +468,13 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "jax: the matmul peak without synchronization",
         JAX_TOOLS,
-        "lambda c=call, x=x, w=w: c(x, w), jax.block_until_ready)",
+        "lambda c=call, x=x, w=w: c(x, w), synchronize)",
         "lambda c=call, x=x, w=w: c(x, w), lambda _: None)",
     ),
     Fault(
         "jax: a read is not synchronized",
         JAX_TOOLS,
-        "lambda c=call: c(x, v), jax.block_until_ready)",
+        "lambda c=call: c(x, v), synchronize)",
         "lambda c=call: c(x, v), lambda _: None)",
     ),
     Fault(
