@@ -17,6 +17,7 @@ from tests.parity.agreement import relative
 
 TWINS = {"torch": torch_operations, "flax": flax_operations}
 LIMITS = {"float32": 1e-5, "bfloat16": 3e-2}
+FLOAT32_RESULTS = {"matmul c_fc", "head and loss"}  # of the fast one in Flax, also in bfloat16
 
 
 def tiny(dtype="float32", seq_len=8):
@@ -36,7 +37,7 @@ def arrays(results):
 @pytest.mark.parametrize("dtype", LIMITS)
 @pytest.mark.parametrize("twin", TWINS)
 def test_a_fast_operation_computes_what_the_plain_one_does(twin, dtype, seq_len):
-    """The result, and in training every gradient; generation results have one dtype too."""
+    """The result and, in training, every gradient; but for two operations in one dtype."""
     spec, module = tiny(dtype, seq_len), TWINS[twin]
     with kept_jax_config():
         session = OperationSession(module)
@@ -51,7 +52,7 @@ def test_a_fast_operation_computes_what_the_plain_one_does(twin, dtype, seq_len)
                 pairs = zip(arrays(fast[name]()), arrays(plain[name]()), strict=True)
                 for (found, kind), (expected, plain_kind) in pairs:
                     assert relative(found, expected) < LIMITS[dtype], operation.name
-                    assert seq_len > 1 or kind == plain_kind
+                    assert kind == plain_kind or operation.name in FLOAT32_RESULTS
 
 
 def test_operations_are_those_of_the_device_and_the_dtype():
