@@ -1,4 +1,4 @@
-"""Faults of the benchmarks' figures."""
+"""Faults of the benchmarks."""
 
 from tests.faults.fault import Fault
 
@@ -9,35 +9,39 @@ GPU = "benchmarks/gpu.py"
 PLOT = "benchmarks/plot.py"
 LOSSES = "benchmarks/plot_losses.py"
 REPORT = "benchmarks/report.py"
-WORKER = "benchmarks/worker.py"
+SESSION = "benchmarks/workers/session.py"
 TIMING = "benchmarks/timing.py"
+OPERATIONS = "benchmarks/operations.py"
+OPERATION = "benchmarks/workers/operation.py"
+TORCH_OPERATIONS = "benchmarks/workers/torch_operations.py"
+FLAX_OPERATIONS = "benchmarks/workers/flax_operations.py"
 ENVIRONMENT = "benchmarks/environment.py"
-TORCH_TOOLS = "benchmarks/subjects/torch_tools.py"
-JAX_TOOLS = "benchmarks/subjects/jax_tools.py"
-HUGGING_FACE = "benchmarks/subjects/huggingface.py"
-FLAX_PEER = "benchmarks/subjects/huggingface_flax.py"
+TORCH_TOOLS = "benchmarks/workers/torch_tools.py"
+JAX_TOOLS = "benchmarks/workers/jax_tools.py"
+HUGGING_FACE = "benchmarks/workers/huggingface.py"
+LAST_FLAX = "benchmarks/workers/huggingface_flax.py"
 
 FAULTS: tuple[Fault, ...] = (
     Fault(
-        "train_step: times Hugging Face upside down",
+        "train_step: the speed-up upside down",
         TRAIN_STEP,
         "name: speed / other for",
         "name: other / speed for",
     ),
     Fault(
-        "train_step: the share of the measured peak upside down",
+        "train_step: the fraction of the measured peak upside down",
         TRAIN_STEP,
         'speed / result["matmul_peak"]',
         'result["matmul_peak"] / speed',
     ),
     Fault(
-        "train_step: the share of the datasheet's peak upside down",
+        "train_step: the fraction of the datasheet's peak upside down",
         TRAIN_STEP,
         "peak and speed / peak",
         "peak and peak / speed",
     ),
     Fault(
-        "train_step: the peak is that of the slowest product",
+        "train_step: the peak is the slowest matmul's",
         TRAIN_STEP,
         'max(result["matmuls"].values())',
         'min(result["matmuls"].values())',
@@ -63,22 +67,22 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "train_step: peak memory has the matmuls' in it",
         TRAIN_STEP,
-        """        memory = trial.ask("memory")  # before the matmuls, which take some of their own
-        speeds = trial.ask("matmuls", shapes=matmul_shapes(spec)) if peaks else {}
+        """        memory = candidate.ask("memory")  # before the matmuls, which allocate more
+        speeds = candidate.ask("matmuls", shapes=matmul_shapes(spec)) if peaks else {}
 """,
-        """        speeds = trial.ask("matmuls", shapes=matmul_shapes(spec)) if peaks else {}
-        memory = trial.ask("memory")
+        """        speeds = candidate.ask("matmuls", shapes=matmul_shapes(spec)) if peaks else {}
+        memory = candidate.ask("memory")
 """,
     ),
     Fault(
-        "train_step: steps that warm up count",
+        "train_step: warm-up steps are counted",
         TRAIN_STEP,
         """    seconds = {"first_loss_seconds": time.perf_counter() - started}
     if plan.warmup and start:
-        trial.ask("steps", count=plan.warmup)
+        candidate.ask("steps", count=plan.warmup)
 """,
         """    if plan.warmup and start:
-        trial.ask("steps", count=plan.warmup)
+        candidate.ask("steps", count=plan.warmup)
     seconds = {"first_loss_seconds": time.perf_counter() - started}
 """,
     ),
@@ -91,17 +95,17 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "train_step: nothing is compared",
         TRAIN_STEP,
-        "    compare(results)\n",
+        "    add_speedups(results)\n",
         "",
     ),
     Fault(
-        "train_step: the table's least and most change places",
+        "train_step: the table's min and max are swapped",
         TRAIN_STEP,
         'for name in ("median", "min", "max")),',
         'for name in ("median", "max", "min")),',
     ),
     Fault(
-        "train_step: TFLOP/s a thousand times too many",
+        "train_step: TFLOP/s a thousand times too high",
         TRAIN_STEP,
         "result['flops_per_second'] / 1e12",
         "result['flops_per_second'] / 1e9",
@@ -119,7 +123,7 @@ FAULTS: tuple[Fault, ...] = (
         "total / (new_tokens - 1)",
     ),
     Fault(
-        "generate: tokens/s of one row",
+        "generate: tokens/s of one sequence",
         GENERATE,
         '"tokens_per_second": B * new_tokens / total',
         '"tokens_per_second": new_tokens / total',
@@ -131,25 +135,25 @@ FAULTS: tuple[Fault, ...] = (
         '"bfloat16": 4,',
     ),
     Fault(
-        "generate: a step reads all positions",
+        "generate: a step reads the position embedding",
         GENERATE,
         "num_parameters(config) - config.block_size * config.n_embd",
         "num_parameters(config)",
     ),
     Fault(
-        "generate: the share of the bandwidth a thousand times too small",
+        "generate: the fraction of the bandwidth a thousand times too small",
         GENERATE,
         "1000 * seconds / case",
         "seconds / case",
     ),
     Fault(
-        "generate: the limit is of one row",
+        "generate: the limit is of one sequence",
         GENERATE,
         'case["batch_size"] / seconds',
         "1 / seconds",
     ),
     Fault(
-        "generate: the calls that compile count",
+        "generate: the warm-up calls are counted",
         GENERATE,
         "    times: list[list[list[float]]] = [[[], []] for _ in running]\n",
         "    times = [[[a['seconds']] for a in found] for found in first]\n",
@@ -157,14 +161,15 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "generate: peak memory has the large array in it",
         GENERATE,
-        'speeds = trial.ask("bandwidth", size=READ_BYTES)\n',
-        'speeds = trial.ask("bandwidth", size=READ_BYTES)\n        memory = trial.ask("memory")\n',
+        'speeds = candidate.ask("bandwidth", size=READ_BYTES)\n',
+        'speeds = candidate.ask("bandwidth", size=READ_BYTES)\n'
+        '        memory = candidate.ask("memory")\n',
     ),
     Fault(
         "generate: every case is compared with the first",
         GENERATE,
-        'peer["cases"][i]["tokens_per_second"]',
-        'peer["cases"][0]["tokens_per_second"]',
+        'other["cases"][i]["tokens_per_second"]',
+        'other["cases"][0]["tokens_per_second"]',
     ),
     Fault(
         "scaling: a short context makes the model smaller",
@@ -191,37 +196,37 @@ FAULTS: tuple[Fault, ...] = (
         "1000 * spec.seq_len / times",
     ),
     Fault(
-        "data: the share of a step upside down",
+        "data: the fraction of a step upside down",
         DATA,
         'result[part]["milliseconds"]["median"] / milliseconds',
         'milliseconds / result[part]["milliseconds"]["median"]',
     ),
     Fault(
-        "convert: the memory of the way there, twice",
+        "convert: the memory of writing, twice",
         "benchmarks/convert.py",
-        'ways = (found["to"], found["back"])',
-        'ways = (found["to"], found["to"])',
+        'directions = (found["to"], found["back"])',
+        'directions = (found["to"], found["to"])',
     ),
     Fault(
-        "gpu: the whole memory is promised",
+        "gpu: batch sizes to try fill the whole memory",
         GPU,
         "0.95 * memory",
         "1.05 * memory",
     ),
     Fault(
-        "gpu: the largest batch of the first rung",
+        "gpu: the largest batch is the first variant's",
         GPU,
-        "if rung.framework == framework][-1]",
-        "if rung.framework == framework][0]",
+        "if variant.framework == framework][-1]",
+        "if variant.framework == framework][0]",
     ),
     Fault(
-        "gpu: the ladder in the order in which it was climbed",
+        "gpu: the variants in the order of measurement",
         GPU,
         '[*result["ladder"][:-1], *rest, result["ladder"][-1]]',
         '[*result["ladder"], *rest]',
     ),
     Fault(
-        "gpu: the peer's eager rungs have flash attention",
+        "gpu: the baseline's eager variants have flash attention",
         GPU,
         '{"attention": "eager", "fused": False}',
         '{"attention": "sdpa", "fused": False}',
@@ -233,10 +238,10 @@ FAULTS: tuple[Fault, ...] = (
         'p["matmul_peak"] / p["tokens_per_second"]',
     ),
     Fault(
-        "plot: the ratio is to the tuned peer",
+        "plot: the speed-up is over the tuned baseline",
         PLOT,
-        '.get("times", {}).get(PEER)',
-        '.get("times", {}).get(PEER + "-best")',
+        '.get("times", {}).get(BASELINE)',
+        '.get("times", {}).get(BASELINE + "-best")',
     ),
     Fault(
         "plot: scaling draws the least time",
@@ -253,8 +258,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "plot_losses: the mean for the median",
         LOSSES,
-        "np.median(apart)",
-        "np.mean(apart)",
+        "np.median(difference)",
+        "np.mean(difference)",
     ),
     Fault(
         "report: seconds for milliseconds",
@@ -269,7 +274,7 @@ FAULTS: tuple[Fault, ...] = (
         "size / 2**30",
     ),
     Fault(
-        "report: a share is not in percent",
+        "report: a fraction is not in percent",
         REPORT,
         "{100 * share:.0f} %",
         "{share:.0f} %",
@@ -293,8 +298,8 @@ FAULTS: tuple[Fault, ...] = (
         "",
     ),
     Fault(
-        "worker: the set-up has the first step in it",
-        WORKER,
+        "session: the set-up time includes the first step",
+        SESSION,
         """        built = time.perf_counter()
         first = self.steps(1)
 """,
@@ -303,45 +308,121 @@ FAULTS: tuple[Fault, ...] = (
 """,
     ),
     Fault(
-        "worker: memory at the moment, not at its peak",
-        WORKER,
+        "session: current memory, not its peak",
+        SESSION,
         'lines["VmHWM"]',
         'lines["VmRSS"]',
     ),
     Fault(
-        "worker: the matmuls are always of float32",
-        WORKER,
+        "session: the matmuls are always of float32",
+        SESSION,
         "matmul_speeds(shapes, self._spec.dtype)",
         'matmul_speeds(shapes, "float32")',
     ),
     Fault(
-        "timing: a round's seconds are one call's",
+        "timing: a round's seconds are not divided by its calls",
         TIMING,
-        "(time.perf_counter() - started) / calls",
+        "(time.perf_counter() - started) / count",
         "time.perf_counter() - started",
     ),
     Fault(
-        "timing: nothing is waited for",
+        "timing: nothing is synchronized",
         TIMING,
-        """            result = call()
-        wait(result)
+        """        result = call()
+    synchronize(result)
 """,
-        """            call()
+        """        call()
 """,
     ),
     Fault(
-        "timing: the first call counts",
+        "timing: the first call is counted",
         TIMING,
-        "    wait(call())  # what is slow the first time\n",
+        "        synchronize(call())  # compiles\n",
         "",
     ),
     Fault(
-        "torch: a step's mark is set before it",
+        "timing: one call's rounds come before the next call's",
+        TIMING,
+        """    for _ in range(rounds):
+        for call, count, found in zip(calls, counts, seconds, strict=True):
+            found.append""",
+        """    for call, count, found in zip(calls, counts, seconds, strict=True):
+        for _ in range(rounds):
+            found.append""",
+    ),
+    Fault(
+        "operations: the speed-up upside down",
+        OPERATIONS,
+        "statistics.median(p / f for",
+        "statistics.median(f / p for",
+    ),
+    Fault(
+        "operations: the mean, which one slow round spoils",
+        OPERATIONS,
+        "statistics.median(p / f for",
+        "statistics.fmean(p / f for",
+    ),
+    Fault(
+        "operations: the table's speed-up is the forward pass's",
+        OPERATIONS,
+        'list(found["speed_up"])[-1]',
+        'list(found["speed_up"])[0]',
+    ),
+    Fault(
+        "operations: generation is not measured",
+        OPERATIONS,
+        "for length in (*self.seq_len, 1):",
+        "for length in self.seq_len:",
+    ),
+    Fault(
+        "operation: the plain one twice",
+        OPERATION,
+        '("fast", operation.fast))',
+        '("fast", operation.plain))',
+    ),
+    Fault(
+        "operation: generation is measured at the lengths of training",
+        OPERATION,
+        "if operation.training == (self._spec.seq_len > 1)",
+        "if operation.training or self._spec.seq_len > 1",
+    ),
+    Fault(
+        "operation: every fast operation is the default",
+        OPERATION,
+        "not option or getattr(self._twin.default_ops(self._spec), option)",
+        "True",
+    ),
+    Fault(
+        "torch operations: bfloat16 without autocast",
+        TORCH_OPERATIONS,
+        "torch.autocast(device, torch.bfloat16, enabled=bfloat16)",
+        "torch.autocast(device, torch.bfloat16, enabled=False)",
+    ),
+    Fault(
+        "torch operations: plain attention sees later tokens",
+        TORCH_OPERATIONS,
+        "is_causal=True",
+        "is_causal=False",
+    ),
+    Fault(
+        "flax operations: the fast GELU is the exact one",
+        FLAX_OPERATIONS,
+        "partial(compact_gelu, approximate=True)",
+        "partial(compact_gelu, approximate=False)",
+    ),
+    Fault(
+        "flax operations: nn.Dense computes in float32",
+        FLAX_OPERATIONS,
+        "nn.Dense(kernel.shape[1], dtype=x.dtype)",
+        "nn.Dense(kernel.shape[1])",
+    ),
+    Fault(
+        "torch: a step's timestamp is taken before it",
         TORCH_TOOLS,
         """        losses.append(step())
-        marks.append(_mark())
+        marks.append(_timestamp())
 """,
-        """        marks.append(_mark())
+        """        marks.append(_timestamp())
         losses.append(step())
 """,
     ),
@@ -355,7 +436,7 @@ FAULTS: tuple[Fault, ...] = (
 """,
     ),
     Fault(
-        "torch: a step on mps is not waited for",
+        "torch: a step on mps is not synchronized",
         TORCH_TOOLS,
         "    synchronize()\n    return time.perf_counter()",
         "    return time.perf_counter()",
@@ -385,15 +466,15 @@ FAULTS: tuple[Fault, ...] = (
         "torch.ones(size // 16 // 1024, 1024,",
     ),
     Fault(
-        "jax: the matmul peak without waiting for the result",
+        "jax: the matmul peak without synchronization",
         JAX_TOOLS,
-        "lambda c=call, x=x, w=w: c(x, w), jax.block_until_ready)",
+        "lambda c=call, x=x, w=w: c(x, w), synchronize)",
         "lambda c=call, x=x, w=w: c(x, w), lambda _: None)",
     ),
     Fault(
-        "jax: a read is not waited for",
+        "jax: a read is not synchronized",
         JAX_TOOLS,
-        "lambda c=call: c(x, v), jax.block_until_ready)",
+        "lambda c=call: c(x, v), synchronize)",
         "lambda c=call: c(x, v), lambda _: None)",
     ),
     Fault(
@@ -409,56 +490,56 @@ FAULTS: tuple[Fault, ...] = (
         "overlap = 0",
     ),
     Fault(
-        "jax: the memory at the moment",
+        "jax: the current memory",
         JAX_TOOLS,
         '"peak_bytes_in_use"',
         '"bytes_in_use"',
     ),
     Fault(
-        "the peer is measured with eager attention",
+        "the baseline is measured with eager attention",
         HUGGING_FACE,
         'spec.settings.get("attention", "sdpa")',
         'spec.settings.get("attention", "eager")',
     ),
     Fault(
-        "the peer drops out",
+        "the baseline has dropout",
         HUGGING_FACE,
         "resid_pdrop=0.0",
         "resid_pdrop=0.1",
     ),
     Fault(
-        "the peer does not clip",
+        "the baseline does not clip",
         HUGGING_FACE,
         "        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)\n",
         "",
     ),
     Fault(
-        "the peer's padded vocabulary is always on",
+        "the baseline's padded vocabulary is always on",
         HUGGING_FACE,
         'spec.settings.get("padded", False)',
         'spec.settings.get("padded", True)',
     ),
     Fault(
-        "the Flax peer's matmul peak is half",
-        FLAX_PEER,
+        "Hugging Face's Flax matmul peak is half",
+        LAST_FLAX,
         "2 * M * K * N / seconds_per_call",
         "M * K * N / seconds_per_call",
     ),
     Fault(
-        "the Flax peer's matmuls are not waited for",
-        FLAX_PEER,
+        "Hugging Face's Flax matmuls are not synchronized",
+        LAST_FLAX,
         "call(*arguments).block_until_ready()",
         "call(*arguments)",
     ),
     Fault(
         "the torch twin is measured with its plain operations",
-        "benchmarks/subjects/torch_twin.py",
+        "benchmarks/workers/torch_twin.py",
         "spec.dtype, processor(), compiled) if fast else PLAIN",
         "spec.dtype, processor(), compiled) if not fast else PLAIN",
     ),
     Fault(
         "the Flax twin's step is compiled as a plain one",
-        "benchmarks/subjects/flax_twin.py",
+        "benchmarks/workers/flax_twin.py",
         "jit_train_step(ops)",
         "jit_train_step(PLAIN)",
     ),

@@ -4,18 +4,18 @@ from collections.abc import Callable
 from typing import SupportsFloat
 
 import numpy as np
-from gpt_torch.frozen import freeze
-from gpt_torch.ops import PLAIN, choose_ops
 
 from benchmarks.spec import SEED, Spec, runtime_options
-from benchmarks.subjects import torch_tools as tools
+from benchmarks.workers import torch_tools as tools
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import SamplingOptions, StoppingOptions, TrainConfig
 from gpt_common.hardware import keep_memory, processor
 from gpt_common.initialization import initialize_weights
-from gpt_torch.device import master_dtype
+from gpt_torch.fast import choose_fast_ops
 from gpt_torch.generate import generate, load_model
-from gpt_torch.train import create_state, to_device, to_host, train_step
+from gpt_torch.inference import prepare_for_inference
+from gpt_torch.precision import master_dtype
+from gpt_torch.train import compile_train_step, create_state, to_device, to_host, train_step
 
 
 def training(spec: Spec) -> Callable[[], SupportsFloat]:
@@ -26,27 +26,28 @@ def training(spec: Spec) -> Callable[[], SupportsFloat]:
     options, loader = config.optimizer, spec.loader()
     device = tools.select_device(spec.device, spec.dtype)
     fast, compiled = spec.fast_ops, spec.compile
-    ops = choose_ops(device.type, spec.dtype, processor(), compiled) if fast else PLAIN
+    ops = choose_fast_ops(device.type, spec.dtype, processor(), compiled) if fast else None
     start = Checkpoint(spec.model, initialize_weights(spec.model, SEED))
     state = create_state(start, config, device, ops)
+    step_fn = compile_train_step(state.model) if compiled else train_step
 
     def step() -> SupportsFloat:
         x, y = (to_device(a, device) for a in loader.next_batches(1))
-        metrics = train_step(state, x, y, options.learning_rate, options.grad_clip, spec.dtype)
+        metrics = step_fn(state, x, y, options.learning_rate, options.grad_clip, spec.dtype)
         return to_host(metrics)["loss"]
 
     return step
 
 
 def generation(spec: Spec) -> Callable[[list[int], int, int], np.ndarray]:
-    """Return a function that continues rows of a prompt and returns their tokens."""
+    """Return a function that continues a batch of one prompt and returns the tokens."""
     if spec.fast_ops:
         keep_memory()
     device = tools.select_device(spec.device, spec.dtype)
     start = Checkpoint(spec.model, initialize_weights(spec.model, SEED))
     model = load_model(start, master_dtype(spec.dtype), device)
     if spec.fast_ops:
-        model = freeze(model, spec.dtype, spec.compile)
+        model = prepare_for_inference(model, spec.dtype, spec.compile)
 
     def continue_prompt(prompt: list[int], batch_size: int, new_tokens: int) -> np.ndarray:
         stopping = StoppingOptions(max_new_tokens=new_tokens, ignore_end=True)

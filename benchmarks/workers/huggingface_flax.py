@@ -1,10 +1,10 @@
-"""Hugging Face's last Flax GPT-2, for an interpreter that has it; imports nothing of this project.
+"""Hugging Face's last Flax GPT-2, for an environment with it; imports nothing of this project.
 
 python -m venv peer
 peer/bin/pip install 'transformers<5' 'flax<0.11' 'jax<0.7' optax
 python -m benchmarks.train_step --flax_peer_python peer/bin/python
 
-It answers the same requests as `benchmarks.worker`: a line of JSON each.
+It answers the same requests as `benchmarks.workers.session`.
 """
 
 import json
@@ -30,14 +30,14 @@ class Session:
     """The model, its training and its generation, as in transformers' own Flax examples."""
 
     def train(self, spec: dict) -> dict:
-        """Build model and optimizer and do the first step, which is what compiles."""
+        """Build model and optimizer and run the first step, which compiles."""
         started = time.perf_counter()
         self._build(spec)
         self._optimizer = optax.chain(
             optax.clip_by_global_norm(1.0),
             optax.adamw(3e-4, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.1),
         )
-        params = jax.tree.map(jnp.array, self._model.params)  # the step gives its buffers away
+        params = jax.tree.map(jnp.array, self._model.params)  # the step donates its buffers
         self._state = params, self._optimizer.init(params)
         self._update = jax.jit(self._train_step, donate_argnums=0)
         self._position = 0
@@ -99,7 +99,7 @@ class Session:
         return window.reshape(shape)
 
     def steps(self, count: int) -> dict:
-        """Train on; return the seconds of each step and the last loss."""
+        """Run `count` steps; return the seconds of each and the last loss."""
         overlap = int(self._device != "cpu")  # on a GPU a loss is read one step later
         losses, marks = [], [time.perf_counter()]
         for started in range(1, count + 1):
@@ -114,27 +114,27 @@ class Session:
         return {"seconds": np.diff(marks).tolist(), "loss": loss}
 
     def load(self, spec: dict) -> dict:
-        """Build a model to generate with."""
+        """Build a model for generation."""
         started = time.perf_counter()
         self._build(spec)
         return {"setup_seconds": time.perf_counter() - started, "device": self._device}
 
     def generate(self, prompt: list, batch_size: int, new_tokens: int) -> dict:
-        """Continue `batch_size` rows of the prompt; return the seconds and the length of a row."""
+        """Continue a batch of the same prompt; return the seconds and a sequence's length."""
         started = time.perf_counter()
         if new_tokens not in self._continue:
-            # Compiled whole: by itself it is traced and compiled anew at every call.
+            # Compiled here: `generate` alone traces and compiles at every call.
             options = {"max_new_tokens": new_tokens, "do_sample": True, "top_k": 50}
-            no_token = self._spec["model"]["vocab_size"]  # so that every row goes on to the end
+            no_token = self._spec["model"]["vocab_size"]  # so that no sequence ends early
             options |= {"pad_token_id": 0, "eos_token_id": no_token}
             self._continue[new_tokens] = jax.jit(partial(self._model.generate, **options))
-        rows = jnp.array([prompt] * batch_size)
-        answer = self._continue[new_tokens](rows, params=self._model.params)
-        rows = np.asarray(answer.sequences)
-        return {"seconds": time.perf_counter() - started, "length": rows.shape[1]}
+        batch = jnp.array([prompt] * batch_size)
+        answer = self._continue[new_tokens](batch, params=self._model.params)
+        sequences = np.asarray(answer.sequences)
+        return {"seconds": time.perf_counter() - started, "length": sequences.shape[1]}
 
     def memory(self) -> int:
-        """Return the most memory held so far, in bytes: the GPU's, or the process's on a CPU."""
+        """Return the peak memory in bytes: the GPU's, or the process's on a CPU."""
         if self._device == "cuda":
             return jax.devices()[0].memory_stats()["peak_bytes_in_use"]
         status = Path("/proc/self/status")
@@ -144,24 +144,24 @@ class Session:
         return 1024 * int(lines["VmHWM"].split()[0])
 
     def matmuls(self, shapes: dict) -> dict:
-        """Return the FLOP/s of products `(M, K) @ (K, N)`."""
+        """Return the FLOP/s of matmuls `(M, K) @ (K, N)`."""
         speeds = {}
         for name, (M, K, N) in shapes.items():
             x, w = jnp.ones((M, K), self._dtype), jnp.ones((K, N), self._dtype)
-            wide = jnp.promote_types(self._dtype, jnp.float32)
-            for route, number in {"x @ w": None, "x @ w in float32": wide}.items():
-                multiply = partial(jnp.matmul, preferred_element_type=number)
-                speeds[f"{name}, {route}"] = 2 * M * K * N / seconds_per_call(multiply, x, w)
+            float32 = jnp.promote_types(self._dtype, jnp.float32)
+            for kernel, dtype in {"x @ w": None, "x @ w in float32": float32}.items():
+                multiply = partial(jnp.matmul, preferred_element_type=dtype)
+                speeds[f"{name}, {kernel}"] = 2 * M * K * N / seconds_per_call(multiply, x, w)
         return speeds
 
     def bandwidth(self, size: int) -> dict:
-        """Return the bytes/s at which a large array of so many bytes is read."""
+        """Return the bytes/s at which an array of `size` bytes is read."""
         x, v = jnp.ones((size // 4 // 1024, 1024)), jnp.ones(1024)
         return {"x @ v": size / seconds_per_call(jnp.matmul, x, v)}
 
 
 def seconds_per_call(function, *arguments) -> float:
-    """Return the median of some calls, compiled."""
+    """Return the median seconds of the compiled function's calls."""
     call = jax.jit(function).lower(*arguments).compile()
     seconds = []
     while len(seconds) < 5 or sum(seconds) < 0.3:
@@ -172,7 +172,7 @@ def seconds_per_call(function, *arguments) -> float:
 
 
 def main() -> None:
-    """Answer requests until standard input ends; what others print goes to standard error."""
+    """Answer requests until standard input ends. Other output is sent to standard error."""
     session = Session()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

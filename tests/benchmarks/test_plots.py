@@ -1,4 +1,4 @@
-"""What pictures and words show of results, and the datasheets that these are held against."""
+"""What plots show of results, the text of figures, and the peaks of datasheets."""
 
 import json
 from dataclasses import asdict
@@ -6,13 +6,14 @@ from dataclasses import asdict
 import matplotlib.pyplot as plt
 import pytest
 
-from benchmarks import environment, gpu, plot, plot_losses, report, train_step, worker
+from benchmarks import environment, gpu, plot, plot_losses, report, train_step
+from benchmarks.workers import session
 from tests.benchmarks.fakes import H100, RATES, STEP, approx, generated_results
 
 
 @pytest.fixture
-def drawn():
-    yield lambda results: plot.DRAWINGS[results[0]["benchmark"]](results)
+def plotted():
+    yield lambda results: plot.PLOTS[results[0]["benchmark"]](results)
     plt.close("all")
 
 
@@ -29,63 +30,63 @@ def beside(axes):
     return [label.get_text() for label in right.get_yticklabels()]
 
 
-def test_the_picture_of_training_steps(drawn):
+def test_the_plot_of_training_steps(plotted):
     programs = [
         STEP | {"name": name, "tokens_per_second": rate, "matmul_peak": 4e6 * rate}
         for name, rate in RATES.items()
     ]
-    train_step.compare(programs)
+    train_step.add_speedups(programs)
     options = asdict(train_step.TrainStepConfig())
     head = {"benchmark": "train_step", "options": options, "flops": {"per_token": 2e6}}
-    (axes,) = drawn([head | {"programs": programs}]).axes
+    (axes,) = plotted([head | {"programs": programs}]).axes
     assert widths(axes) == [300.0, 50.0, 100.0, 200.0]
     assert marks(axes) == approx([600.0, 100.0, 200.0, 400.0])
     assert beside(axes)[:2] == [
-        "300 tokens/s   3.00 x\n500 ms a step", "50 tokens/s   0.50 x\n500 ms a step"
+        "300 tokens/s   3.00x\n500 ms/step", "50 tokens/s   0.50x\n500 ms/step"
     ]  # fmt: skip
     assert [label.get_text() for label in axes.get_yticklabels()] == list(RATES)
     assert axes.get_title() == "gpt2, float32, B=4, T=256"
 
 
-def test_the_picture_of_generation(drawn):
+def test_the_plot_of_generation(plotted):
     head = {"benchmark": "generate", "options": {"preset": "gpt2", "dtype": "float32"}}
-    first, second = drawn([head | {"programs": generated_results()}]).axes
+    first, second = plotted([head | {"programs": generated_results()}]).axes
     assert widths(first) == [300.0, 50.0, 100.0, 200.0]
     assert widths(second) == [20.0] * 4
     limit = 4 * 1e10 / (4 * (124_439_808 - 1024 * 768))
     assert marks(first) == approx([limit] * 4)
-    assert beside(first)[0] == "300 tokens/s\n3.00 x"
+    assert beside(first)[0] == "300 tokens/s\n3.00x"
     assert first.get_title() == "gpt2, float32, B=4, 8 + 33 tokens"
 
 
-def test_the_picture_of_scaling(drawn):
+def test_the_plot_of_scaling(plotted):
     series = {
         "depth": [
             {"value": n, "programs": [STEP | {"milliseconds": {"median": 10.0 * n, "min": 1.0}}]}
             for n in (3, 6)
         ]
     }
-    (axes,) = drawn([{"benchmark": "scaling", "series": series}]).axes
+    (axes,) = plotted([{"benchmark": "scaling", "series": series}]).axes
     (line,) = axes.lines
     assert line.get_xydata().tolist() == [[3.0, 30.0], [6.0, 60.0]]
-    assert axes.get_ylabel() == "ms a step"
+    assert axes.get_ylabel() == "ms/step"
     assert axes.get_ylim()[0] == 0
 
 
-def test_the_picture_of_the_ladders(drawn):
+def test_the_plot_of_the_variants(plotted):
     ladder = [
         STEP | {"name": r.framework, "label": r.label, "batch_size": 16, "tokens_per_second": rate}
-        for r, rate in zip(gpu.ladders()[3:8], (300.0, 1.0, 2.0, 50.0, 100.0), strict=True)
+        for r, rate in zip(gpu.variants()[3:8], (300.0, 1.0, 2.0, 50.0, 100.0), strict=True)
     ]
     head = {"benchmark": "gpu", "options": {"preset": "gpt2"}, "seq_len": 1024, "ladder": ladder}
-    figure = drawn([head])
+    figure = plotted([head])
     assert [widths(axes) for axes in figure.axes] == [[300.0], [1.0, 2.0, 50.0], [100.0]]
-    assert {axes.get_xlim() for axes in figure.axes} == {(0.0, 312.0)}  # of one scale
+    assert {axes.get_xlim() for axes in figure.axes} == {(0.0, 312.0)}  # the same scale
     assert beside(figure.axes[0]) == ["500 ms\n300 tokens/s"]
     assert "T=1024, B=16" in figure.get_suptitle()
 
 
-def test_the_picture_of_two_runs_losses(tmp_path):
+def test_the_plot_of_two_runs_losses(tmp_path):
     for name, losses in (("a", [4.0, 2.0, 1.0, 8.0]), ("b", [4.0, 2.2, 1.3])):
         (tmp_path / name).mkdir()
         lines = [json.dumps({"step": i, "loss": loss}) for i, loss in enumerate(losses)]
@@ -97,11 +98,15 @@ def test_the_picture_of_two_runs_losses(tmp_path):
     assert [line.get_label() for line in above.lines] == ["a", "b"]
     assert above.lines[1].get_xydata().tolist() == [[0, 4.0], [1, 2.2], [2, 1.3]]
     assert below.lines[0].get_ydata().tolist() == pytest.approx([1e-9, 0.1, 0.3])
-    assert below.get_title().startswith("largest 3.0e-01, median 1.0e-01;")
+    assert below.get_title().startswith("max 3.0e-01, median 1.0e-01;")
 
 
-def test_how_figures_are_written():
-    assert report.spread([0.5, 4.0, 0.25, 1.0]) == {"median": 750.0, "min": 250.0, "max": 4000.0}
+def test_the_text_of_figures():
+    assert report.summary_in_ms([0.5, 4.0, 0.25, 1.0]) == {
+        "median": 750.0,
+        "min": 250.0,
+        "max": 4000.0,
+    }
     assert [report.percent(share) for share in (None, 0.1261, 1.5)] == ["", "13 %", "150 %"]
     assert report.gigabytes(1_234_567_890) == "1.23 GB"
     found = {"processor": "Zen", "torch": "2.1", "jax": "0.9", "date": "2026-01-02"}
@@ -161,8 +166,8 @@ def test_other_gpus_have_no_known_peak(name):
     assert environment.datasheet_peak(name, "bfloat16") is None
 
 
-def test_the_peak_memory_of_a_process_is_what_linux_says(monkeypatch, tmp_path):
+def test_the_peak_memory_of_a_process_is_from_proc(monkeypatch, tmp_path):
     status = tmp_path / "status"
     status.write_text("VmPeak:\t  9999 kB\nVmHWM:\t  2048 kB\nVmRSS:\t  1024 kB\n")
-    monkeypatch.setattr(worker, "Path", lambda path: status)
-    assert worker.peak_resident() == 2048 * 1024
+    monkeypatch.setattr(session, "Path", lambda path: status)
+    assert session.peak_rss() == 2048 * 1024

@@ -1,4 +1,4 @@
-"""Conversions, each in a process of its own: `python -m benchmarks.subjects.conversion`."""
+"""The worker of benchmarks.convert: `python -m benchmarks.workers.conversion`."""
 
 import time
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.spec import SEED
-from benchmarks.worker import peak_resident, serve
+from benchmarks.workers.session import peak_rss, serve
 from convert.__main__ import ConvertConfig, convert
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import GPTConfig
@@ -15,7 +15,7 @@ from gpt_common.initialization import initialize_weights
 
 
 def make(path: str, model: dict) -> int:
-    """Write a Hugging Face folder of random weights; return their bytes."""
+    """Write a Hugging Face folder of random weights; return their size in bytes."""
     config = GPTConfig(**model)
     weights = initialize_weights(config, SEED)
     write = FORMATS["huggingface"].write
@@ -25,10 +25,10 @@ def make(path: str, model: dict) -> int:
 
 
 def run(source: str, destination: str, to: str) -> dict[str, float]:
-    """Convert as the command does; return the seconds and the most memory held, in bytes."""
+    """Convert as the command does; return the seconds and the peak memory in bytes."""
     started = time.perf_counter()
     convert(ConvertConfig(source, destination, to=to), Console(stderr=True))
-    return {"seconds": time.perf_counter() - started, "peak_memory": peak_resident()}
+    return {"seconds": time.perf_counter() - started, "peak_memory": peak_rss()}
 
 
 if __name__ == "__main__":

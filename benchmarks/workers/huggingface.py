@@ -1,7 +1,7 @@
-"""transformers' GPT2LMHeadModel, trained and sampled as its users do it.
+"""transformers' GPT2LMHeadModel, trained and sampled as in its documentation.
 
-Settings, where they are not the library's defaults: `attention` ("sdpa" or "eager"), `padded` (a
-vocabulary of 50304), `fused` (AdamW in one kernel), `static_cache` (to generate with).
+Settings that differ from the library's defaults: `attention` ("sdpa" or "eager"), `padded` (a
+vocabulary of 50304), `fused` (AdamW in one kernel), `static_cache` (in generation).
 """
 
 from collections.abc import Callable
@@ -12,13 +12,13 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from benchmarks.spec import Spec
-from benchmarks.subjects import torch_tools as tools
+from benchmarks.workers import torch_tools as tools
 from gpt_common.config import OptimizerOptions
 from gpt_torch.train import to_device
 
 
 def build(spec: Spec) -> tuple[GPT2LMHeadModel, torch.device]:
-    """Return a model with random weights on the device, and the device."""
+    """Return a randomly initialised model, and the device that it is on."""
     device = tools.select_device(spec.device, spec.dtype)
     shape, padded = spec.model, spec.settings.get("padded", False)
     config = GPT2Config(
@@ -37,7 +37,7 @@ def build(spec: Spec) -> tuple[GPT2LMHeadModel, torch.device]:
 
 
 def create_optimizer(model: GPT2LMHeadModel, fused: bool | None) -> torch.optim.AdamW:
-    """Return torch's AdamW; where `fused` is None, in the form that torch chooses."""
+    """Return torch's AdamW; if `fused` is None, torch chooses the implementation."""
     options = OptimizerOptions()
     return torch.optim.AdamW(
         model.parameters(),
@@ -71,18 +71,18 @@ def training(spec: Spec) -> Callable[[], Tensor]:
 
 
 def generation(spec: Spec) -> Callable[[list[int], int, int], list[list[int]]]:
-    """Return a function that continues rows of a prompt, through the cache."""
+    """Return a function that continues a batch of one prompt, with the key-value cache."""
     model, device = build(spec)
     model.eval()
-    if spec.dtype == "bfloat16":  # its users load the weights so
+    if spec.dtype == "bfloat16":  # as `from_pretrained(dtype=...)` would load it
         model.bfloat16()
-    model.generation_config.eos_token_id = None  # every row goes on to the end
+    model.generation_config.eos_token_id = None  # no sequence ends early
     cache = {"cache_implementation": "static"} if spec.settings.get("static_cache") else {}
 
     def continue_prompt(prompt: list[int], batch_size: int, new_tokens: int) -> list[list[int]]:
-        rows = torch.tensor([prompt] * batch_size, device=device)
+        batch = torch.tensor([prompt] * batch_size, device=device)
         options = {"max_new_tokens": new_tokens, "do_sample": True, "top_k": 50, "pad_token_id": 0}
-        mask = torch.ones_like(rows)
-        return model.generate(rows, attention_mask=mask, **options, **cache).tolist()
+        mask = torch.ones_like(batch)
+        return model.generate(batch, attention_mask=mask, **options, **cache).tolist()
 
     return continue_prompt

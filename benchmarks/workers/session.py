@@ -1,6 +1,6 @@
-"""The child's side: `python -m benchmarks.worker SUBJECT` answers requests about one program.
+"""The worker's side: `python -m benchmarks.workers.session NAME` serves one implementation.
 
-A subject is a module of `benchmarks.subjects` with the functions that `Session` calls.
+NAME is a module of `benchmarks.workers` with the functions that `Session` calls.
 """
 
 from __future__ import annotations
@@ -25,66 +25,66 @@ Answer = dict[str, Any]
 
 
 class Session:
-    """One program: its training, or its generation, and the machine as it finds it."""
+    """Answers requests about one implementation: its training, generation, memory and peaks."""
 
-    def __init__(self, subject: ModuleType) -> None:
-        self._subject = subject
+    def __init__(self, implementation: ModuleType) -> None:
+        self._implementation = implementation
 
     def device(self, name: Device, dtype: Dtype) -> str:
-        """Return the type of the device that is found. Raises `InputError` where there is none."""
-        self._subject.tools.select_device(name, dtype)
-        return self._subject.tools.device_name()
+        """Select a device and return its type. Raises `InputError` if it is unavailable."""
+        self._implementation.tools.select_device(name, dtype)
+        return self._implementation.tools.device_name()
 
     def train(self, spec: dict[str, Any]) -> Answer:
-        """Build model and optimizer and do the first step, which is what compiles."""
+        """Build model and optimizer and run the first step, which compiles."""
         started = time.perf_counter()
         self._spec = Spec.from_dict(spec)
-        self._step = self._subject.training(self._spec)
+        self._step = self._implementation.training(self._spec)
         built = time.perf_counter()
         first = self.steps(1)
         return {
             "setup_seconds": built - started,
             "first_step_seconds": first["seconds"][0],
             "loss": first["loss"],
-            "device": self._subject.tools.device_name(),
+            "device": self._implementation.tools.device_name(),
         }
 
     def steps(self, count: int) -> Answer:
-        """Train on; return the seconds of each step and the last loss."""
-        seconds, loss = self._subject.tools.time_steps(self._step, count)
+        """Run `count` steps; return the seconds of each and the last loss."""
+        seconds, loss = self._implementation.tools.time_steps(self._step, count)
         return {"seconds": seconds, "loss": loss}
 
     def load(self, spec: dict[str, Any]) -> Answer:
-        """Build a model to generate with."""
+        """Build a model for generation."""
         started = time.perf_counter()
         self._spec = Spec.from_dict(spec)
-        self._generate = self._subject.generation(self._spec)
+        self._generate = self._implementation.generation(self._spec)
         seconds = time.perf_counter() - started
-        return {"setup_seconds": seconds, "device": self._subject.tools.device_name()}
+        return {"setup_seconds": seconds, "device": self._implementation.tools.device_name()}
 
     def generate(self, prompt: list[int], batch_size: int, new_tokens: int) -> Answer:
-        """Continue `batch_size` rows of the prompt; return the seconds and the length of a row."""
+        """Continue a batch of the same prompt; return the seconds and a sequence's length."""
         started = time.perf_counter()
-        rows = self._generate(prompt, batch_size, new_tokens)
-        return {"seconds": time.perf_counter() - started, "length": len(rows[0])}
+        sequences = self._generate(prompt, batch_size, new_tokens)
+        return {"seconds": time.perf_counter() - started, "length": len(sequences[0])}
 
     def memory(self) -> int:
-        """Return the most memory held so far, in bytes: the GPU's, or the process's on a CPU."""
-        return self._subject.tools.peak_memory()
+        """Return the peak memory in bytes: the GPU's, or the process's on a CPU."""
+        return self._implementation.tools.peak_memory()
 
     def matmuls(self, shapes: dict[str, list[int]]) -> dict[str, float]:
-        """Return the FLOP/s of products `(M, K) @ (K, N)` by every route the framework has."""
-        return self._subject.tools.matmul_speeds(shapes, self._spec.dtype)
+        """Return the FLOP/s of matmuls `(M, K) @ (K, N)` by every kernel of the framework."""
+        return self._implementation.tools.matmul_speeds(shapes, self._spec.dtype)
 
     def bandwidth(self, size: int) -> dict[str, float]:
-        """Return the bytes/s at which a large array of so many bytes is read, by every route."""
-        return self._subject.tools.read_speeds(size)
+        """Return the bytes/s at which an array of `size` bytes is read, by every kernel."""
+        return self._implementation.tools.read_speeds(size)
 
 
-def peak_resident() -> int:
-    """Return the most memory this process has held, in bytes.
+def peak_rss() -> int:
+    """Return the peak resident memory of this process in bytes.
 
-    Linux keeps it for each program; `ru_maxrss` may be that of the process which started it.
+    From /proc where it exists: Linux's `ru_maxrss` may be the parent's.
     """
     status = Path("/proc/self/status")
     if status.is_file():
@@ -97,7 +97,7 @@ def peak_resident() -> int:
 
 
 def serve(calls: dict[str, Callable[..., Any]]) -> None:
-    """Answer requests until standard input ends; what others print goes to standard error."""
+    """Answer requests until standard input ends. Other output is sent to standard error."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:
@@ -113,8 +113,8 @@ def serve(calls: dict[str, Callable[..., Any]]) -> None:
 
 
 def main() -> None:
-    """Serve the subject that the command line names."""
-    session = Session(importlib.import_module(f"benchmarks.subjects.{sys.argv[1]}"))
+    """Serve the implementation that the command line names."""
+    session = Session(importlib.import_module(f"benchmarks.workers.{sys.argv[1]}"))
     names = ("device", "train", "steps", "load", "generate", "memory", "matmuls", "bandwidth")
     serve({name: getattr(session, name) for name in names})
 

@@ -1,4 +1,4 @@
-"""The clock, the peaks and the memory of programs in torch."""
+"""Time, peak speeds and peak memory of implementations in torch."""
 
 import time
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.timing import seconds_per_call
-from benchmarks.worker import peak_resident
+from benchmarks.workers.session import peak_rss
 from gpt_common.config import Device, Dtype
 from gpt_torch import device as twin
 
@@ -19,7 +19,7 @@ _device = torch.device("cpu")
 
 
 def select_device(name: Device, dtype: Dtype) -> torch.device:
-    """Return the device, chosen and set up as `gpt_torch` does, and keep it for what follows."""
+    """Select the device as `gpt_torch` does, for this and the other functions; return it."""
     global _device
     _device = twin.select_device(name, dtype)
     return _device
@@ -33,21 +33,21 @@ def device_name() -> str:
 def time_steps(step: Callable[[], SupportsFloat], count: int) -> tuple[list[float], float]:
     """Return the seconds of each step and the last loss.
 
-    As in the trainer, a step's loss is read when the next one has been started.
+    As in the trainer, a step's loss is read after the next step has been dispatched.
     """
-    losses, marks = [], [_mark()]
+    losses, marks = [], [_timestamp()]
     for _ in range(count):
         losses.append(step())
-        marks.append(_mark())
+        marks.append(_timestamp())
         if len(losses) > 1:
             float(losses[-2])
     loss = float(losses[-1])
     synchronize()
-    return [_between(*pair) for pair in pairwise(marks)], loss
+    return [_elapsed_seconds(*pair) for pair in pairwise(marks)], loss
 
 
-def _mark() -> torch.cuda.Event | float:
-    """Return a point in the device's time: on a GPU an event, which waits for nothing."""
+def _timestamp() -> torch.cuda.Event | float:
+    """Return the time on the device: on a GPU an event, which does not synchronize."""
     if _device.type == "cuda":
         event = torch.cuda.Event(enable_timing=True)
         event.record()
@@ -56,15 +56,15 @@ def _mark() -> torch.cuda.Event | float:
     return time.perf_counter()
 
 
-def _between(first: torch.cuda.Event | float, second: torch.cuda.Event | float) -> float:
-    """Return the seconds from one mark to another."""
+def _elapsed_seconds(first: torch.cuda.Event | float, second: torch.cuda.Event | float) -> float:
+    """Return the seconds between two timestamps."""
     if isinstance(first, float):
         return second - first
     return first.elapsed_time(second) / 1000
 
 
 def synchronize(_: object = None) -> None:
-    """Wait for everything that has been started."""
+    """Wait for all kernels on the device."""
     if _device.type == "cuda":
         torch.cuda.synchronize()
     elif _device.type == "mps":
@@ -72,40 +72,39 @@ def synchronize(_: object = None) -> None:
 
 
 def peak_memory() -> int:
-    """Return the most memory held: in tensors on a GPU, by the process on a CPU."""
+    """Return the peak memory in bytes: of tensors on a GPU, of the process on a CPU."""
     if _device.type == "cuda":
         return torch.cuda.max_memory_allocated()
-    return peak_resident()
+    return peak_rss()
 
 
 @torch.no_grad()
 def matmul_speeds(shapes: dict[str, list[int]], dtype: Dtype) -> dict[str, float]:
-    """Return the FLOP/s of each product `(M, K) @ (K, N)` by each route, by "shape, route"."""
+    """Return the FLOP/s of each matmul `(M, K) @ (K, N)` by "name, kernel"."""
     speeds = {}
     for name, (M, K, N) in shapes.items():
-        number = DTYPES.get(dtype, torch.float32)
-        x, w = torch.ones(M, K, dtype=number), torch.ones(N, K, dtype=number)
-        x, w = x.to(_device), w.to(_device)
-        for route, call in _matmul_routes(x, w).items():
+        kind = {"dtype": DTYPES.get(dtype, torch.float32), "device": _device}
+        x, w = torch.ones(M, K, **kind), torch.ones(N, K, **kind)
+        for kernel, call in _matmul_kernels(x, w).items():
             seconds = seconds_per_call(call, synchronize)
-            speeds[f"{name}, {route}"] = 2 * M * K * N / seconds
+            speeds[f"{name}, {kernel}"] = 2 * M * K * N / seconds
     return speeds
 
 
-def _matmul_routes(x: Tensor, w: Tensor) -> dict[str, Callable[[], Tensor]]:
-    """Return the ways to multiply: in float32 on a CPU oneDNN may be twice as fast as MKL."""
+def _matmul_kernels(x: Tensor, w: Tensor) -> dict[str, Callable[[], Tensor]]:
+    """Return the matmuls to try: in float32 on a CPU oneDNN may be twice as fast as MKL."""
     w_t = w.T.contiguous()
-    routes = {"x @ w": lambda: x @ w_t, "linear": lambda: F.linear(x, w)}
+    kernels = {"x @ w": lambda: x @ w_t, "linear": lambda: F.linear(x, w)}
     if x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available():
         onednn = torch.ops.mkldnn._linear_pointwise
-        routes["oneDNN"] = lambda: onednn(x, w, None, "none", [], None)
-    return routes
+        kernels["oneDNN"] = lambda: onednn(x, w, None, "none", [], None)
+    return kernels
 
 
 @torch.no_grad()
 def read_speeds(size: int) -> dict[str, float]:
-    """Return the bytes/s at which an array of `size` bytes is read, by each route."""
+    """Return the bytes/s at which an array of `size` bytes is read, by kernel."""
     x = torch.ones(size // 4 // 1024, 1024, device=_device)
     v = torch.ones(1024, device=_device)
-    routes = {"sum": lambda: x.sum(), "x @ v": lambda: x @ v}
-    return {name: size / seconds_per_call(call, synchronize) for name, call in routes.items()}
+    kernels = {"sum": lambda: x.sum(), "x @ v": lambda: x @ v}
+    return {name: size / seconds_per_call(call, synchronize) for name, call in kernels.items()}

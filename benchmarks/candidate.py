@@ -1,4 +1,4 @@
-"""A program under measurement, beside others: what fails is noted, and the others go on."""
+"""One implementation under measurement. A failure is recorded, and the others continue."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from benchmarks.process import Worker, WorkerError
-from benchmarks.programs import Program
+from benchmarks.implementations import Implementation
+from benchmarks.process import WorkerError, WorkerProcess
 from gpt_common.data import load_splits
 
 Result = dict[str, Any]
 
 
-class Trial:
-    """A program and its worker. After an error it does nothing more."""
+class Candidate:
+    """An implementation and its worker process. After an error it makes no further calls."""
 
-    def __init__(self, program: Program, console: Console, timeout: float) -> None:
-        self.program, self.error = program, ""
+    def __init__(self, implementation: Implementation, console: Console, timeout: float) -> None:
+        self.implementation, self.error = implementation, ""
         self.out_of_memory = False
         self._console, self._timeout = console, timeout
-        self._worker: Worker | None = None
+        self._worker: WorkerProcess | None = None
 
-    def __enter__(self) -> Trial:
+    def __enter__(self) -> Candidate:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -35,39 +35,43 @@ class Trial:
             self._worker.close()
 
     def failure(self) -> Result:
-        """Return what there is to report in place of figures."""
+        """Return the error, in the form of a result."""
         return {
-            "name": self.program.name,
+            "name": self.implementation.name,
             "error": self.error,
             "out_of_memory": self.out_of_memory,
         }
 
     def ask(self, call: str, **arguments: Any) -> Any:
-        """Return the worker's answer, or None where it fails or has failed before."""
+        """Return the worker's answer, or None if it fails or has failed before."""
         if self.error:
             return None
         try:
             if self._worker is None:
-                self._worker = Worker(self.program.command, self.program.environ)
-            with self._console.status(f"{self.program.name}: {call}"):
+                self._worker = WorkerProcess(
+                    self.implementation.command, self.implementation.environ
+                )
+            with self._console.status(f"{self.implementation.name}: {call}"):
                 return self._worker.ask(call, timeout=self._timeout, **arguments)
         except WorkerError as error:
             self.error, self.out_of_memory = str(error), error.out_of_memory
-            self._console.print(f"{self.program.name}: {call}: {error}")
+            self._console.print(f"{self.implementation.name}: {call}: {error}")
             self.__exit__()
             return None
 
 
 @contextmanager
-def trials(programs: list[Program], console: Console, timeout: float) -> Iterator[list[Trial]]:
-    """Yield a trial for each program; their processes end with the block."""
+def candidates(
+    implementations: list[Implementation], console: Console, timeout: float
+) -> Iterator[list[Candidate]]:
+    """Yield a candidate for each implementation; their processes end with the block."""
     with ExitStack() as stack:
-        yield [stack.enter_context(Trial(p, console, timeout)) for p in programs]
+        yield [stack.enter_context(Candidate(i, console, timeout)) for i in implementations]
 
 
 @contextmanager
 def corpus(count: int | None = None) -> Iterator[str]:
-    """Yield the path of a file with the bundled text's tokens, for every process to map."""
+    """Yield the path of a file with the bundled text's tokens, which every process maps."""
     tokens, _ = load_splits("shakespeare", 0.0, 50257)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tokens.npy"
@@ -76,5 +80,5 @@ def corpus(count: int | None = None) -> Iterator[str]:
 
 
 def stderr_console() -> Console:
-    """Return a console for progress and failures, apart from results."""
+    """Return a console for progress and errors; results go to standard output."""
     return Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
