@@ -142,7 +142,7 @@ ONLY_TORCH = {
     *("can_pack", "onednn_dtypes"),
 }
 ONLY_FLAX = {
-    *("padded", "eval_step", "keep_compiled", "in_bfloat16"),
+    *("eval_step", "keep_compiled", "in_bfloat16"),
     *("call_fast", "fast_attention", "train_step_options"),
     *("is_small_batch", "small_batch_options"),
     *("matmul", "_matmul_forward", "_matmul_backward", "transpose_contiguous"),
