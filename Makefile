@@ -24,7 +24,7 @@ parity: .venv/installed-dev ## both twins against a float64 reference, GPT-2 124
 faults: .venv/installed-dev ## mutation testing: the tests must catch each known fault
 	$(BIN)/python -m tests.faults $(ARGS)
 
-benchmark: .venv/installed-dev ## training and generation beside Hugging Face's, with figures
+benchmark: .venv/installed-dev ## training and generation against Hugging Face's, with plots
 	$(BIN)/python -m benchmarks.train_step --out benchmarks/results/train_step.json $(ARGS)
 	$(BIN)/python -m benchmarks.generate --out benchmarks/results/generate.json
 	$(BIN)/python -m benchmarks.plot benchmarks/results/train_step.json \
@@ -32,7 +32,7 @@ benchmark: .venv/installed-dev ## training and generation beside Hugging Face's,
 	$(BIN)/python -m benchmarks.plot benchmarks/results/generate.json \
 		--out benchmarks/results/generate.png
 
-benchmark-gpu: .venv/installed-dev ## parity and the lecture's ladder on an NVIDIA GPU, ten minutes
+benchmark-gpu: .venv/installed-dev ## parity and the lecture's optimisations on an NVIDIA GPU, ten minutes
 	benchmarks/gpu.sh $(ARGS)
 
 lint: .venv/installed-dev ## ruff and mypy

@@ -1,4 +1,4 @@
-"""Measurements and figures. Each module's docstring opens with the command that runs it."""
+"""Benchmarks and their plots. Each command's docstring opens with the line that runs it."""
 
 from gpt_common.startup import prepare
 

@@ -1,13 +1,23 @@
-"""What `python -m benchmarks` says, as it is no command itself."""
+"""`python -m benchmarks` alone lists the commands."""
 
 from gpt_common import cli
 from gpt_common.errors import InputError
 
-COMMANDS = ("train_step", "generate", "scaling", "data", "convert", "plot", "plot_losses", "gpu")
+COMMANDS = (
+    "train_step",
+    "generate",
+    "scaling",
+    "data",
+    "convert",
+    "operations",
+    "plot",
+    "plot_losses",
+    "gpu",
+)
 
 
 def main() -> None:
-    """Name the commands. Raises `InputError`."""
+    """Raise `InputError` with the names of the commands."""
     raise InputError(f"expected python -m benchmarks.COMMAND, one of {', '.join(COMMANDS)}")
 
 

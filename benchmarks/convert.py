@@ -1,4 +1,4 @@
-"""Time conversions to every format and back, and the memory that they need.
+"""Measure the time and peak memory of conversions to every format and back.
 
 python -m benchmarks.convert --preset gpt2 --out benchmarks/results/convert.json
 """
@@ -18,33 +18,33 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import report
-from benchmarks.process import Worker, WorkerError
+from benchmarks.candidate import stderr_console
+from benchmarks.process import WorkerError, WorkerProcess
 from benchmarks.report import Result
-from benchmarks.trial import stderr_console
-from convert.formats import FORMATS
 from gpt_common import cli
 from gpt_common.config import PRESETS, Preset
 from gpt_common.errors import InputError
+from gpt_common.formats.registry import FORMATS
 
-HUB = "huggingface"
-COMMAND = [sys.executable, "-m", "benchmarks.subjects.conversion"]
-ENDINGS = {"torch": ".pt", "flax": ".msgpack", "huggingface-flax": ".msgpack", "llmc": ".bin"}
+SOURCE_FORMAT = "huggingface"
+COMMAND = [sys.executable, "-m", "benchmarks.workers.conversion"]
+SUFFIXES = {"torch": ".pt", "flax": ".msgpack", "huggingface-flax": ".msgpack", "llmc": ".bin"}
 
 
 @dataclass(frozen=True)
 class ConvertBenchmarkConfig:
     """Time conversions from the Hugging Face folder to every format and back.
 
-    Each has a process of its own, whose memory counts the pages of files that it maps. The last
-    line of the output is one JSON object.
+    Each runs in a separate process, whose peak memory includes the pages of memory-mapped files.
+    The last line of the output is one JSON object.
     """
 
     preset: Preset = "gpt2"
-    """The shape of the model, whose weights are random."""
+    """Named model configuration; the weights are random."""
     format: tuple[str, ...] = ()
-    """Formats to write and read; by default all that can be written."""
+    """Formats to write and read; by default every writable one."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE.json")] = None
-    """Write the result."""
+    """Write the result to a file."""
 
     def __post_init__(self) -> None:
         written = [name for name, form in FORMATS.items() if form.write]
@@ -53,14 +53,14 @@ class ConvertBenchmarkConfig:
                 raise InputError(f"format: expected one of {', '.join(written)}, got {name}")
 
 
-def in_a_process(call: str, **arguments: Any) -> Any:
-    """Return what a new process answers. Raises `WorkerError`."""
-    with Worker(COMMAND, os.environ) as worker:
+def call_in_new_process(call: str, **arguments: Any) -> Any:
+    """Return the answer of a new worker process. Raises `WorkerError`."""
+    with WorkerProcess(COMMAND, os.environ) as worker:
         return worker.ask(call, **arguments)
 
 
 def measure(config: ConvertBenchmarkConfig, folder: Path, console: Console) -> list[Result]:
-    """Return the figures of each format, to it and back."""
+    """Return the time and memory of each format, written and read back."""
     results = []
     for name in config.format or [name for name, form in FORMATS.items() if form.write]:
         # nanoGPT's models compute the erf GELU, the others' here the tanh form
@@ -69,44 +69,44 @@ def measure(config: ConvertBenchmarkConfig, folder: Path, console: Console) -> l
         model = dataclasses.asdict(PRESETS[config.preset]) | {"activation": activation}
         try:
             if not source.exists():
-                in_a_process("make", path=str(source), model=model)
-            with console.status(name), tempfile.TemporaryDirectory(dir=folder) as place:
-                results.append(there_and_back(name, source, Path(place)))
+                call_in_new_process("make", path=str(source), model=model)
+            with console.status(name), tempfile.TemporaryDirectory(dir=folder) as scratch:
+                results.append(measure_round_trip(name, source, Path(scratch)))
         except WorkerError as error:
             console.print(f"{name}: {error}")
             results.append({"name": name, "error": str(error)})
     return results
 
 
-def there_and_back(name: str, source: Path, place: Path) -> Result:
-    """Return the figures of one format."""
-    written, back = place / f"model{ENDINGS.get(name, '')}", place / "back"
+def measure_round_trip(name: str, source: Path, folder: Path) -> Result:
+    """Return the time and memory of one format, written to `folder` and read back."""
+    written, back = folder / f"model{SUFFIXES.get(name, '')}", folder / "back"
     arguments = {"source": str(source), "destination": str(written), "to": name}
-    to = in_a_process("run", **arguments)
-    arguments = {"source": str(written), "destination": str(back), "to": HUB}
-    return {"name": name, "to": to, "back": in_a_process("run", **arguments)}
+    to = call_in_new_process("run", **arguments)
+    arguments = {"source": str(written), "destination": str(back), "to": SOURCE_FORMAT}
+    return {"name": name, "to": to, "back": call_in_new_process("run", **arguments)}
 
 
 def table(result: Result) -> Table:
     """Return the result as a table."""
     head = f"{result['options']['preset']}: {report.gigabytes(result['bytes'])} of weights\n"
     shown = Table("format", title=head + report.title(result), box=None)
-    for column in ("to it", "memory", "back", "memory"):
+    for column in ("write", "memory", "read back", "memory"):
         shown.add_column(column, justify="right")
     for found in result["programs"]:
         if "error" not in found:
-            ways = (found["to"], found["back"])
+            directions = (found["to"], found["back"])
             cells = [
                 cell
-                for way in ways
-                for cell in (f"{way['seconds']:.2f} s", report.gigabytes(way["peak_memory"]))
+                for each in directions
+                for cell in (f"{each['seconds']:.2f} s", report.gigabytes(each["peak_memory"]))
             ]
             shown.add_row(found["name"], *cells)
     return shown
 
 
 def run(config: ConvertBenchmarkConfig, console: Console) -> Result:
-    """Measure as the options say."""
+    """Return the result of every format."""
     result = report.new_result("convert", config)
     with tempfile.TemporaryDirectory() as folder:
         result["programs"] = measure(config, Path(folder), console)

@@ -1,4 +1,4 @@
-"""Time the tokenizer and the loader, and set them beside a training step.
+"""Time the tokenizer and the loader, as a percentage of a training step.
 
 python -m benchmarks.data --out benchmarks/results/data.json
 """
@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import report, train_step
-from benchmarks.programs import select_programs
+from benchmarks.candidate import corpus, stderr_console
+from benchmarks.implementations import select_implementations
 from benchmarks.report import Result
 from benchmarks.spec import Dtype, Spec, check_length
 from benchmarks.train_step import Plan
-from benchmarks.trial import corpus, stderr_console
 from gpt_common import cli, tokenizer
 from gpt_common.config import PRESETS, Device, Preset
 from gpt_common.errors import require_positive
@@ -37,21 +37,21 @@ class DataBenchmarkConfig:
     """
 
     framework: Literal["torch", "flax"] = "torch"
-    """Whose training step they are set beside."""
+    """The twin whose training step they are compared with."""
     device: Device = "auto"
     """auto takes cuda, else mps (PyTorch only), else cpu."""
     dtype: Dtype = "float32"
-    """What matrix products compute in."""
+    """The dtype that matrix products compute in."""
     preset: Preset = "gpt2"
-    """The model that is trained."""
+    """Named model configuration."""
     batch_size: int = 4
     """Sequences in a batch (B)."""
     seq_len: int = 256
     """Tokens in a sequence (T)."""
     rounds: int = 5
-    """Times that each is measured."""
+    """How often each is measured."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE.json")] = None
-    """Write the result."""
+    """Write the result to a file."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "seq_len", "rounds"):
@@ -69,9 +69,9 @@ def seconds_each(call: Callable[[], object], rounds: int) -> list[float]:
 
 
 def measure_tokenizer(text: str, rounds: int) -> Result:
-    """Return the time to encode a text: the first, in which the encoding is built, and the rest."""
+    """Return the time to encode a text: the first call, which builds the encoding, and the rest."""
     first = seconds_each(lambda: tokenizer.encode_corpus(text), 1)[0]
-    times = report.spread(seconds_each(lambda: tokenizer.encode_corpus(text), rounds))
+    times = report.summary_in_ms(seconds_each(lambda: tokenizer.encode_corpus(text), rounds))
     return {
         "characters": len(text),
         "tokens": len(tokenizer.encode_corpus(text)),
@@ -82,15 +82,15 @@ def measure_tokenizer(text: str, rounds: int) -> Result:
 
 
 def measure_loader(spec: Spec, rounds: int) -> Result:
-    """Return the time that the loader takes for a batch, as the trainer asks for it."""
+    """Return the time that the loader takes for a batch, called as the trainer calls it."""
     loader = spec.loader()
-    times = report.spread(seconds_each(lambda: loader.next_batches(1), 100 * rounds))
+    times = report.summary_in_ms(seconds_each(lambda: loader.next_batches(1), 100 * rounds))
     rate = 1000 * spec.tokens_per_step / times["median"]
     return {"milliseconds": times, "tokens_per_second": rate}
 
 
 def run(config: DataBenchmarkConfig, console: Console) -> Result:
-    """Measure as the options say. Raises `InputError` where they do not fit the model."""
+    """Return the result. Raises `InputError` if a sequence is longer than the model's context."""
     model = PRESETS[config.preset]
     check_length(config.preset, model, config.seq_len)
     result = report.new_result("data", config)
@@ -98,10 +98,10 @@ def run(config: DataBenchmarkConfig, console: Console) -> Result:
     with corpus() as tokens:
         spec = Spec(model, tokens, **{name: getattr(config, name) for name in shared})
         plan = Plan(steps=2, rounds=1, warmup=1)
-        programs = select_programs([config.framework])
-        (step,) = train_step.measure(programs, spec, plan, console, peaks=False)
+        implementations = select_implementations([config.framework])
+        (step,) = train_step.measure(implementations, spec, plan, console, peaks=False)
         result["loader"] = measure_loader(spec, config.rounds)
-    result["tokenizer"] = measure_tokenizer(text_of_tiny_shakespeares_size(), config.rounds)
+    result["tokenizer"] = measure_tokenizer(tiny_shakespeare_sized_text(), config.rounds)
     result["programs"] = [step]
     if "error" not in step:
         milliseconds = step["milliseconds"]["median"]
@@ -110,8 +110,8 @@ def run(config: DataBenchmarkConfig, console: Console) -> Result:
     return result
 
 
-def text_of_tiny_shakespeares_size() -> str:
-    """Return the first part of the bundled text."""
+def tiny_shakespeare_sized_text() -> str:
+    """Return the beginning of the bundled text, as long as tiny Shakespeare."""
     text = (resources.files("gpt_common") / "assets" / "shakespeare.txt").read_text("utf-8")
     return text[:TINY_SHAKESPEARE_CHARACTERS]
 
@@ -119,9 +119,9 @@ def text_of_tiny_shakespeares_size() -> str:
 def table(result: Result) -> Table:
     """Return the result as a table."""
     shown = Table("part", title=report.title(result), box=None)
-    for head in ("median ms", "least", "most", "of a training step"):
+    for head in ("median ms", "min", "max", "% of a training step"):
         shown.add_column(head, justify="right")
-    parts = {"loader, a batch": "loader", "tokenizer, the whole text once": "tokenizer"}
+    parts = {"loader, one batch": "loader", "tokenizer, the whole text": "tokenizer"}
     for words, part in parts.items():
         times, share = result[part]["milliseconds"], result[part].get("share_of_step")
         cells = [f"{times[name]:,.3f}" for name in ("median", "min", "max")]

@@ -1,4 +1,4 @@
-"""What a figure was measured on: every result names its hardware, its versions and its date."""
+"""The environment of a measurement, part of every result: hardware, versions and date."""
 
 import os
 import platform
@@ -11,9 +11,9 @@ from gpt_common.run import versions
 
 PACKAGES = ("torch", "jax", "flax", "optax", "numpy", "transformers")
 
-# Dense tensor-core TFLOP/s from NVIDIA's datasheets, without sparsity and in the order of DTYPES;
-# the names are words of what nvidia-smi prints, the narrower before the wider. A GeForce's is all
-# that is printed: its Ti, D and Laptop GPU are other chips.
+# Dense tensor-core TFLOP/s from NVIDIA's datasheets, without sparsity, in the order of DTYPES. A
+# name is part of what nvidia-smi prints, the more specific first. A GeForce's must end the line:
+# Ti, D and Laptop GPU are other chips.
 DTYPES = ("bfloat16", "tf32", "float32", "float64")
 DATASHEETS = {
     "GB200": (2500, 1250, 80, 40),
@@ -35,7 +35,7 @@ DATASHEETS = {
 
 
 def describe() -> dict[str, str]:
-    """Return the processor, the GPU where there is one, the system, the versions and the date."""
+    """Return the processor, the GPU if any, the system, the versions and the date."""
     return {
         "processor": f"{processor()}, {os.cpu_count()} cores",
         **nvidia_gpu(),
@@ -47,7 +47,7 @@ def describe() -> dict[str, str]:
 
 
 def processor() -> str:
-    """Return the processor's name as Linux gives it, elsewhere as Python does."""
+    """Return the processor's name from /proc/cpuinfo, elsewhere from Python's `platform`."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.is_file() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
@@ -55,7 +55,7 @@ def processor() -> str:
 
 
 def nvidia_gpu() -> dict[str, str]:
-    """Return the first NVIDIA GPU's name, memory and driver; nothing where there is none."""
+    """Return the first NVIDIA GPU's name, memory and driver; an empty dict without one."""
     query = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
@@ -66,13 +66,13 @@ def nvidia_gpu() -> dict[str, str]:
 
 
 def gpu_bytes() -> float:
-    """Return the memory of the first NVIDIA GPU; infinity where there is none or it is not said."""
+    """Return the memory of the first NVIDIA GPU in bytes; infinity if it is unknown."""
     words = nvidia_gpu().get("gpu_memory", "").split()  # as in "81559 MiB"
     return float(words[0]) * 2**20 if words and words[0].isdigit() else float("inf")
 
 
 def datasheet_peak(gpu: str, dtype: str) -> float | None:
-    """Return a GPU's matmul peak from its datasheet, in FLOP/s, or None where it is not known."""
+    """Return a GPU's matmul peak from its datasheet, in FLOP/s, or None if it is unknown."""
     for name, peaks in DATASHEETS.items():
         if re.search(rf"\b{name}(?!\w)", gpu):
             return 1e12 * peaks[DTYPES.index(dtype)]

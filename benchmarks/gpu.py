@@ -1,15 +1,16 @@
-"""The whole of it on one GPU: both ladders, the largest batch, and generation.
+"""Every benchmark on one GPU: the lecture's optimisations, the largest batch, and generation.
 
 make benchmark-gpu
-python -m benchmarks.gpu --device cpu --preset tiny    # the rehearsal, without a GPU
+python -m benchmarks.gpu --device cpu --preset tiny    # a dry run, without a GPU
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any
 
@@ -17,44 +18,44 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import environment, generate, report, train_step
+from benchmarks.candidate import Candidate, corpus, stderr_console
 from benchmarks.generate import GenerateBenchmarkConfig
+from benchmarks.implementations import BASELINE, BY_NAME
 from benchmarks.plot import draw
-from benchmarks.programs import BY_NAME, PEER
 from benchmarks.report import Result
 from benchmarks.spec import Dtype, Spec
 from benchmarks.train_step import Plan
-from benchmarks.trial import Trial, corpus, stderr_console
 from gpt_common import cli
 from gpt_common.config import PRESETS, Device, Preset
 from gpt_common.errors import InputError, require_positive
 from gpt_common.metrics import flops_per_token
 
 SEQ_LEN = 1024
-LADDER_BATCH = 16  # the lecture's
-BATCHES = [64, 32, 16, 8, 4, 2, 1]
-REHEARSAL_BATCHES = [2, 1]
-FRAMEWORKS = ("torch", "flax", PEER)
+LECTURE_BATCH_SIZE = 16
+BATCH_SIZES = [64, 32, 16, 8, 4, 2, 1]
+DRY_RUN_BATCH_SIZES = [2, 1]
+FRAMEWORKS = ("torch", "flax", BASELINE)
 PLAN = Plan(steps=10, rounds=1, warmup=3, sequential=True)
-REHEARSAL = Plan(steps=2, rounds=1, warmup=0, sequential=True)
+DRY_RUN = Plan(steps=2, rounds=1, warmup=0, sequential=True)
 
 
 @dataclass(frozen=True)
 class GpuConfig:
-    """Measure training and generation on one GPU, step by step as in the lecture.
+    """Measure training and generation on one GPU, optimisation by optimisation as in the lecture.
 
-    A step that fails, or for which no time is left, is reported, and the others go on.
+    A variant that fails, or that the time limit skips, is reported, and the others continue.
     """
 
     device: Device = "cuda"
-    """cpu is for a rehearsal."""
+    """cpu is for a dry run."""
     preset: Preset = "gpt2"
-    """A named shape; tiny is for a rehearsal."""
+    """Named model configuration; tiny is for a dry run."""
     minutes: float = 7.0
-    """Start nothing new after so long."""
+    """Time limit after which no further measurement starts."""
     timeout: float = 180.0
-    """Seconds that a program has for one answer, its compilation included."""
+    """Seconds within which an implementation must answer a request, compilation included."""
     out: Path = Path("benchmarks/results/gpu")
-    """Folder of results and figures."""
+    """Folder of results and plots."""
 
     def __post_init__(self) -> None:
         require_positive("minutes", self.minutes)
@@ -62,8 +63,8 @@ class GpuConfig:
 
 
 @dataclass(frozen=True)
-class Rung:
-    """One step of a ladder: a program, and how it computes."""
+class Variant:
+    """One variant of training: an implementation, its dtype and its optimisations."""
 
     label: str
     framework: str
@@ -72,195 +73,208 @@ class Rung:
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def ladders() -> list[Rung]:
-    """Return the lecture's ladder in both twins, and in the peer.
+def variants() -> list[Variant]:
+    """Return the lecture's optimisations in order, for both twins and for the baseline.
 
-    Flash attention, the padded vocabulary and fused AdamW are always on in `gpt_torch`. What each
-    of them brings is seen in the peer, where they can be switched. `gpt_flax` is always compiled.
+    Flash attention, the padded vocabulary and fused AdamW are always on in `gpt_torch`: only the
+    baseline, where they are options, shows the speed-up of each. `gpt_flax` is always compiled.
     """
     eager = {"attention": "eager", "fused": False}
     flash = {"attention": "sdpa", "fused": False}
     return [
-        Rung("float32", "torch", "float32"),
-        Rung("TF32", "torch", "tf32"),
-        Rung("bfloat16", "torch", "bfloat16"),
-        Rung("+ compile", "torch", "bfloat16", True),
-        Rung("float32", "flax", "float32"),
-        Rung("TF32", "flax", "tf32"),
-        Rung("bfloat16", "flax", "bfloat16"),
-        Rung("float32", PEER, "float32", False, eager),
-        Rung("TF32", PEER, "tf32", False, eager),
-        Rung("bfloat16", PEER, "bfloat16", False, eager),
-        Rung("+ compile", PEER, "bfloat16", True, eager),
-        Rung("+ flash attention", PEER, "bfloat16", True, flash),
-        Rung("+ padded vocabulary", PEER, "bfloat16", True, flash | {"padded": True}),
-        Rung("+ fused AdamW", PEER, "bfloat16", True, {"padded": True, "fused": True}),
+        Variant("float32", "torch", "float32"),
+        Variant("TF32", "torch", "tf32"),
+        Variant("bfloat16", "torch", "bfloat16"),
+        Variant("+ compile", "torch", "bfloat16", True),
+        Variant("float32", "flax", "float32"),
+        Variant("TF32", "flax", "tf32"),
+        Variant("bfloat16", "flax", "bfloat16"),
+        Variant("float32", BASELINE, "float32", False, eager),
+        Variant("TF32", BASELINE, "tf32", False, eager),
+        Variant("bfloat16", BASELINE, "bfloat16", False, eager),
+        Variant("+ compile", BASELINE, "bfloat16", True, eager),
+        Variant("+ flash attention", BASELINE, "bfloat16", True, flash),
+        Variant("+ padded vocabulary", BASELINE, "bfloat16", True, flash | {"padded": True}),
+        Variant("+ fused AdamW", BASELINE, "bfloat16", True, {"padded": True, "fused": True}),
     ]
 
 
-def matters_most(rung: Rung) -> bool:
-    """Whether a rung is measured before the peer's way to the top of its ladder."""
-    return rung.framework != PEER or rung == ladders()[-1]
+def is_measured_first(variant: Variant) -> bool:
+    """Whether a variant is measured before the baseline's intermediate ones."""
+    return variant.framework != BASELINE or variant == variants()[-1]
 
 
-class Clock:
-    """What time is left."""
+class Deadline:
+    """A time limit, which starts now."""
 
     def __init__(self, minutes: float) -> None:
         self._end = time.monotonic() + 60 * minutes
 
-    def is_up(self) -> bool:
-        """Whether nothing new should start."""
+    def has_passed(self) -> bool:
+        """Whether the time limit has been reached."""
         return time.monotonic() > self._end
 
 
-class Bench:
-    """Measures rungs, each in a process of its own."""
+class Runner:
+    """Measures variants, each in a separate process."""
 
     def __init__(self, config: GpuConfig, console: Console, tokens: str) -> None:
         self.config, self.console, self._tokens = config, console, tokens
         self.model = PRESETS[config.preset]
         self.seq_len = min(SEQ_LEN, self.model.block_size)
-        self.clock = Clock(config.minutes)
-        self.absent = {framework: self.missing(framework) for framework in FRAMEWORKS}
+        self.deadline = Deadline(config.minutes)
+        self.unavailable = {
+            framework: self.reason_unavailable(framework) for framework in FRAMEWORKS
+        }
 
     @property
-    def rehearsal(self) -> bool:
-        """Whether there is no GPU, and the figures mean nothing."""
+    def dry_run(self) -> bool:
+        """Whether this is a dry run on a CPU, whose figures mean nothing."""
         return self.config.device == "cpu"
 
-    def missing(self, framework: str) -> str:
-        """Return why a framework cannot compute on the device; nothing where it can."""
-        with Trial(BY_NAME[framework], self.console, self.config.timeout) as trial:
-            trial.ask("device", name=self.config.device, dtype="float32")
-            return trial.error
+    def reason_unavailable(self, framework: str) -> str:
+        """Return why a framework cannot compute on the device; an empty string if it can."""
+        with Candidate(BY_NAME[framework], self.console, self.config.timeout) as candidate:
+            candidate.ask("device", name=self.config.device, dtype="float32")
+            return candidate.error
 
-    def rung(self, rung: Rung, batches: Sequence[int]) -> Result:
-        """Return the figures of a rung at the first of the batch sizes that fits into memory."""
-        head = {"name": rung.framework, "label": rung.label, "dtype": rung.dtype}
-        if error := self._hindrance(rung):
+    def measure(self, variant: Variant, batch_sizes: Sequence[int]) -> Result:
+        """Return the result of a variant at the first of `batch_sizes` that fits in memory."""
+        head = {"name": variant.framework, "label": variant.label, "dtype": variant.dtype}
+        if error := self._reason_to_skip(variant):
             return head | {"error": error}
-        for batch_size in batches:
-            self.console.print(f"{rung.framework}: {rung.label}, B={batch_size}")
-            result = self._measure(rung, batch_size)
+        for batch_size in batch_sizes:
+            self.console.print(f"{variant.framework}: {variant.label}, B={batch_size}")
+            result = self._measure(variant, batch_size)
             if not result.get("out_of_memory"):
                 break
         return head | {"batch_size": batch_size} | result
 
-    def _hindrance(self, rung: Rung) -> str:
-        if self.absent[rung.framework]:
-            return self.absent[rung.framework]
-        if self.rehearsal and rung.dtype == "tf32":
-            return "a CPU has no TF32"
-        return "no time was left" if self.clock.is_up() else ""
+    def time_is_up(self) -> str:
+        """Return the error of a measurement that the time limit skips, else an empty string."""
+        return "skipped: the time limit was reached" if self.deadline.has_passed() else ""
 
-    def _measure(self, rung: Rung, batch_size: int) -> Result:
+    def _reason_to_skip(self, variant: Variant) -> str:
+        if self.unavailable[variant.framework]:
+            return self.unavailable[variant.framework]
+        if self.dry_run and variant.dtype == "tf32":
+            return "a CPU has no TF32"
+        return self.time_is_up()
+
+    def _measure(self, variant: Variant, batch_size: int) -> Result:
         spec = Spec(
             model=self.model,
             tokens=self._tokens,
             device=self.config.device,
-            dtype=rung.dtype,
+            dtype=variant.dtype,
             batch_size=batch_size,
             seq_len=self.seq_len,
-            compile=rung.compile and not self.rehearsal,  # on a CPU it takes a minute
-            settings=rung.settings,
+            compile=variant.compile and not self.dry_run,  # on a CPU it takes a minute
+            settings=variant.settings,
         )
-        program = BY_NAME[rung.framework]
-        plan = REHEARSAL if self.rehearsal else PLAN
+        implementation = BY_NAME[variant.framework]
+        plan = DRY_RUN if self.dry_run else PLAN
         timeout = self.config.timeout
-        return train_step.measure([program], spec, plan, self.console, timeout)[0]
+        return train_step.measure([implementation], spec, plan, self.console, timeout)[0]
 
 
-def climb(bench: Bench, rungs: Sequence[Rung]) -> list[Result]:
-    """Return the figures of rungs, at the largest batch size, up to the lecture's, that fits.
+def measure_variants(runner: Runner, variants: Iterable[Variant]) -> list[Result]:
+    """Return the results of variants, at the largest batch size up to the lecture's that fits.
 
-    A rung for which it is too large makes it smaller for those that follow.
+    A variant that runs out of memory lowers the batch size for the ones after it.
     """
-    sizes = REHEARSAL_BATCHES if bench.rehearsal else [b for b in BATCHES if b <= LADDER_BATCH]
+    sizes = [size for size in BATCH_SIZES if size <= LECTURE_BATCH_SIZE]
+    if runner.dry_run:
+        sizes = DRY_RUN_BATCH_SIZES
     results = []
-    for rung in rungs:
-        results.append(bench.rung(rung, sizes))
+    for variant in variants:
+        results.append(runner.measure(variant, sizes))
         if "error" not in results[-1]:
             sizes = [size for size in sizes if size <= results[-1]["batch_size"]]
     return results
 
 
-def largest_batches(bench: Bench, ladder: Sequence[Result]) -> list[Result]:
-    """Return the figures of each framework's last rung again, at the largest batch that fits."""
+def measure_largest_batches(runner: Runner, measured: Sequence[Result]) -> list[Result]:
+    """Return the result of each framework's last variant at the largest batch that fits.
+
+    `measured` are its results at the lecture's batch size.
+    """
     results = []
     for framework in FRAMEWORKS:
-        rung = [rung for rung in ladders() if rung.framework == framework][-1]
-        seen = [result for result in ladder if result["name"] == framework][-1]
-        results.append(bench.rung(rung, promising(seen, environment.gpu_bytes(), bench.rehearsal)))
-    train_step.compare(results)
+        variant = [variant for variant in variants() if variant.framework == framework][-1]
+        known = [result for result in measured if result["name"] == framework][-1]
+        sizes = batch_sizes_to_try(known, environment.gpu_bytes(), runner.dry_run)
+        results.append(runner.measure(variant, sizes))
+    train_step.add_speedups(results)
     return results
 
 
-def promising(seen: Result, memory: float, rehearsal: bool) -> list[int]:
-    """Return the batch sizes that a GPU of `memory` bytes promises to hold, the largest first.
+def batch_sizes_to_try(measured: Result, memory: float, dry_run: bool) -> list[int]:
+    """Return the batch sizes that should fit in `memory` bytes, the largest first.
 
-    Memory grows no faster than the batch: to find out by trying costs half a minute each time.
+    They are estimated from a measured result, as memory grows at most linearly with the batch size
+    and each failed attempt costs half a minute.
     """
-    if rehearsal:
-        return REHEARSAL_BATCHES
-    if "error" in seen:
-        return [batch for batch in BATCHES if batch <= LADDER_BATCH]
-    per_row = seen["peak_memory"] / seen["batch_size"]
-    return [batch for batch in BATCHES if batch == 1 or batch * per_row < 0.95 * memory]
+    if dry_run:
+        return DRY_RUN_BATCH_SIZES
+    if "error" in measured:
+        return [size for size in BATCH_SIZES if size <= LECTURE_BATCH_SIZE]
+    per_sequence = measured["peak_memory"] / measured["batch_size"]
+    return [size for size in BATCH_SIZES if size == 1 or size * per_sequence < 0.95 * memory]
 
 
-def generation(bench: Bench, dtype: Dtype) -> Result:
-    """Return the figures of generation, one program after the other."""
+def measure_generation(runner: Runner, dtype: Dtype) -> Result:
+    """Return the result of generation, one implementation after the other."""
     config = GenerateBenchmarkConfig(
-        device=bench.config.device,
+        device=runner.config.device,
         dtype=dtype,
-        preset=bench.config.preset,
-        batch_size=(1, 2) if bench.rehearsal else (1, 32),
-        prompt_length=(4,) if bench.rehearsal else (64,),
-        new_tokens=4 if bench.rehearsal else 128,
-        rounds=1 if bench.rehearsal else 2,
+        preset=runner.config.preset,
+        batch_size=(1, 2) if runner.dry_run else (1, 32),
+        prompt_length=(4,) if runner.dry_run else (64,),
+        new_tokens=4 if runner.dry_run else 128,
+        rounds=1 if runner.dry_run else 2,
     )
     result = report.new_result("generate", config) | {"command": report.command_line("gpu")}
-    result["step_bytes"] = generate.step_bytes(bench.model, dtype)
+    result["step_bytes"] = generate.weight_bytes(runner.model, dtype)
     results = []
     for name in FRAMEWORKS:
-        if error := bench.absent[name] or ("no time was left" if bench.clock.is_up() else ""):
+        if error := runner.unavailable[name] or runner.time_is_up():
             results.append({"name": name, "error": error})
         else:
-            asked = ([BY_NAME[name]], bench.console, bench.config.timeout)
+            asked = ([BY_NAME[name]], runner.console, runner.config.timeout)
             results += generate.measure(config, *asked)
-    generate.compare(results)
+    generate.add_speedups(results)
     return result | {"programs": results}
 
 
 def run(config: GpuConfig, console: Console) -> list[Result]:
-    """Measure all, the most telling first; write each result as soon as it is there.
+    """Measure everything, the most important first; write each result as soon as it is complete.
 
-    Raises `InputError` where no framework can compute on the device.
+    Raises `InputError` if no framework can compute on the device.
     """
     result = report.new_result("gpu", config)
     with corpus() as tokens:
-        bench = Bench(config, console, tokens)
-        if all(bench.absent.values()):
-            raise InputError(f"{bench.absent['torch']} (--device cpu --preset tiny rehearses)")
-        result["seq_len"] = bench.seq_len
-        per_token = flops_per_token(bench.model, bench.seq_len)
+        runner = Runner(config, console, tokens)
+        if all(runner.unavailable.values()):
+            hint = "--device cpu --preset tiny is a dry run"
+            raise InputError(f"{runner.unavailable['torch']} ({hint})")
+        result["seq_len"] = runner.seq_len
+        per_token = flops_per_token(runner.model, runner.seq_len)
         result["flops"] = {"formula": train_step.FORMULA, "per_token": per_token}
-        first = [rung for rung in ladders() if matters_most(rung)]
-        result["ladder"] = climb(bench, first)
-        keep(result, config.out, "gpu", console)
-        result["best"] = largest_batches(bench, result["ladder"])
-        keep(result, config.out, "gpu", console)
-        sampled = generation(bench, "bfloat16")
-        keep(sampled, config.out, "gpu_generate", console)
-        rest = climb(bench, [rung for rung in ladders() if not matters_most(rung)])
+        result["ladder"] = measure_variants(runner, filter(is_measured_first, variants()))
+        write(result, config.out, "gpu", console)
+        result["best"] = measure_largest_batches(runner, result["ladder"])
+        write(result, config.out, "gpu", console)
+        generated = measure_generation(runner, "bfloat16")
+        write(generated, config.out, "gpu_generate", console)
+        rest = measure_variants(runner, filterfalse(is_measured_first, variants()))
         result["ladder"] = [*result["ladder"][:-1], *rest, result["ladder"][-1]]
-        keep(result, config.out, "gpu", console)
-    return [result, sampled]
+        write(result, config.out, "gpu", console)
+    return [result, generated]
 
 
-def keep(result: Result, folder: Path, name: str, console: Console) -> None:
-    """Write a result and its figure; a figure that cannot be drawn is said and no more."""
+def write(result: Result, folder: Path, name: str, console: Console) -> None:
+    """Write a result and its plot; if the plot fails, print why and continue."""
     report.write(result, folder / f"{name}.json")
     try:
         draw([result], folder / f"{name}.png")
@@ -269,26 +283,26 @@ def keep(result: Result, folder: Path, name: str, console: Console) -> None:
 
 
 def tables(result: Result) -> list[Table]:
-    """Return the rungs, and the largest batches, as tables."""
+    """Return one table of the variants and one of the largest batches."""
     return [
-        rung_table(f"T={result['seq_len']}: {words}", result[part])
-        for part, words in (("ladder", "the ladder"), ("best", "the largest batch that fits"))
+        variant_table(f"T={result['seq_len']}: {words}", result[part])
+        for part, words in (("ladder", "the variants"), ("best", "the largest batch that fits"))
     ]
 
 
-def rung_table(title: str, results: list[Result]) -> Table:
-    """Return rungs as a table; those that failed with their reason."""
-    shown = Table("framework", "step", title=title, title_justify="left", box=None)
-    for head in ("B", "ms a step", "tokens/s", "of peak", "of sheet", "memory"):
+def variant_table(title: str, results: list[Result]) -> Table:
+    """Return variants as a table; a variant that failed shows its error."""
+    shown = Table("framework", "variant", title=title, title_justify="left", box=None)
+    for head in ("B", "ms/step", "tokens/s", "% of peak", "% of datasheet", "memory"):
         shown.add_column(head, justify="right", no_wrap=True)
     for result in results:
-        cells = [result["error"][:60]] if "error" in result else rung_cells(result)
+        cells = [result["error"][:60]] if "error" in result else variant_cells(result)
         shown.add_row(result["name"], result["label"], *cells)
     return shown
 
 
-def rung_cells(result: Result) -> list[str]:
-    """Return a rung's figures as the cells of a row."""
+def variant_cells(result: Result) -> list[str]:
+    """Return a variant's result as the cells of a row."""
     shares = ("share_of_matmul_peak", "share_of_datasheet_peak")
     return [
         f"{result['batch_size']}",
@@ -302,9 +316,9 @@ def rung_cells(result: Result) -> list[str]:
 def main() -> None:
     """Run the command line."""
     config = cli.parse(GpuConfig, "benchmarks.gpu")
-    result, sampled = run(config, stderr_console())
-    shown = [*tables(result), generate.table(generate.headline(sampled), sampled["programs"])]
-    everything = result | {"programs": result["best"] + result["ladder"], "generate": sampled}
+    result, generated = run(config, stderr_console())
+    shown = [*tables(result), generate.table(generate.headline(generated), generated["programs"])]
+    everything = result | {"programs": result["best"] + result["ladder"], "generate": generated}
     report.finish(everything, shown, None)
 
 

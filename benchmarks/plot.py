@@ -1,4 +1,4 @@
-"""Draw what the benchmarks left.
+"""Plot the results of a benchmark.
 
 python -m benchmarks.plot benchmarks/results/train_*.json --out docs/figures/train_step.png
 """
@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks import report
-from benchmarks.programs import BY_NAME, PEER
+from benchmarks.implementations import BASELINE, BY_NAME
 from benchmarks.report import Result
 from gpt_common import cli
 from gpt_common.errors import InputError
@@ -30,22 +30,22 @@ LIMIT = {"color": "0.25", "linestyle": (0, (2, 1.5)), "linewidth": 1.2}
 
 @dataclass(frozen=True)
 class PlotConfig:
-    """Draw results of one benchmark: train_step, generate, scaling or gpu."""
+    """Plot results of one benchmark: train_step, generate, scaling or gpu."""
 
     results: tyro.conf.Positional[tuple[Path, ...]]
-    """Files that the benchmark wrote; each gives a panel."""
+    """Files that the benchmark wrote, one panel each."""
     out: Annotated[Path, tyro.conf.arg(metavar="FILE.png")]
-    """The picture to write."""
+    """The image to write."""
 
 
 def draw(results: Sequence[Result], out: Path) -> None:
-    """Write the picture. Raises `InputError` where these results have none."""
+    """Write the plot. Raises `InputError` for results that have none or are of two benchmarks."""
     names = sorted({result["benchmark"] for result in results})
-    if len(names) != 1 or names[0] not in DRAWINGS:
+    if len(names) != 1 or names[0] not in PLOTS:
         raise InputError(
-            f"expected results of one benchmark of {', '.join(DRAWINGS)}, got {', '.join(names)}"
+            f"expected results of one benchmark of {', '.join(PLOTS)}, got {', '.join(names)}"
         )
-    figure = DRAWINGS[names[0]](results)
+    figure = PLOTS[names[0]](results)
     found = sorted({report.title(result) for result in results})
     figure.supxlabel("\n".join(found), fontsize=7.5, color="0.4")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -54,15 +54,15 @@ def draw(results: Sequence[Result], out: Path) -> None:
 
 
 def succeeded(programs: Sequence[Result]) -> list[Result]:
-    """Return the programs that have figures. Raises `InputError` where none has."""
+    """Return the results without an error. Raises `InputError` if there are none."""
     done = [program for program in programs if "error" not in program]
     if not done:
-        raise InputError("nothing to draw: every program failed")
+        raise InputError("nothing to plot: every implementation failed")
     return done
 
 
-def clean(axes: Axes, grid: str) -> None:
-    """Leave of the frame what carries information."""
+def style_axes(axes: Axes, grid: str) -> None:
+    """Draw a light grid, and no frame above and to the right."""
     axes.grid(alpha=0.25, axis=grid)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -79,14 +79,14 @@ def panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]
     return figure, list(axes.flat[:count])
 
 
-def times(figures: Result) -> str:
-    """Return how many times as fast as the peer, where the peer was there."""
-    ratio = figures.get("times", {}).get(PEER)
-    return f"{ratio:.2f} x" if ratio else ""
+def speed_up(figures: Result) -> str:
+    """Return the speed-up over the baseline as text, empty if the baseline was not measured."""
+    ratio = figures.get("times", {}).get(BASELINE)
+    return f"{ratio:.2f}x" if ratio else ""
 
 
 def bars(axes: Axes, labels: Sequence[str], found: Sequence[Result], words: Sequence[str]) -> None:
-    """Draw tokens per second as horizontal bars from the top, with words to their right."""
+    """Draw tokens per second as horizontal bars from the top, with text to their right."""
     rows = range(len(found))
     speeds = [figures["tokens_per_second"] for figures in found]
     axes.barh(rows, speeds, 0.66, color=[color(name) for name in labels])
@@ -100,33 +100,33 @@ def bars(axes: Axes, labels: Sequence[str], found: Sequence[Result], words: Sequ
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.tick_params("x", labelsize=8)
     axes.set_xlabel("tokens per second", fontsize=9)
-    clean(axes, "x")
+    style_axes(axes, "x")
 
 
-def limit(axes: Axes, row: int, value: float) -> None:
-    """Mark the limit of a bar."""
+def mark_limit(axes: Axes, row: int, value: float) -> None:
+    """Mark the upper limit of a bar."""
     axes.vlines(value, row - 0.42, row + 0.42, **LIMIT)
 
 
 def color(name: str) -> str:
-    """Return a program's colour."""
+    """Return an implementation's colour."""
     return BY_NAME[name].color
 
 
 def draw_train_step(results: Sequence[Result]) -> Figure:
-    """Draw a panel a result: throughput, step time, ratio to the peer, and the matmuls' limit."""
+    """Plot one panel per result: throughput, step time, speed-up, and the limit by matmul peak."""
     figure, all_axes = panels(len(results), 6.4, 3.4)
     for axes, result in zip(all_axes, results, strict=True):
         done = succeeded(result["programs"])
         words = [
-            f"{p['tokens_per_second']:,.0f} tokens/s   {times(p)}\n"
-            f"{p['milliseconds']['median']:,.0f} ms a step"
+            f"{p['tokens_per_second']:,.0f} tokens/s   {speed_up(p)}\n"
+            f"{p['milliseconds']['median']:,.0f} ms/step"
             for p in done
         ]
         bars(axes, [p["name"] for p in done], done, words)
         limits = [p["matmul_peak"] / result["flops"]["per_token"] for p in done]
         for row, value in enumerate(limits):
-            limit(axes, row, value)
+            mark_limit(axes, row, value)
         options = result["options"]
         axes.set_title(
             f"{options['preset']}, {options['dtype']}, B={options['batch_size']}, "
@@ -134,7 +134,7 @@ def draw_train_step(results: Sequence[Result]) -> Figure:
             fontsize=10,
         )
     figure.suptitle(
-        f"Training: the ratio is to {PEER}; a dashed mark is\n"
+        f"Training: the speed-up is over {BASELINE}; a dashed mark is\n"
         "the speed at the matmul peak measured in the same run",
         fontsize=8.5,
     )
@@ -142,16 +142,16 @@ def draw_train_step(results: Sequence[Result]) -> Figure:
 
 
 def draw_generate(results: Sequence[Result]) -> Figure:
-    """Draw a panel a result and batch: throughput, and the limit that reading the weights sets."""
+    """Plot one panel per result and case: throughput, and the limit by memory bandwidth."""
     parts = [(r, i) for r in results for i in range(len(succeeded(r["programs"])[0]["cases"]))]
     figure, all_axes = panels(len(parts), 5.4, 3.2)
     for axes, (result, i) in zip(all_axes, parts, strict=True):
         done = succeeded(result["programs"])
         cases = [program["cases"][i] for program in done]
-        words = [f"{case['tokens_per_second']:,.0f} tokens/s\n{times(case)}" for case in cases]
+        words = [f"{case['tokens_per_second']:,.0f} tokens/s\n{speed_up(case)}" for case in cases]
         bars(axes, [program["name"] for program in done], cases, words)
         for row, case in enumerate(cases):
-            limit(axes, row, case["limit_tokens_per_second"])
+            mark_limit(axes, row, case["limit_tokens_per_second"])
         axes.set_title(
             f"{result['options']['preset']}, {result['options']['dtype']}, "
             f"B={cases[0]['batch_size']}, {cases[0]['prompt_length']} + "
@@ -159,15 +159,15 @@ def draw_generate(results: Sequence[Result]) -> Figure:
             fontsize=10,
         )
     figure.suptitle(
-        f"Generation: the ratio is to {PEER}; a dashed mark is the speed at which\n"
-        "every weight is read once a token, by the read measured in the same run",
+        f"Generation: the speed-up is over {BASELINE}; a dashed mark is the speed at which\n"
+        "every weight is read once per token, at the bandwidth measured in the same run",
         fontsize=8.5,
     )
     return figure
 
 
 def draw_scaling(results: Sequence[Result]) -> Figure:
-    """Draw a panel an axis: milliseconds a step as it grows."""
+    """Plot one panel per axis: milliseconds per step over the size."""
     series = [(axis, points) for r in results for axis, points in r["series"].items() if points]
     figure, all_axes = panels(len(series), 3.5, 3.4)
     words = {"depth": "blocks", "width": "n_embd", "context": "T", "batch": "B"}
@@ -186,41 +186,41 @@ def draw_scaling(results: Sequence[Result]) -> Figure:
         axes.set_xlabel(words[axis], fontsize=9)
         axes.yaxis.set_major_formatter("{x:,.0f}")
         axes.set_ylim(bottom=0)
-        clean(axes, "both")
-    all_axes[0].set_ylabel("ms a step", fontsize=9)
+        style_axes(axes, "both")
+    all_axes[0].set_ylabel("ms/step", fontsize=9)
     all_axes[0].legend(frameon=False, fontsize=8)
     return figure
 
 
 def draw_gpu(results: Sequence[Result]) -> Figure:
-    """Draw the ladders, a panel a framework, and the largest batches."""
+    """Plot the lecture's optimisations, one panel per framework."""
     (result,) = results
-    rungs: dict[str, list[Result]] = {name: [] for name in ("torch", "flax", PEER)}
-    for rung in succeeded(result["ladder"]):
-        rungs[rung["name"]].append(rung)
-    shown = {name: found for name, found in rungs.items() if found}
+    variants: dict[str, list[Result]] = {name: [] for name in ("torch", "flax", BASELINE)}
+    for variant in succeeded(result["ladder"]):
+        variants[variant["name"]].append(variant)
+    shown = {name: found for name, found in variants.items() if found}
     figure, all_axes = panels(len(shown), 5.2, 3.6)
-    fastest = max(rung["tokens_per_second"] for found in shown.values() for rung in found)
+    fastest = max(variant["tokens_per_second"] for found in shown.values() for variant in found)
     for axes, (name, found) in zip(all_axes, shown.items(), strict=True):
         words = [
-            f"{rung['milliseconds']['median']:,.0f} ms\n{rung['tokens_per_second']:,.0f} tokens/s"
-            for rung in found
+            f"{v['milliseconds']['median']:,.0f} ms\n{v['tokens_per_second']:,.0f} tokens/s"
+            for v in found
         ]
         bars(axes, [name] * len(found), found, words)
-        axes.set_yticks(range(len(found)), [rung["label"] for rung in found])
+        axes.set_yticks(range(len(found)), [variant["label"] for variant in found])
         axes.set_xlim(0, 1.04 * fastest)
-        axes.set_ylim(max(map(len, shown.values())) - 0.5, -0.5)  # bars of one thickness
+        axes.set_ylim(max(map(len, shown.values())) - 0.5, -0.5)  # the same bar thickness in each
         axes.set_title(name, fontsize=10)
-    sizes = sorted({f"B={rung['batch_size']}" for found in shown.values() for rung in found})
+    sizes = sorted({f"B={variant['batch_size']}" for found in shown.values() for variant in found})
     figure.suptitle(
-        f"The lecture's ladder: {result['options']['preset']}, T={result['seq_len']}, "
-        f"{' and '.join(sizes)}; ms a step and tokens per second",
+        f"The lecture's optimisations: {result['options']['preset']}, T={result['seq_len']}, "
+        f"{' and '.join(sizes)}; ms/step and tokens per second",
         fontsize=9.5,
     )
     return figure
 
 
-DRAWINGS: dict[str, Callable[[Sequence[Result]], Figure]] = {
+PLOTS: dict[str, Callable[[Sequence[Result]], Figure]] = {
     "train_step": draw_train_step,
     "generate": draw_generate,
     "scaling": draw_scaling,
@@ -232,7 +232,7 @@ def main() -> None:
     """Run the command line."""
     config = cli.parse(PlotConfig, "benchmarks.plot")
     if not config.results:
-        raise InputError("expected the files of results (--help lists the flags)")
+        raise InputError("expected one or more result files (--help lists the flags)")
     draw([report.read(path) for path in config.results], config.out)
     print(f"wrote {config.out}")
 

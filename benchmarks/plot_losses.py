@@ -1,4 +1,4 @@
-"""Draw the losses of two runs on one plot, and how far apart they are.
+"""Plot the losses of two runs, and their relative difference.
 
 python -m benchmarks.plot_losses runs/torch runs/flax --out docs/figures/losses.png
 """
@@ -24,18 +24,18 @@ COLORS = ("#ee4c2c", "#3467c1")
 
 @dataclass(frozen=True)
 class PlotConfig:
-    """Draw the losses of two runs on one plot, and how far apart they are."""
+    """Plot the losses of two runs, and their relative difference."""
 
     first: tyro.conf.Positional[Path]
     """Folder of a run."""
     second: tyro.conf.Positional[Path]
-    """Folder of another run, of the same steps."""
+    """Folder of another run, with steps in common."""
     out: Path
-    """The picture to write."""
+    """The image to write."""
 
 
 def read_losses(run: Path) -> dict[int, float]:
-    """Return the loss at each step of a run. Raises `InputError` where there is none."""
+    """Return the loss at each step of a run. Raises `InputError` if the folder has no log."""
     path = run / LOG
     if not path.is_file():
         raise InputError(f"{path}: no such file: expected the folder of a run")
@@ -43,16 +43,16 @@ def read_losses(run: Path) -> dict[int, float]:
 
 
 def draw(runs: tuple[Path, Path]) -> Figure:
-    """Return the picture: both curves above, their relative difference below.
+    """Return the plot: both curves above, their relative difference below.
 
-    Raises `InputError` where the runs have no step in common.
+    Raises `InputError` if the runs have no step in common.
     """
     curves = [read_losses(run) for run in runs]
     steps = sorted(set(curves[0]) & set(curves[1]))
     if not steps:
-        raise InputError(f"{runs[0]} and {runs[1]}: expected steps that both have, got none")
+        raise InputError(f"{runs[0]} and {runs[1]}: expected steps in common, got none")
     first, second = (np.array([curve[step] for step in steps]) for curve in curves)
-    apart = np.abs(first - second) / first
+    difference = np.abs(first - second) / first
 
     figure, (above, below) = plt.subplots(
         2, 1, sharex=True, figsize=(8, 5.5), height_ratios=(3, 2), layout="constrained"
@@ -61,11 +61,12 @@ def draw(runs: tuple[Path, Path]) -> Figure:
     above.plot(steps, second, color=COLORS[1], linewidth=1, label=runs[1].name)
     above.set_ylabel("training loss (nats per token)")
     above.legend(frameon=False)
-    below.semilogy(steps, np.maximum(apart, 1e-9), color="0.3", linewidth=1)
+    below.semilogy(steps, np.maximum(difference, 1e-9), color="0.3", linewidth=1)
     below.set_ylabel("relative difference")
     below.set_xlabel("step")
     below.set_title(
-        f"largest {apart.max():.1e}, median {np.median(apart):.1e}; equal bits are drawn at 1e-9",
+        f"max {difference.max():.1e}, median {np.median(difference):.1e}; "
+        "equal losses are drawn at 1e-9",
         fontsize=9,
     )
     for axes in (above, below):

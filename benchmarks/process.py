@@ -1,7 +1,7 @@
-"""The parent's side: a program in a process of its own, which computes only when it is asked to.
+"""The parent's side of a worker process, which computes only while it answers a request.
 
-A request and its answer are a line of JSON each. Between the two the other programs' processes wait
-for a line, and so leave the processor alone.
+A request and its answer are one line of JSON each. The other workers block on their standard input
+meanwhile, and so use no processor time.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.programs import ROOT
+from benchmarks.implementations import ROOT
 
 TIMEOUT = 900.0  # seconds
 
 
 class WorkerError(RuntimeError):
-    """A program failed, ended, or took too long; the message is one line."""
+    """A worker failed, exited or timed out; the message is one line."""
 
     @property
     def out_of_memory(self) -> bool:
-        """Whether it failed for want of memory, in the words of either framework."""
+        """Whether it ran out of memory, by the error messages of either framework."""
         words = ("out of memory", "outofmemory", "resource_exhausted")
         return any(word in str(self).lower() for word in words)
 
 
-class Worker:
-    """The process of one program. As a context manager, it ends with the block."""
+class WorkerProcess:
+    """A worker process. As a context manager, it ends with the block."""
 
     def __init__(self, command: Sequence[str], environ: Mapping[str, str]) -> None:
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in `close`
@@ -48,18 +48,18 @@ class Worker:
             self._errors.close()
             raise WorkerError(str(error)) from None
 
-    def __enter__(self) -> Worker:
+    def __enter__(self) -> WorkerProcess:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
 
     def ask(self, call: str, *, timeout: float = TIMEOUT, **arguments: Any) -> Any:
-        """Return what the program answers. Raises `WorkerError` where it does not in time."""
+        """Return the worker's answer. Raises `WorkerError` if it fails or exceeds the timeout."""
         assert self._process.stdin
         assert self._process.stdout
-        late = threading.Event()
-        timer = threading.Timer(timeout, self._abandon, [late])
+        timed_out = threading.Event()
+        timer = threading.Timer(timeout, self._time_out, [timed_out])
         timer.start()
         try:
             self._process.stdin.write(json.dumps({"call": call, "arguments": arguments}) + "\n")
@@ -69,8 +69,10 @@ class Worker:
             line = ""
         timer.cancel()
         if not line:
-            what = f"no answer within {timeout:.0f} s" if late.is_set() else "the process ended"
-            raise WorkerError(f"{what}: {self._last_words()}")
+            what = (
+                f"no answer within {timeout:.0f} s" if timed_out.is_set() else "the process ended"
+            )
+            raise WorkerError(f"{what}: {self._last_error_line()}")
         answer = json.loads(line)
         if "error" in answer:
             raise WorkerError(" ".join(answer["error"].split()))
@@ -84,12 +86,12 @@ class Worker:
             with contextlib.suppress(BrokenPipeError):
                 pipe.close()  # type: ignore[union-attr]
 
-    def _abandon(self, late: threading.Event) -> None:
-        late.set()  # first: whoever sees the process end asks for it
+    def _time_out(self, timed_out: threading.Event) -> None:
+        timed_out.set()  # before the kill, after which `ask` reads it
         self._process.kill()
 
-    def _last_words(self) -> str:
-        """Return the last line that the process wrote to its standard error."""
+    def _last_error_line(self) -> str:
+        """Return the last line of the process's standard error."""
         self._process.kill()
         code = self._process.wait()
         self._errors.seek(0)

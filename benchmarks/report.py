@@ -1,4 +1,4 @@
-"""What a benchmark leaves: a table, a line of JSON, and a file where one is named."""
+"""What a benchmark reports: a table, one line of JSON and, if a path is given, a file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Result = dict[str, Any]
 
 
 def new_result(benchmark: str, options: Any) -> Result:
-    """Return the head of a result: what was asked, by which command, and on what."""
+    """Return the head of a result: benchmark, command, options and environment."""
     return {
         "benchmark": benchmark,
         "command": command_line(benchmark),
@@ -32,12 +32,12 @@ def new_result(benchmark: str, options: Any) -> Result:
 
 
 def command_line(benchmark: str) -> str:
-    """Return the command that is running, as one would type it."""
+    """Return the running command as a shell line."""
     return shlex.join(["python", "-m", f"benchmarks.{benchmark}", *sys.argv[1:]])
 
 
-def spread(seconds: Sequence[float]) -> dict[str, float]:
-    """Return median, least and most, in milliseconds."""
+def summary_in_ms(seconds: Sequence[float]) -> dict[str, float]:
+    """Return median, minimum and maximum, in milliseconds."""
     return {
         "median": 1000 * statistics.median(seconds),
         "min": 1000 * min(seconds),
@@ -46,9 +46,9 @@ def spread(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def finish(result: Result, tables: Sequence[Table], out: Path | None) -> None:
-    """Print the tables and then the result as one line of JSON; write it where `out` says.
+    """Print the tables, then the result as one line of JSON; write it to `out` if given.
 
-    Raises `InputError` where every program failed.
+    Raises `InputError` if every implementation failed.
     """
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
@@ -60,17 +60,17 @@ def finish(result: Result, tables: Sequence[Table], out: Path | None) -> None:
     print(json.dumps(result))
     programs = result.get("programs", [])
     if programs and all("error" in program for program in programs):
-        raise InputError(f"every program failed, the first with: {programs[0]['error']}")
+        raise InputError(f"every implementation failed, the first: {programs[0]['error']}")
 
 
 def write(result: Result, out: Path) -> None:
-    """Write a result as a file, whole or not at all."""
+    """Write a result to a file, atomically."""
     with atomic_file(out) as part:
         part.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def read(path: Path) -> Result:
-    """Return a result that `write` wrote. Raises `InputError` where it is not one."""
+    """Return a result that `write` wrote. Raises `InputError` for any other file."""
     try:
         result = json.loads(path.read_text())
         if "benchmark" in result:
@@ -81,18 +81,23 @@ def read(path: Path) -> Result:
 
 
 def title(result: Result) -> str:
-    """Return what was measured on, for the head of a table or the foot of a figure."""
+    """Return hardware, versions and date, for the title of a table or the foot of a plot."""
     found = result["environment"]
     hardware = found.get("gpu") or found["processor"]
     versions = ", ".join(f"{name} {found[name]}" for name in ("torch", "jax") if name in found)
     return f"{hardware} | {versions} | {found['date']}"
 
 
+def speed_up_heads(baselines: Sequence[str]) -> list[str]:
+    """Return the column heads of the speed-ups over Hugging Face's models."""
+    return [f"vs {name.replace('huggingface', 'HF')}" for name in baselines]
+
+
 def percent(share: float | None) -> str:
-    """Return a share as text."""
+    """Return a share as text in percent, empty for None."""
     return "" if share is None else f"{100 * share:.0f} %"
 
 
 def gigabytes(size: float) -> str:
-    """Return bytes as text."""
+    """Return bytes as text in GB."""
     return f"{size / 1e9:.2f} GB"

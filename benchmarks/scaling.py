@@ -1,4 +1,4 @@
-"""What a training step costs as depth, width, context and batch grow, one at a time.
+"""The time of a training step as depth, width, context and batch grow, one at a time.
 
 python -m benchmarks.scaling --out benchmarks/results/scaling.json
 """
@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import report, train_step
-from benchmarks.programs import Framework, select_programs
+from benchmarks.candidate import corpus, stderr_console
+from benchmarks.implementations import Framework, select_implementations
 from benchmarks.report import Result
 from benchmarks.spec import Dtype, Spec
 from benchmarks.train_step import Plan
-from benchmarks.trial import corpus, stderr_console
 from gpt_common import cli
 from gpt_common.config import PRESETS, Device, Preset
 from gpt_common.errors import InputError, require_positive
@@ -33,16 +33,16 @@ Axis = Literal["depth", "width", "context", "batch"]
 class ScalingConfig:
     """Time training steps as depth, width, context and batch grow, one at a time.
 
-    The other three stay as the preset, --seq_len and --batch_size say. The last line of the output
+    The other three are those of the preset, --seq_len and --batch_size. The last line of the output
     is one JSON object.
     """
 
     vary: tuple[Axis, ...] = ("depth", "width", "context", "batch")
-    """What grows."""
+    """Sizes to vary, one at a time."""
     depth: tuple[int, ...] = (3, 6, 12)
     """Numbers of blocks."""
     width: tuple[int, ...] = (192, 384, 768)
-    """Values of n_embd, the heads keeping the preset's size."""
+    """Values of n_embd; the head size is the preset's."""
     context: tuple[int, ...] = (64, 128, 256, 512)
     """Values of T."""
     batch: tuple[int, ...] = (1, 2, 4, 8)
@@ -52,18 +52,18 @@ class ScalingConfig:
     device: Device = "auto"
     """auto takes cuda, else mps (PyTorch only), else cpu."""
     dtype: Dtype = "float32"
-    """What matrix products compute in."""
+    """The dtype that matrix products compute in."""
     preset: Preset = "gpt2"
-    """The shape that is varied."""
+    """Named model configuration to vary."""
     batch_size: int = 4
-    """Sequences in a batch, where it does not grow."""
+    """Sequences in a batch (B), unless it is varied."""
     seq_len: int = 128
-    """Tokens in a sequence, where it does not grow."""
+    """Tokens in a sequence (T), unless it is varied."""
     compile: bool = False
     """Compile PyTorch's models with torch.compile; JAX always compiles."""
     plan: Plan = field(default_factory=lambda: Plan(steps=2, rounds=2, warmup=1))
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE.json")] = None
-    """Write the result, for benchmarks.plot."""
+    """Write the result to a file, for benchmarks.plot."""
 
     def __post_init__(self) -> None:
         for axis in ("depth", "width", "context", "batch"):
@@ -71,14 +71,14 @@ class ScalingConfig:
                 require_positive(axis, value)
 
     def spec(self, tokens: str) -> Spec:
-        """Return what is varied."""
+        """Return the spec to vary."""
         shared = ("device", "dtype", "batch_size", "seq_len", "compile")
         options = {name: getattr(self, name) for name in shared}
         return Spec(model=PRESETS[self.preset], tokens=tokens, **options)
 
 
-def grown(spec: Spec, axis: Axis, value: int) -> Spec:
-    """Return a spec with one of its sizes changed. Raises `InputError` where it does not fit."""
+def with_size(spec: Spec, axis: Axis, value: int) -> Spec:
+    """Return `spec` with one size changed. Raises `InputError` for an impossible size."""
     model = spec.model
     head_size = model.n_embd // model.n_head
     match axis:
@@ -97,30 +97,30 @@ def grown(spec: Spec, axis: Axis, value: int) -> Spec:
 
 
 def points(config: ScalingConfig, tokens: str) -> Iterator[tuple[Axis, int, Spec]]:
-    """Yield each axis, value and spec. Raises `InputError` where one does not fit."""
+    """Yield each axis, value and spec. Raises `InputError` for an impossible size."""
     for axis in config.vary:
         for value in getattr(config, axis):
-            yield axis, value, grown(config.spec(tokens), axis, value)
+            yield axis, value, with_size(config.spec(tokens), axis, value)
 
 
 def run(config: ScalingConfig, console: Console) -> Result:
-    """Measure every point."""
-    programs = select_programs(config.framework)
+    """Return the result of every point."""
+    implementations = select_implementations(config.framework)
     result = report.new_result("scaling", config)
     series: dict[str, list[Result]] = {axis: [] for axis in config.vary}
     with corpus() as tokens:
         for axis, value, spec in list(points(config, tokens)):
             console.print(f"{axis} {value}")
-            found = train_step.measure(programs, spec, config.plan, console, peaks=False)
+            found = train_step.measure(implementations, spec, config.plan, console, peaks=False)
             shape = dataclasses.asdict(spec.model) | {"parameters": num_parameters(spec.model)}
             series[axis].append({"value": value, "model": shape, "programs": found})
     return result | {"series": series}
 
 
 def table(result: Result) -> Table:
-    """Return the result as a table, a line a point and program."""
-    shown = Table("axis", "value", "program", title=report.title(result), box=None)
-    for head in ("ms a step", "tokens/s", "TFLOP/s", "memory"):
+    """Return the result as a table, with a row for each point and implementation."""
+    shown = Table("axis", "value", "implementation", title=report.title(result), box=None)
+    for head in ("ms/step", "tokens/s", "TFLOP/s", "memory"):
         shown.add_column(head, justify="right")
     for axis, series in result["series"].items():
         for point in series:
@@ -132,7 +132,7 @@ def table(result: Result) -> Table:
 
 
 def row(found: Result) -> list[str]:
-    """Return a program's figures as the cells of a row."""
+    """Return an implementation's result as the cells of a row."""
     return [
         found["name"],
         f"{found['milliseconds']['median']:,.1f}",

@@ -1,4 +1,4 @@
-"""What a program is asked to run: plain data, which goes to its process as JSON."""
+"""What an implementation is to run: plain data, sent to its worker process as JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SEED = 1337
 
 @dataclass(frozen=True)
 class Spec:
-    """A model, and how it is computed. `settings` are a program's own."""
+    """A model and how it is computed. `settings` are specific to an implementation."""
 
     model: GPTConfig
     tokens: str
@@ -31,7 +31,7 @@ class Spec:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields in a form that JSON can hold."""
+        """Return the fields, for JSON."""
         return dataclasses.asdict(self)
 
     @classmethod
@@ -40,7 +40,7 @@ class Spec:
         return cls(**fields | {"model": GPTConfig(**fields["model"])})
 
     def loader(self) -> BatchLoader:
-        """Return a loader of the batches, the same for every program."""
+        """Return a loader of the batches, which are the same for every implementation."""
         return BatchLoader(open_tokens(Path(self.tokens)), self.batch_size, self.seq_len)
 
     @property
@@ -50,7 +50,7 @@ class Spec:
 
 
 def check_length(preset: Preset, config: GPTConfig, length: int) -> None:
-    """Raise `InputError` where a sequence is longer than the model can take."""
+    """Raise `InputError` if `length` exceeds the model's `block_size`."""
     if length > config.block_size:
         raise InputError(
             f"expected at most the {config.block_size} tokens of {preset}'s block_size, "
@@ -59,7 +59,7 @@ def check_length(preset: Preset, config: GPTConfig, length: int) -> None:
 
 
 def runtime_options(spec: Spec) -> RuntimeOptions:
-    """Return how a twin is to compute, in its own options: those of them that there are."""
+    """Return a twin's runtime options, of the fields that it has."""
     known = {f.name for f in dataclasses.fields(RuntimeOptions)}
     wanted = {name: getattr(spec, name) for name in ("device", "dtype", "compile", "fast_ops")}
     return RuntimeOptions(**{name: value for name, value in wanted.items() if name in known})

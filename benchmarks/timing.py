@@ -1,26 +1,48 @@
-"""How long a call takes, in whichever framework: `wait` is what waits for its result."""
+"""How long a call takes, in either framework: `synchronize` waits for a call's result."""
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
+
+Call = Callable[[], Any]
+Synchronize = Callable[[Any], Any]
 
 
 def seconds_per_call(
-    call: Callable[[], Any], wait: Callable[[Any], Any], at_least: float = 0.05, rounds: int = 5
+    call: Call, synchronize: Synchronize, min_run_time: float = 0.05, rounds: int = 5
 ) -> float:
-    """Return the median over rounds of `at_least` seconds, of as many calls as that takes.
+    """Return the median over `rounds` of the seconds per call; a round takes `min_run_time`."""
+    (seconds,) = interleaved_seconds([call], synchronize, min_run_time, rounds)
+    return statistics.median(seconds)
 
-    Within a round nothing is waited for but the last call, so that a GPU's queue stays filled.
+
+def interleaved_seconds(
+    calls: Sequence[Call], synchronize: Synchronize, min_run_time: float = 0.05, rounds: int = 5
+) -> list[list[float]]:
+    """Return for each of `calls` its seconds per call in every round, warm-up calls apart.
+
+    In a round each call is repeated for `min_run_time` seconds, one after the other, so that a
+    machine that slows down slows all of them.
     """
-    wait(call())  # what is slow the first time
+    counts = []
+    for call in calls:
+        synchronize(call())  # compiles
+        counts.append(max(1, round(min_run_time / max(mean_seconds(call, synchronize, 1), 1e-6))))
+    seconds: list[list[float]] = [[] for _ in calls]
+    for _ in range(rounds):
+        for call, count, found in zip(calls, counts, seconds, strict=True):
+            found.append(mean_seconds(call, synchronize, count))
+    return seconds
 
-    def seconds(calls: int) -> float:
-        started = time.perf_counter()
-        for _ in range(calls):
-            result = call()
-        wait(result)
-        return (time.perf_counter() - started) / calls
 
-    calls = max(1, round(at_least / max(seconds(1), 1e-6)))
-    return statistics.median(seconds(calls) for _ in range(rounds))
+def mean_seconds(call: Call, synchronize: Synchronize, count: int) -> float:
+    """Return the seconds per call of `count` calls.
+
+    Only the last one is synchronized, so that a GPU's queue stays filled.
+    """
+    started = time.perf_counter()
+    for _ in range(count):
+        result = call()
+    synchronize(result)
+    return (time.perf_counter() - started) / count

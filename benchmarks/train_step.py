@@ -17,32 +17,32 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import environment, report
-from benchmarks.programs import PEER, Framework, Program, select_programs
+from benchmarks.candidate import Candidate, candidates, corpus, stderr_console
+from benchmarks.implementations import BASELINE, Framework, Implementation, select_implementations
 from benchmarks.report import Result
 from benchmarks.spec import Dtype, Spec, check_length
-from benchmarks.trial import Trial, corpus, stderr_console, trials
 from gpt_common import cli
 from gpt_common.config import PRESETS, Device, GPTConfig, Preset
 from gpt_common.errors import require_positive
 from gpt_common.metrics import flops_per_token
 
 FORMULA = "a token: 6 N + 12 L C T, N the weights without the positions' (gpt_common.metrics)"
-MOST_ROWS = 8192  # of a matmul whose speed is the peak: more are no faster and take memory
+MAX_TOKENS = 8192  # rows of the matmul that measures the peak: more are no faster, and take memory
 TIMEOUT = 900.0  # seconds
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How often it is measured."""
+    """How often steps are measured."""
 
     steps: int = 5
-    """Steps of a program in one round."""
+    """Steps of each implementation per round."""
     rounds: int = 4
-    """Rounds; in each, every program has its turn."""
+    """Rounds; in each, the implementations run one after the other."""
     warmup: int = 2
-    """Steps after the first, which compiles, that are not counted."""
+    """Warm-up steps after the first, which compiles; neither is counted."""
     sequential: bool = False
-    """Start a program when the one before has ended: where they do not fit in memory together."""
+    """Finish one implementation before the next starts, if they do not fit in memory together."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "rounds"):
@@ -53,18 +53,18 @@ class Plan:
 class TrainStepConfig:
     """Time training steps of both twins and of Hugging Face's GPT-2, side by side.
 
-    Each program has a process of its own, and their rounds alternate. The last line of the output
-    is one JSON object.
+    Each implementation runs in a separate process, and their rounds are interleaved. The last line
+    of the output is one JSON object.
     """
 
     framework: tuple[Framework, ...] = ("all",)
-    """One or more; huggingface-best has fused AdamW and a malloc that keeps its memory."""
+    """One or more; huggingface-best is tuned: fused AdamW, and malloc that keeps freed memory."""
     device: Device = "auto"
     """auto takes cuda, else mps (PyTorch only), else cpu."""
     dtype: Dtype = "float32"
-    """What matrix products compute in."""
+    """The dtype that matrix products compute in."""
     preset: Preset = "gpt2"
-    """A named shape."""
+    """Named model configuration."""
     batch_size: int = 4
     """Sequences in a batch (B)."""
     seq_len: int = 256
@@ -72,19 +72,19 @@ class TrainStepConfig:
     compile: bool = False
     """Compile PyTorch's models with torch.compile; JAX always compiles."""
     fast_ops: bool = True
-    """The twins' fast operations; --no_fast_ops turns them off."""
+    """Use the twins' fast operations; --no_fast_ops turns them off."""
     plan: Plan = field(default_factory=Plan)
     flax_peer_python: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
     """Interpreter with transformers<5, flax<0.11, jax<0.7: adds Hugging Face's Flax GPT-2."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE.json")] = None
-    """Write the result, for benchmarks.plot."""
+    """Write the result to a file, for benchmarks.plot."""
 
     def __post_init__(self) -> None:
         require_positive("batch_size", self.batch_size)
         require_positive("seq_len", self.seq_len)
 
     def spec(self, tokens: str, model: GPTConfig | None = None) -> Spec:
-        """Return what each program is to run."""
+        """Return what each implementation is to run."""
         return Spec(
             model=model or PRESETS[self.preset],
             tokens=tokens,
@@ -98,72 +98,74 @@ class TrainStepConfig:
 
 
 def measure(
-    programs: Sequence[Program],
+    implementations: Sequence[Implementation],
     spec: Spec,
     plan: Plan,
     console: Console,
     timeout: float = TIMEOUT,
     peaks: bool = True,
 ) -> list[Result]:
-    """Return a result for each program, and what each is times the peer."""
-    together = [[program] for program in programs] if plan.sequential else [list(programs)]
+    """Return the result of each implementation, with its speed-ups over the baselines."""
+    groups = [[i] for i in implementations] if plan.sequential else [list(implementations)]
     results = []
-    for group in together:
-        with trials(group, console, timeout) as running:
-            results += measure_together(running, spec, plan, peaks)
-    compare(results)
+    for group in groups:
+        with candidates(group, console, timeout) as running:
+            results += measure_interleaved(running, spec, plan, peaks)
+    add_speedups(results)
     return results
 
 
-def measure_together(running: Sequence[Trial], spec: Spec, plan: Plan, peaks: bool) -> list[Result]:
-    """Warm up the programs, then let them take turns."""
-    starts = [warm_up(trial, spec, plan) for trial in running]
+def measure_interleaved(
+    running: Sequence[Candidate], spec: Spec, plan: Plan, peaks: bool
+) -> list[Result]:
+    """Warm up the candidates, then interleave their rounds."""
+    starts = [warm_up(candidate, spec, plan) for candidate in running]
     seconds: list[list[float]] = [[] for _ in running]
     losses: list[float] = [0.0 for _ in running]
     for _ in range(plan.rounds):
-        for i, trial in enumerate(running):
-            if answer := trial.ask("steps", count=plan.steps):
+        for i, candidate in enumerate(running):
+            if answer := candidate.ask("steps", count=plan.steps):
                 seconds[i] += answer["seconds"]
                 losses[i] = answer["loss"]
     results = []
-    for trial, start, times, loss in zip(running, starts, seconds, losses, strict=True):
-        memory = trial.ask("memory")  # before the matmuls, which take some of their own
-        speeds = trial.ask("matmuls", shapes=matmul_shapes(spec)) if peaks else {}
-        if trial.error:
-            results.append(trial.failure())
+    for candidate, start, times, loss in zip(running, starts, seconds, losses, strict=True):
+        memory = candidate.ask("memory")  # before the matmuls, which allocate more
+        speeds = candidate.ask("matmuls", shapes=matmul_shapes(spec)) if peaks else {}
+        if candidate.error:
+            results.append(candidate.failure())
         else:
             figures = {"last_loss": loss, "peak_memory": memory, "matmuls": speeds}
-            results.append(summarise(trial.program, spec, start, times) | figures)
+            results.append(summarise(candidate.implementation.name, spec, start, times) | figures)
     for result in results:
-        add_shares(result, spec)
+        add_percent_of_peak(result, spec)
     return results
 
 
-def warm_up(trial: Trial, spec: Spec, plan: Plan) -> Result:
-    """Start a program, with the steps that do not count; note when its first loss is there."""
-    asked = spec.as_dict() | {"settings": spec.settings | trial.program.settings}
+def warm_up(candidate: Candidate, spec: Spec, plan: Plan) -> Result:
+    """Run the steps that are not counted; return the first one's result and time to its loss."""
+    asked = spec.as_dict() | {"settings": spec.settings | candidate.implementation.settings}
     started = time.perf_counter()
-    start = trial.ask("train", spec=asked)
+    start = candidate.ask("train", spec=asked)
     seconds = {"first_loss_seconds": time.perf_counter() - started}
     if plan.warmup and start:
-        trial.ask("steps", count=plan.warmup)
+        candidate.ask("steps", count=plan.warmup)
     return (start or {}) | seconds
 
 
 def matmul_shapes(spec: Spec) -> dict[str, tuple[int, int, int]]:
-    """Return the model's own products as `(M, K, N)`: a large layer, and the head."""
-    M, C = min(spec.tokens_per_step, MOST_ROWS), spec.model.n_embd
+    """Return two of the model's matmuls as `(M, K, N)`: the MLP's first layer and the head."""
+    M, C = min(spec.tokens_per_step, MAX_TOKENS), spec.model.n_embd
     return {"c_fc": (M, C, 4 * C), "head": (M, C, spec.model.padded_vocab_size)}
 
 
-def summarise(program: Program, spec: Spec, start: Result, seconds: list[float]) -> Result:
-    """Return a program's figures, but for the peaks."""
+def summarise(name: str, spec: Spec, start: Result, seconds: list[float]) -> Result:
+    """Return an implementation's result, without the percentages of the peaks."""
     median = statistics.median(seconds)
     flops = flops_per_token(spec.model, spec.seq_len) * spec.tokens_per_step
     return {
-        "name": program.name,
+        "name": name,
         "device": start["device"],
-        "milliseconds": report.spread(seconds),
+        "milliseconds": report.summary_in_ms(seconds),
         "seconds": seconds,
         "tokens_per_second": spec.tokens_per_step / median,
         "flops_per_second": flops / median,
@@ -176,8 +178,8 @@ def summarise(program: Program, spec: Spec, start: Result, seconds: list[float])
     }
 
 
-def add_shares(result: Result, spec: Spec) -> None:
-    """Add the shares of the measured peak, and of the datasheet's where there is one."""
+def add_percent_of_peak(result: Result, spec: Spec) -> None:
+    """Add the fraction of the measured matmul peak, and of the datasheet's if it is known."""
     if "error" in result:
         return
     speed, gpu = result["flops_per_second"], environment.nvidia_gpu().get("gpu", "")
@@ -189,32 +191,32 @@ def add_shares(result: Result, spec: Spec) -> None:
         result["share_of_datasheet_peak"] = peak and speed / peak
 
 
-def compare(results: Sequence[Result]) -> None:
-    """Add to each result how many times as fast it is as each of Hugging Face's."""
+def add_speedups(results: Sequence[Result]) -> None:
+    """Add to each result its speed-up over each of Hugging Face's models, the baselines."""
     done = {r["name"]: r["tokens_per_second"] for r in results if "error" not in r}
-    peers = {name: speed for name, speed in done.items() if name.startswith(PEER)}
+    baselines = {name: speed for name, speed in done.items() if name.startswith(BASELINE)}
     for result in results:
         if "error" not in result:
             speed = result["tokens_per_second"]
-            result["times"] = {name: speed / other for name, other in peers.items()}
+            result["times"] = {name: speed / other for name, other in baselines.items()}
 
 
 def table(title: str, results: Sequence[Result]) -> Table:
     """Return the results as a table."""
-    peers = list(next((r["times"] for r in results if "times" in r), {}))
+    baselines = list(next((r["times"] for r in results if "times" in r), {}))
     shown = Table(title=title, title_justify="left", box=None)
-    heads = ("ms a step", "least", "most", "tokens/s", "TFLOP/s", "of peak", "of sheet")
-    heads += ("memory", "first step", "loss", *("x " + name.replace(PEER, "HF") for name in peers))
-    shown.add_column("program", no_wrap=True)
+    heads = ("ms/step", "min", "max", "tokens/s", "TFLOP/s", "% of peak", "% of datasheet")
+    heads += ("memory", "first step", "loss", *report.speed_up_heads(baselines))
+    shown.add_column("implementation", no_wrap=True)
     for head in heads:
         shown.add_column(head, justify="right", no_wrap=True)
     for result in results:
         if "error" not in result:
-            shown.add_row(*row(result, peers))
+            shown.add_row(*row(result, baselines))
     return shown
 
 
-def row(result: Result, peers: Sequence[str]) -> list[str]:
+def row(result: Result, baselines: Sequence[str]) -> list[str]:
     """Return a result as the cells of a row."""
     times, shares = result["milliseconds"], ("share_of_matmul_peak", "share_of_datasheet_peak")
     return [
@@ -226,14 +228,14 @@ def row(result: Result, peers: Sequence[str]) -> list[str]:
         report.gigabytes(result["peak_memory"]),
         f"{result['first_step_seconds']:.1f} s",
         f"{result['last_loss']:.2f}",
-        *(f"{result['times'][name]:.2f}" for name in peers),
+        *(f"{result['times'][name]:.2f}x" for name in baselines),
     ]
 
 
 def run(config: TrainStepConfig, console: Console) -> Result:
-    """Measure as the options say. Raises `InputError` where they do not fit the model."""
+    """Return the result. Raises `InputError` if a sequence is longer than the model's context."""
     check_length(config.preset, PRESETS[config.preset], config.seq_len)
-    programs = select_programs(config.framework, config.flax_peer_python)
+    implementations = select_implementations(config.framework, config.flax_peer_python)
     result = report.new_result("train_step", config)
     with corpus() as tokens:
         spec = config.spec(tokens)
@@ -241,12 +243,12 @@ def run(config: TrainStepConfig, console: Console) -> Result:
             "formula": FORMULA,
             "per_token": flops_per_token(spec.model, spec.seq_len),
         }
-        result["programs"] = measure(programs, spec, config.plan, console)
+        result["programs"] = measure(implementations, spec, config.plan, console)
     return result
 
 
 def headline(result: Result) -> str:
-    """Return what was measured, in a line."""
+    """Return a title: model, sizes and dtype, then the environment."""
     options: dict[str, Any] = result["options"]
     return (
         f"{options['preset']}, B={options['batch_size']}, T={options['seq_len']}, "

@@ -11,14 +11,13 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from convert import formats
 from convert.destination import check_destination
-from convert.names import EMBEDDING
 from gpt_common import cli
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.errors import InputError
+from gpt_common.formats import registry
 from gpt_common.tokenizer import VOCAB_SIZE
-from gpt_common.weights import Weights, num_parameters
+from gpt_common.weights import EMBEDDING, Weights, num_parameters
 
 PADDED = 50304  # GPT-2's 50257 rounded up, as nanoGPT and build-nanogpt train it
 DTYPES = {
@@ -69,10 +68,10 @@ def convert(config: ConvertConfig, console: Console) -> None:
     """Convert, and say what was done. Raises `InputError` before anything is written."""
     started = time.perf_counter()
     destination = Path(config.destination)
-    target = formats.destination_format(destination, config.to)
+    target = registry.destination_format(destination, config.to)
     check_destination(destination, target, Path(config.source), config.overwrite)
     with console.status(f"reading {config.source}"):
-        checkpoint, source = formats.read(config.source)
+        checkpoint, source = registry.read(config.source)
     notes = [f"{source.name} -> {target.name}", *checkpoint.notes]
     if config.dtype:
         notes.append(f"cast to {config.dtype}")
@@ -150,7 +149,7 @@ def summary(checkpoint: Checkpoint, seconds: float) -> Table:
 def list_formats() -> Table:
     """Return a table of the formats."""
     table = Table("format", "read", "write", "what it is", box=None)
-    for form in formats.FORMATS.values():
+    for form in registry.FORMATS.values():
         table.add_row(form.name, "yes", "yes" if form.write else "no", form.description)
     return table
 

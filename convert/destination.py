@@ -3,11 +3,11 @@
 import re
 from pathlib import Path
 
-from convert import formats
-from convert.formats.base import Format, beside
-from convert.formats.orbax import PARAMS
 from gpt_common.checkpoint import CONFIG, STEP_FOLDER, is_run
 from gpt_common.errors import InputError, printable, shown
+from gpt_common.formats import registry
+from gpt_common.formats.base import Format, beside
+from gpt_common.formats.orbax import PARAMS
 from gpt_common.storage import existing_folder, read_json
 
 # What the folder of a model holds; whatever else is there belongs to somebody.
@@ -62,7 +62,7 @@ def require_model(found: Path, place: Path, beside: bool) -> None:
         require_configuration(found)
     elif found.stat().st_size:
         try:
-            formats.detect(found)
+            registry.detect(found)
         except InputError as error:
             raise InputError(f"{place}: not a model, and so not replaced ({error})") from None
 

@@ -21,12 +21,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from convert import formats
 from gpt_common import cli
 from gpt_common.checkpoint import Checkpoint, to_hugging_face
 from gpt_common.config import Dtype, GPTConfig
 from gpt_common.data import Batch, BatchLoader, load_tokens
 from gpt_common.errors import InputError, require_positive
+from gpt_common.formats import registry
 from gpt_common.weights import check_shapes, num_parameters, weight_shapes, with_zero_biases
 
 Array = npt.NDArray[np.float64]
@@ -167,7 +167,7 @@ class Report:
 
 def load(path: str) -> Checkpoint:
     """Return the model at `path`, in whatever format. Raises `InputError` where there is none."""
-    checkpoint = formats.read_weights(path)
+    checkpoint = registry.read_weights(path)
     cli.print_notes(checkpoint.notes)
     return checkpoint
 

@@ -1,1 +1,1 @@
-"""What the twins share: configuration, tokens, schedules and checkpoints. Neither torch nor jax."""
+"""What the twins share: configuration, tokens, schedules, checkpoints and their formats."""

@@ -1,13 +1,13 @@
-"""The neutral checkpoint: a folder that is a Hugging Face model and either twin's resume point.
+"""The checkpoint: a folder that is a Hugging Face model, and from which either twin resumes.
 
     config.json               Hugging Face's GPT-2 configuration
     model.safetensors         the weights (see gpt_common.weights)
     optimizer.safetensors     AdamW's moments, as exp_avg.NAME and exp_avg_sq.NAME
-    training_state.json       step, place in the data, every option, versions, checksums
+    training_state.json       step, position in the data, every option, versions, checksums
     vocab.json, merges.txt, tokenizer_config.json (where the vocabulary is GPT-2's)
 
 A run is a folder of checkpoints, `step_000050` and so on, with a link `latest` to the last one.
-A process may be killed at any instant: what is there under these names is whole.
+A process may be killed at any instant: files under these names are always complete.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ HUGGING_FACE_NAMES = {
     "block_size": "n_positions",
     "vocab_size": "vocab_size",
     "activation": "activation_function",
-    "bias": "bias",  # not one of Hugging Face's: its GPT-2 always has biases, here of zeros
+    "bias": "bias",  # not Hugging Face's, whose GPT-2 always has biases: there they are zeros
 }
-# What GPT-2 leaves open and we do not: another value is another model.
+# What Hugging Face's GPT-2 leaves open and ours does not: another value is another model.
 HUGGING_FACE_FIXED = {
     "model_type": "gpt2",
     "layer_norm_epsilon": LAYER_NORM_EPSILON,
@@ -73,11 +73,11 @@ ACTIVATION_ALIASES = {"gelu_pytorch_tanh": "gelu_new"}
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What a run needs beside the weights to go on: moments, step, place in the data, options.
+    """What a run needs besides the weights to resume: moments, step, data position, options.
 
-    `optimizer_step` is AdamW's own count of its updates; None is as many as the run's. `source` is
-    what another program's file says beside this, by the format's name: it goes back into one.
-    `fingerprint` is of the training data; empty where it is not known.
+    `optimizer_step` is AdamW's own count of its updates; None means that it equals `step`. `source`
+    holds the other entries of another program's file, by the format's name, to be written back.
+    `fingerprint` identifies the training data; it is empty where the data is not known.
     """
 
     step: int
@@ -100,7 +100,7 @@ class TrainingState:
 class Checkpoint:
     """A model and, where it comes from a run, the state of the run.
 
-    `notes` are sentences that whoever reads it has to pass on to the user.
+    `notes` are sentences for the user; the caller prints them.
     """
 
     config: GPTConfig
@@ -110,7 +110,7 @@ class Checkpoint:
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint folder, whole or not at all."""
+    """Write a checkpoint folder atomically."""
     with atomic_folder(folder) as part:
         write_description(part, checkpoint.config)
         weights = with_zero_biases(checkpoint.weights, checkpoint.config)  # for transformers
@@ -125,7 +125,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def write_description(folder: Path, config: GPTConfig) -> None:
-    """Write what a Hugging Face folder has beside the weights: configuration and tokenizer."""
+    """Write a Hugging Face folder's configuration and tokenizer."""
     (folder / CONFIG).write_text(_json(to_hugging_face(config)))
     if config.vocab_size >= tokenizer.VOCAB_SIZE:
         for name, content in tokenizer.tokenizer_files(config.block_size).items():
@@ -133,10 +133,10 @@ def write_description(folder: Path, config: GPTConfig) -> None:
 
 
 def read_checkpoint(path: str | Path, with_training: bool = True) -> Checkpoint:
-    """Read a checkpoint folder, or the newest whole checkpoint of a run's folder.
+    """Read a checkpoint folder, or the newest undamaged checkpoint in a run's folder.
 
-    The notes name newer ones of the run that are damaged. Raises `InputError` where a file is
-    missing, damaged, or does not fit the configuration.
+    The notes name newer checkpoints of the run that are damaged. Raises `InputError` where a file
+    is missing, damaged, or does not fit the configuration.
     """
     errors: list[str] = []
     for folder in checkpoint_folders(Path(path)):
@@ -151,7 +151,7 @@ def read_checkpoint(path: str | Path, with_training: bool = True) -> Checkpoint:
 
 
 def _whole_beside(damaged: Path) -> str:
-    """Return a hint at the newest whole checkpoint of the run that a damaged one is of."""
+    """Return a hint at the newest undamaged checkpoint in the run of a damaged one."""
     for folder in reversed(run_checkpoints(damaged.parent)):
         with contextlib.suppress(InputError, OSError):
             _read_folder(folder, with_training=True)
@@ -181,9 +181,9 @@ def read_config(path: Path) -> GPTConfig:
 
 
 def read_options(path: str | Path) -> tuple[Path, dict[str, Any] | None]:
-    """Return a checkpoint's folder and the options of its run, None where it is weights alone.
+    """Return a checkpoint's folder and the options of its run, None where it has weights only.
 
-    Of a run it is the newest checkpoint whose options can be read.
+    In a run's folder it is the newest checkpoint whose options can be read.
     """
     *newer, oldest = checkpoint_folders(Path(path))
     for folder in newer:
@@ -198,10 +198,10 @@ def _options(folder: Path) -> dict[str, Any] | None:
 
 
 def checkpoint_folders(path: Path) -> list[Path]:
-    """Return `path` where it is a checkpoint, or those of the run that it is, the newest first.
+    """Return `path` where it is a checkpoint, or the checkpoints of a run's folder, newest first.
 
-    The newest is the one that `latest` names, then those before it. Where `latest` is lost, it is
-    the one with the highest step. Raises `InputError` where there is none.
+    The newest is the one that `latest` names, then those before it. Without `latest` it is the one
+    with the highest step. Raises `InputError` where there is none.
     """
     own = existing_folder(_resolved(path))
     if (own / CONFIG).is_file():
@@ -210,7 +210,7 @@ def checkpoint_folders(path: Path) -> list[Path]:
     link = path / LATEST
     if link.is_symlink() or link.is_dir():
         latest = existing_folder(_resolved(link))
-        # Later steps are of a run that went back to an earlier one.
+        # Later steps were made before the run was resumed from an earlier one.
         if STEP_FOLDER.fullmatch(latest.name):
             found.sort(key=lambda folder: step_of(folder) > step_of(latest))
         found = [latest, *(folder for folder in found if folder != latest)]
@@ -225,7 +225,7 @@ def _resolved(path: Path) -> Path:
 
 
 def run_checkpoints(run: Path) -> list[Path]:
-    """Return the whole checkpoints in a run's folder, in the order of their steps."""
+    """Return the complete checkpoints in a run's folder, in the order of their steps."""
     whole = [
         folder
         for folder in run.glob("step_*")
@@ -236,9 +236,9 @@ def run_checkpoints(run: Path) -> list[Path]:
 
 
 def remove_older(folder: Path, keep_last: int) -> None:
-    """Remove a run's checkpoints but for the last `keep_last`, of which `folder` is the newest.
+    """Remove all checkpoints of a run but the last `keep_last`, of which `folder` is the newest.
 
-    Later steps, which a run that went back to an earlier one still has, neither go nor count.
+    Steps later than `folder`, from before the run was resumed, are neither removed nor counted.
     """
     found = run_checkpoints(folder.parent)
     until = found.index(folder) + 1 if folder in found else 0
@@ -247,7 +247,7 @@ def remove_older(folder: Path, keep_last: int) -> None:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is a run's: one that has a log, `latest`, or whole checkpoints."""
+    """Whether a folder is a run's: it has a log, `latest`, or complete checkpoints."""
     marks = (folder / LATEST).is_symlink() or (folder / LOG).exists()
     return marks or bool(run_checkpoints(folder))
 
@@ -258,12 +258,12 @@ def step_folder(run: Path, step: int) -> Path:
 
 
 def step_of(folder: Path) -> int:
-    """Return the number of updates that a run's checkpoint is named after."""
+    """Return the number of updates in the name of a run's checkpoint."""
     return int(folder.name.removeprefix("step_"))
 
 
 def point_latest(run: Path, folder: Path) -> None:
-    """Make the run's link `latest` point to `folder`, in one step."""
+    """Make the run's link `latest` point to `folder`, atomically."""
     with atomic_file(run / LATEST) as link:
         link.symlink_to(folder.name)
 
@@ -305,7 +305,7 @@ def from_hugging_face(content: dict[str, Any], source: str) -> GPTConfig:
 
 
 def shape_of(sizes: dict[str, Any], activation: str, source: str, bias: Any = True) -> GPTConfig:
-    """Return the model's shape from what a file says. Raises `InputError` for strange sizes.
+    """Return the model's shape from a file's entries. Raises `InputError` for invalid ones.
 
     `source` names the file in the message.
     """
@@ -360,13 +360,14 @@ def _read_training(folder: Path, config: GPTConfig, state: dict[str, Any]) -> Tr
 
 
 def state_fields(state: TrainingState) -> dict[str, Any]:
-    """Return what a training state holds beside the moments, in a form that JSON can hold."""
+    """Return all of a training state but the moments, as JSON values."""
     return {name: value for name, value in vars(state).items() if name not in MOMENTS}
 
 
 def read_state_fields(content: dict[str, Any], source: str) -> dict[str, Any]:
-    """Return the fields that `state_fields` returned. Raises `InputError` for strange ones."""
-    content = {"optimizer_step": None, "fingerprint": {}, "source": {}} | content  # of older ones
+    """Return the fields that `state_fields` wrote. Raises `InputError` for invalid ones."""
+    # Older versions lack these.
+    content = {"optimizer_step": None, "fingerprint": {}, "source": {}} | content
     optimizer_step = content["optimizer_step"]
     if optimizer_step is not None:
         optimizer_step = _whole_number(content, "optimizer_step", source)

@@ -52,8 +52,8 @@ class Reading:
 class Float64GPT:
     """GPT-2 in float64: what the twins would compute if they did not round.
 
-    `dtype` is that of the twin. `weights` returns the neutral ones, once they are needed; they are
-    taken in the type in which the twin holds them, and become float64 one by one, as they are used.
+    `dtype` is that of the twin. `weights` is called when they are first needed; they come in the
+    type in which the twin holds them, and become float64 one by one, as they are used.
     Raises `InputError` for a `dtype` that is too coarse.
     """
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: atomic writes, and safetensors larger than memory.
+"""Atomic writes, and safetensors files larger than memory.
 
 Tensors are read as memory-mapped arrays, which cost nothing until they are used, and written one at
 a time, so that neither reading nor writing a model needs memory for more than one of its tensors.
@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from gpt_common.errors import InputError, printable, reason
 from gpt_common.weights import Array, Weights
 
-# The dtypes of https://huggingface.co/docs/safetensors that weights come in.
+# The floating dtypes of https://huggingface.co/docs/safetensors, but for those of eight bits.
 DTYPES = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
@@ -33,17 +33,16 @@ DTYPES = {
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 MappedFile = npt.NDArray[np.uint8]
 
-# The names that `temporary_beside` and `_aside` give.
+# The names that `temporary_beside` and `_aside` return.
 TEMPORARY = re.compile(r"\..+-[0-9a-f]{32}\.part")
 ASIDE = re.compile(r"\.(.+)-aside\.part")
-
 
 MOST_JSON_BYTES = 1 << 22  # fifty times the index of the largest GPT-2
 MOST_HEADER_BYTES = 1 << 24  # a safetensors header of 150 thousand tensors
 
 
 def require_file(path: Path) -> None:
-    """Raise `InputError` unless `path` is a regular file: others may never end, or never begin."""
+    """Raise `InputError` unless `path` is a regular file: reading others may never end."""
     if not path.exists():
         raise InputError(f"{path}: no such file")
     if not path.is_file():
@@ -52,7 +51,7 @@ def require_file(path: Path) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file. Raises `InputError` where there is none."""
+    """Return the object in a JSON file. Raises `InputError` where it is missing or damaged."""
     require_file(path)
     if (size := path.stat().st_size) > MOST_JSON_BYTES:
         raise InputError(f"{path}: expected JSON of at most {MOST_JSON_BYTES} bytes, got {size}")
@@ -68,7 +67,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_safetensors(path: Path) -> Weights:
     """Return the tensors of a safetensors file, memory-mapped.
 
-    Raises `InputError` where the file is missing, damaged, or holds another type than floats.
+    Raises `InputError` where the file is missing or damaged, or a tensor is not of floats.
     """
     require_file(path)
     length = int.from_bytes(first_bytes(path, 8), "little")
@@ -100,7 +99,7 @@ def _tensor(path: Path, content: MappedFile, start: int, name: str, entry: dict)
 
 
 def map_file(path: Path) -> MappedFile:
-    """Return the bytes of a file, memory-mapped: one open file, however many arrays lie in it."""
+    """Return the bytes of a file, memory-mapped: one open file for all arrays in it."""
     with naming(path):
         return np.memmap(path, np.uint8, "r").view(np.ndarray)
 
@@ -108,7 +107,7 @@ def map_file(path: Path) -> MappedFile:
 def mapped_array(
     content: MappedFile, dtype: np.dtype, shape: tuple[int, ...], offset: int
 ) -> Array:
-    """Return the array that begins `offset` bytes into a mapped file; it cannot be written to."""
+    """Return the array that begins `offset` bytes into a mapped file; it is read-only."""
     return np.ndarray(shape, dtype, content.data, offset)
 
 
@@ -119,7 +118,7 @@ def first_bytes(path: Path, count: int) -> bytes:
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Array]) -> None:
-    """Write tensors, one at a time, as a safetensors file that Hugging Face reads."""
+    """Write tensors, one at a time, as a safetensors file that transformers reads."""
     header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, tensor in tensors.items():
@@ -144,7 +143,7 @@ def write_array(file, array: Array) -> None:  # type: ignore[no-untyped-def]
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path whose file takes the place of `path` when the block ends well."""
+    """Yield a temporary path; its file replaces `path` when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = temporary_beside(path)
     try:
@@ -159,9 +158,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder that takes the place of `folder` when the block ends well.
+    """Yield a temporary folder, which replaces `folder` when the block ends without an error.
 
-    Everything is on the disk before the rename, so that a crash leaves the old or the new folder.
+    Everything is synced to the disk before the rename: a crash leaves the old or the new folder.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     recover_folder(folder)
@@ -173,8 +172,8 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
             for file in part.rglob("*"):
                 sync(file)
             sync(part)
-            # No portable call replaces a folder in one step. So the old one stands aside, whole and
-            # under a name that readers know, until the new one has its place for good.
+            # No portable call replaces a folder in one step. So the old one is kept, complete and
+            # under a name that readers know, until the rename of the new one is on the disk.
             if folder.is_dir():
                 os.rename(folder, _aside(folder))
             os.rename(part, folder)
@@ -186,7 +185,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Name `path` in an error that names no file, as that of a full disk does not."""
+    """Add `path` to an `OSError` that names no file, such as that of a full disk."""
     try:
         yield
     except OSError as error:
@@ -195,13 +194,13 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def existing_folder(folder: Path) -> Path:
-    """Return where a folder is: in its place, or aside where a crash came as it was replaced."""
+    """Return `folder`, or where the old one was kept if a crash came while it was replaced."""
     aside = _aside(folder)
     return aside if aside.exists() and not folder.exists() else folder
 
 
 def recover_folder(folder: Path) -> None:
-    """Put back a folder that stands aside, or remove it where another has taken its place."""
+    """Put back the old folder that a crash left aside, or remove it where the new one exists."""
     if not _aside(folder).exists():
         return
     if folder.exists():
@@ -211,7 +210,7 @@ def recover_folder(folder: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder so that a crash leaves all or nothing of it under its name."""
+    """Remove a folder so that a crash leaves either all of it under its name or nothing."""
     part = temporary_beside(folder)
     os.rename(folder, part)
     sync(folder.parent)
@@ -219,7 +218,7 @@ def remove_folder(folder: Path) -> None:
 
 
 def clean_folder(folder: Path) -> None:
-    """Remove what a killed process left of the atomic writes in a folder; put back what was aside.
+    """Remove what the atomic writes of a killed process left in a folder; put back old folders.
 
     No other process may be writing there.
     """
@@ -238,7 +237,7 @@ def _remove(path: Path) -> None:
 
 
 def temporary_beside(path: Path) -> Path:
-    """Return a hidden path of its own in the same folder, and so on the same disk."""
+    """Return a new hidden path in the same folder, and so on the same disk."""
     return path.parent / f".{path.name}-{uuid.uuid4().hex}.part"
 
 
@@ -249,7 +248,7 @@ def _aside(folder: Path) -> Path:
 def checksum(path: Path) -> str:
     """Return the CRC-32 of a file, in hexadecimal.
 
-    It is to find damage, not forgery, and takes less than half the time of SHA-256.
+    It finds damage, not forgery, in less than half the time of SHA-256.
     """
     value = 0
     with path.open("rb") as file:
@@ -259,7 +258,7 @@ def checksum(path: Path) -> str:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file or a folder is on the disk."""
+    """Flush a file or a folder to the disk, and wait for it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

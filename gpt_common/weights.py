@@ -1,4 +1,4 @@
-"""Neutral weights: one flat dict of numpy arrays under Hugging Face's GPT-2 names and layout.
+"""Weights as one flat dict of numpy arrays, with Hugging Face's GPT-2 names and layout.
 
 Linear kernels are `(in, out)`; the tied head is stored once, as `transformer.wte.weight`. Each
 twin's `weights.py` maps these names to its own parameters.
@@ -6,7 +6,7 @@ twin's `weights.py` maps these names to its own parameters.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,11 @@ from gpt_common.errors import InputError, printable
 Array = npt.NDArray[np.floating]
 Weights = dict[str, Array]
 
+EMBEDDING = "transformer.wte.weight"
+
 
 def in_model(name: str, config: GPTConfig) -> bool:
-    """Whether a model of this shape has the weight of this name: it may be without biases."""
+    """Whether a model of this shape has the weight of this name: a bias only with `config.bias`."""
     return config.bias or not name.endswith(".bias")
 
 
@@ -44,10 +46,10 @@ def block_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
 
 
 def weight_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every weight of a model, by its neutral name."""
+    """Return the shape of every weight of a model, by its Hugging Face name."""
     C, block = config.n_embd, block_shapes(config)
     shapes: dict[str, tuple[int, ...]] = {
-        "transformer.wte.weight": (config.vocab_size, C),
+        EMBEDDING: (config.vocab_size, C),
         "transformer.wpe.weight": (config.block_size, C),
     }
     for layer in range(config.n_layer):
@@ -69,10 +71,9 @@ def num_bytes(arrays: Mapping[str, Array]) -> int:
 
 
 def require_plausible(config: GPTConfig, num_tensors: int, size: int, source: str) -> None:
-    """Raise `InputError` where a configuration is of a larger model than a file can hold.
+    """Raise `InputError` where a configuration claims a larger model than a file can hold.
 
-    To be asked before anything of the size that it claims is made, were it only names. `size` is
-    in bytes.
+    Call it before anything of the claimed size is made, even a list of names. `size` is in bytes.
     """
     if config.n_layer > num_tensors:
         raise InputError(
@@ -85,10 +86,10 @@ def require_plausible(config: GPTConfig, num_tensors: int, size: int, source: st
 
 
 def fitting_weights(arrays: Mapping[str, Array], config: GPTConfig, source: str) -> Weights:
-    """Return the weights of a model in their order, without the zeros for biases it does not have.
+    """Return the weights of a model in the order of `weight_shapes`.
 
-    Raises `InputError` unless `arrays` has exactly its weights, and at most zeros for such biases.
-    `source` names the file in the message.
+    For a model without biases `arrays` may have biases of zeros, which are dropped. Raises
+    `InputError` for any other difference in names or shapes. `source` names the file.
     """
     require_plausible(config, len(arrays), num_bytes(arrays), source)
     whole = weight_shapes(dataclasses.replace(config, bias=True))
@@ -101,11 +102,11 @@ def fitting_weights(arrays: Mapping[str, Array], config: GPTConfig, source: str)
 
 
 def with_zero_biases(weights: Weights, config: GPTConfig) -> Weights:
-    """Return weights with zeros in the place of each bias that the model does not have.
+    """Return weights with a bias of zeros wherever the model has none.
 
-    They are those of the same function, for programs that know no model without biases.
+    The function stays the same. It is for programs whose GPT-2 always has biases.
     """
-    dtype = weights["transformer.wte.weight"].dtype
+    dtype = weights[EMBEDDING].dtype
     shapes = weight_shapes(dataclasses.replace(config, bias=True)).items()
     zeros = {n: np.zeros(shape, dtype) for n, shape in shapes if not in_model(n, config)}
     return weights | zeros
@@ -114,17 +115,20 @@ def with_zero_biases(weights: Weights, config: GPTConfig) -> Weights:
 def check_shapes(
     arrays: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]], source: str
 ) -> None:
-    """Raise `InputError` unless `arrays` has exactly the names and shapes of `shapes`.
-
-    `source` names the file in the message.
-    """
-    if missing := [name for name in shapes if name not in arrays]:
-        raise InputError(f"{source}: missing {listing(missing)}")
-    if unexpected := [name for name in arrays if name not in shapes]:
-        raise InputError(f"{source}: unexpected {listing(unexpected)}")
+    """Raise `InputError`, naming `source`, unless `arrays` has exactly these names and shapes."""
+    require_names(arrays, shapes, source)
     for name, shape in shapes.items():
         if arrays[name].shape != shape:
             raise InputError(f"{source}: {name}: expected {shape}, got {arrays[name].shape}")
+
+
+def require_names(found: Mapping[str, object], expected: Iterable[str], source: str) -> None:
+    """Raise `InputError`, naming `source`, unless `found` has exactly the expected names."""
+    names = dict.fromkeys(expected)
+    if missing := [name for name in names if name not in found]:
+        raise InputError(f"{source}: missing {listing(missing)}")
+    if unexpected := [name for name in found if name not in names]:
+        raise InputError(f"{source}: unexpected {listing(unexpected)}")
 
 
 def listing(names: list[str]) -> str:

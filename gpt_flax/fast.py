@@ -28,7 +28,7 @@ from jax.typing import DTypeLike
 from gpt_common.config import Dtype, GPTConfig
 from gpt_common.hardware import Processor
 from gpt_flax.model import GPT, MLP, Attention, causal_attention
-from gpt_flax.precision import DTYPES, weights_of
+from gpt_flax.precision import DTYPES
 
 # Rows of logits at a time: 103 MB in float32 where the vocabulary is GPT-2's. With half of them XLA
 # multiplies so slowly that a step takes a fifth longer, and it needs no less memory.
@@ -79,9 +79,9 @@ class FastGPT(GPT):
         """Return the mean cross-entropy in nats, without the logits of a whole batch."""
         if not self.ops.chunked_cross_entropy:
             return super().loss(tokens, targets)
-        x, weight = flatten_batch(self.hidden(tokens)), self.wte.embedding
-        vocab_size = self.config.vocab_size
-        return chunked_cross_entropy(x, weight, targets.ravel(), vocab_size, self.dtype)
+        x, weight = self.ln_f(self.hidden(tokens)), self.wte.embedding
+        x, targets, vocab_size = flatten_batch(x), targets.ravel(), self.config.vocab_size
+        return chunked_cross_entropy(x, weight, targets, vocab_size, self.dtype)
 
     def hidden(
         self,
@@ -89,9 +89,9 @@ class FastGPT(GPT):
         positions: Array | None = None,
         attentions: Sequence[Attention] | None = None,
     ) -> Array:
-        """Return the hidden states `(B, T, C)` after the last norm."""
+        """Return the residual stream `(B, T, C)` after the last block."""
         fast = [fast_attention(self.ops)] * self.config.n_layer
-        with nn.intercept_methods(partial(call_fast, self.ops, self.dtype)):
+        with nn.intercept_methods(partial(call_fast, self.ops)):
             return super().hidden(tokens, positions, attentions or fast)
 
 
@@ -102,7 +102,6 @@ def create_model(config: GPTConfig, ops: FastOps | None, dtype: Dtype) -> GPT:
 
 def call_fast(
     ops: FastOps,
-    dtype: DTypeLike,
     method: Callable[..., Any],
     args: tuple,
     kwargs: dict[str, Any],
@@ -112,8 +111,8 @@ def call_fast(
     layer = context.module
     if context.method_name == "__call__" and not layer.is_initializing():
         if ops.dense_2d and isinstance(layer, nn.Dense):
-            (x,) = args
-            return dense_2d(x.astype(dtype), *weights_of(layer))
+            (x,), params = args, layer.variables["params"]
+            return dense_2d(x.astype(layer.dtype or x.dtype), params["kernel"], params.get("bias"))
         if ops.remat_gelu and isinstance(layer, MLP):
             (x,) = args
             return layer.c_proj(remat_gelu(layer.c_fc(x), layer.approximate))

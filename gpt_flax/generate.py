@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from convert.formats import read_weights
 from gpt_common import cli
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.completion import (
@@ -36,6 +35,7 @@ from gpt_common.config import (
 )
 from gpt_common.dialogue import answer, prompt_tokens, texts
 from gpt_common.exact import Float64GPT, Judge
+from gpt_common.formats.registry import read_weights
 from gpt_common.hardware import processor
 from gpt_common.weights import Weights
 from gpt_flax.cache import Cache, cache_dtype, empty_cache, forward_cached
@@ -51,7 +51,7 @@ from gpt_flax.inference import InferenceGPT, prepare_for_inference
 from gpt_flax.model import GPT
 from gpt_flax.precision import autocast, master_dtype
 from gpt_flax.sampling import sample, sample_arrays
-from gpt_flax.weights import Params, from_neutral, to_neutral
+from gpt_flax.weights import Params, from_hf, to_hf
 
 
 def load_model(
@@ -61,7 +61,7 @@ def load_model(
 
     The model is a `FastGPT` where `ops` are given.
     """
-    params = from_neutral(checkpoint.weights, checkpoint.config, master_dtype(dtype))
+    params = from_hf(checkpoint.weights, checkpoint.config, master_dtype(dtype))
     return params, create_model(checkpoint.config, ops, dtype)
 
 
@@ -288,8 +288,8 @@ def generate_texts(
 
 
 def master_weights(params: Params, model: GPT) -> Weights:
-    """Return the neutral weights of a model in float32 or float64, also of an `InferenceGPT`."""
-    return to_neutral(params, model.config)
+    """Return the weights of a model, also of an `InferenceGPT`, under Hugging Face's names."""
+    return to_hf(params, model.config)
 
 
 def main() -> None:

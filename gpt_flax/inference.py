@@ -25,8 +25,8 @@ class InferenceGPT(FastGPT):
         self.lm_head = self.param("lm_head", normal(INITIAL_STD), shape)
 
     def head(self, x: Array) -> Array:
-        """Return the logits `(..., V)` of hidden states `(..., C)`."""
-        x, lm_head = x.astype(self.dtype), self.lm_head.astype(self.dtype)
+        """Norm the residual stream `(..., C)`, and return its logits `(..., V)`."""
+        x, lm_head = self.ln_f(x).astype(self.dtype), self.lm_head.astype(self.dtype)
         logits = matmul(x, lm_head) if self.ops.dense_2d else x @ lm_head
         return logits[..., : self.config.vocab_size].astype(self.wte.embedding.dtype)
 

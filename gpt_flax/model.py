@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.linen.initializers import Initializer, normal
+from flax.linen.initializers import normal
 from jax import Array
-from jax.typing import DTypeLike
 from optax import softmax_cross_entropy_with_integer_labels
 
 from gpt_common.config import LAYER_NORM_EPSILON, GPTConfig
@@ -22,7 +22,7 @@ Attention = Callable[[Array, Array, Array], Array]
 def causal_attention(q: Array, k: Array, v: Array) -> Array:
     """Return softmax(q k^T / sqrt(hs)) v, in which no position sees a later one.
 
-    Vaswani et al. 2017, arXiv:1706.03762, eq. 1. jax.nn's own has no softmax in float64.
+    Vaswani et al. 2017, arXiv:1706.03762, eq. 1. That of `jax.nn` has no softmax in float64.
     """
     dtype = jnp.promote_types(q.dtype, jnp.float32)
     scores = jnp.einsum("bthd,bshd->bhts", q, k, preferred_element_type=dtype)
@@ -91,7 +91,11 @@ class GPT(nn.Module):
 
     def setup(self) -> None:
         config = self.config
-        self.wte = nn.Embed(config.padded_vocab_size, config.n_embd, embedding_init=padded(config))
+
+        def padded(*args: Any) -> Array:  # with rows of zeros that pad the vocabulary
+            return normal(INITIAL_STD)(*args).at[config.vocab_size :].set(0)
+
+        self.wte = nn.Embed(config.padded_vocab_size, config.n_embd, embedding_init=padded)
         self.wpe = nn.Embed(config.block_size, config.n_embd, embedding_init=normal(INITIAL_STD))
         self.h = [Block(config) for _ in range(config.n_layer)]
         self.ln_f = layer_norm(config)
@@ -114,7 +118,7 @@ class GPT(nn.Module):
         positions: Array | None = None,
         attentions: Sequence[Attention] | None = None,
     ) -> Array:
-        """Return the hidden states `(B, T, C)` after the last norm.
+        """Return the residual stream `(B, T, C)` after the last block.
 
         A cache says at which `positions` `(B, T)` the tokens are, and how each layer attends.
         """
@@ -127,11 +131,11 @@ class GPT(nn.Module):
         attentions = attentions or [causal_attention] * len(self.h)
         for block, attention in zip(self.h, attentions, strict=True):
             x = block(x, attention)
-        return self.ln_f(x)
+        return x
 
     def head(self, x: Array) -> Array:
-        """Return the logits `(..., V)` of hidden states `(..., C)`."""
-        logits = self.wte.attend(x)[..., : self.config.vocab_size]
+        """Norm the residual stream `(..., C)`, and return its logits `(..., V)`."""
+        logits = self.wte.attend(self.ln_f(x))[..., : self.config.vocab_size]
         return logits.astype(self.wte.embedding.dtype)  # a bfloat16 softmax would be too coarse
 
 
@@ -148,12 +152,3 @@ def linear(features: int, std: float, bias: bool) -> nn.Dense:
 def layer_norm(config: GPTConfig) -> nn.LayerNorm:
     """Return a norm over C; Linen's own fast variance, E[x^2] - E[x]^2, loses digits."""
     return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_bias=config.bias, use_fast_variance=False)
-
-
-def padded(config: GPTConfig) -> Initializer:
-    """Return an initializer for the token embedding: the rows that pad the vocabulary are zero."""
-
-    def init(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
-        return normal(INITIAL_STD)(key, shape, dtype).at[config.vocab_size :].set(0)
-
-    return init

@@ -1,4 +1,4 @@
-"""AdamW: decay groups, clipping, and its state as neutral moments."""
+"""AdamW: decay groups, clipping, and its state under Hugging Face's names."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from jax import Array
 from gpt_common.checkpoint import TrainingState
 from gpt_common.config import GPTConfig, OptimizerOptions
 from gpt_common.weights import Weights
-from gpt_flax.weights import Params, from_neutral, to_neutral
+from gpt_flax.weights import Params, from_hf, to_hf
 
 CLIP_EPSILON = 1e-6  # torch.nn.utils.clip_grad_norm_'s
 
@@ -68,11 +68,11 @@ def clip_and_update(
     return params, opt_state, norm
 
 
-def state_to_neutral(opt_state: optax.OptState, config: GPTConfig) -> tuple[Weights, Weights]:
-    """Return AdamW's first and second moments under neutral names."""
+def state_to_hf(opt_state: optax.OptState, config: GPTConfig) -> tuple[Weights, Weights]:
+    """Return AdamW's first and second moments under Hugging Face's names."""
     exp_avg = optax.tree.get(opt_state, "mu")
     exp_avg_sq = optax.tree.get(opt_state, "nu")
-    return to_neutral(exp_avg, config), to_neutral(exp_avg_sq, config)
+    return to_hf(exp_avg, config), to_hf(exp_avg_sq, config)
 
 
 def restore_state(
@@ -84,6 +84,6 @@ def restore_state(
     return optax.tree.set(
         opt_state,
         count=jnp.array(step, jnp.int32),
-        mu=from_neutral(training.exp_avg, config, dtype),
-        nu=from_neutral(training.exp_avg_sq, config, dtype),
+        mu=from_hf(training.exp_avg, config, dtype),
+        nu=from_hf(training.exp_avg_sq, config, dtype),
     )

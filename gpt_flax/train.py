@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from convert.formats import read_weights
 from gpt_common import cli
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import Dtype, TrainConfig
 from gpt_common.data import BatchLoader
+from gpt_common.formats.registry import read_weights
 from gpt_common.hardware import keep_memory, processor
 from gpt_common.run import SMALLER, Run, parse_train_config, start_run
 from gpt_common.schedule import learning_rate
@@ -26,10 +26,10 @@ from gpt_flax.optimizer import (
     clip_and_update,
     create_optimizer,
     restore_state,
-    state_to_neutral,
+    state_to_hf,
 )
 from gpt_flax.precision import autocast, master_dtype
-from gpt_flax.weights import Params, from_neutral, to_neutral
+from gpt_flax.weights import Params, from_hf, to_hf
 
 
 class TrainState(NamedTuple):
@@ -43,7 +43,7 @@ def create_state(
     start: Checkpoint, config: TrainConfig, optimizer: optax.GradientTransformation
 ) -> TrainState:
     """Return the state that a run starts from, or goes on from, on the device."""
-    params = from_neutral(start.weights, start.config, master_dtype(config.runtime.dtype))
+    params = from_hf(start.weights, start.config, master_dtype(config.runtime.dtype))
     opt_state = optimizer.init(params)
     if start.training:
         opt_state = restore_state(opt_state, start.config, start.training)
@@ -126,8 +126,8 @@ def evaluate(
 def save(run: Run, state: TrainState, step: int) -> Path:
     """Write the checkpoint after `step` updates."""
     config = run.start.config
-    weights = to_neutral(state.params, config)
-    return run.save(step, weights, *state_to_neutral(state.opt_state, config))
+    weights = to_hf(state.params, config)
+    return run.save(step, weights, *state_to_hf(state.opt_state, config))
 
 
 def train(config: TrainConfig) -> Path:

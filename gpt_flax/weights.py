@@ -1,19 +1,18 @@
-"""Neutral names <-> Flax parameters: one table, read in both directions."""
+"""Hugging Face's names <-> Flax parameters: one table, read in both directions."""
 
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax import Array as JaxArray
 from jax.typing import DTypeLike
 
 from gpt_common.config import GPTConfig
-from gpt_common.weights import Array, Weights, in_model
+from gpt_common.weights import EMBEDDING, Weights, in_model
 
 Params = dict[str, Any]
 
-# Neutral name -> Flax path. Linen's kernels are (in, out), as the neutral ones are.
+# Hugging Face name -> Flax path. Linen's kernels are (in, out), as Hugging Face's are.
 TABLE = {
     "transformer.wte.weight": "wte/embedding",
     "transformer.wpe.weight": "wpe/embedding",
@@ -40,32 +39,29 @@ def name_table(config: GPTConfig) -> dict[str, str]:
     """Return the table for a whole model."""
     table = dict(TABLE)
     for layer in range(config.n_layer):
-        for neutral, path in BLOCK_TABLE.items():
-            table[f"transformer.h.{layer}.{neutral}"] = f"h_{layer}/{path}"
-    return {neutral: path for neutral, path in table.items() if in_model(neutral, config)}
+        for hf_name, path in BLOCK_TABLE.items():
+            table[f"transformer.h.{layer}.{hf_name}"] = f"h_{layer}/{path}"
+    return {hf_name: path for hf_name, path in table.items() if in_model(hf_name, config)}
 
 
-def from_neutral(weights: Weights, config: GPTConfig, dtype: DTypeLike) -> Params:
-    """Return neutral weights, or moments, as a parameter tree of new arrays."""
-
-    def convert(neutral: str) -> JaxArray:
-        array = weights[neutral]
-        if neutral == "transformer.wte.weight":
+def from_hf(weights: Weights, config: GPTConfig, dtype: DTypeLike) -> Params:
+    """Return Hugging Face's weights, or moments, as a parameter tree of new arrays."""
+    flat: Params = {}
+    for hf_name, path in name_table(config).items():
+        array = weights[hf_name]
+        if hf_name == EMBEDDING:
             array = np.pad(array, ((0, config.padded_vocab_size - config.vocab_size), (0, 0)))
-        return jnp.array(array, dtype)  # a copy: a step gives its buffers away
-
-    flat = {path: convert(neutral) for neutral, path in name_table(config).items()}
+        flat[path] = jnp.array(array, dtype)  # a copy: a step donates its buffers
     return unflatten_dict(flat, sep="/")
 
 
-def to_neutral(params: Params, config: GPTConfig) -> Weights:
-    """Return a parameter tree, of weights or of moments, as neutral arrays of the same numbers."""
+def to_hf(params: Params, config: GPTConfig) -> Weights:
+    """Return a parameter tree, of weights or moments, as Hugging Face's arrays of the same bits."""
     flat = flatten_dict(params, sep="/")
-
-    def convert(neutral: str, path: str) -> Array:
+    weights: Weights = {}
+    for hf_name, path in name_table(config).items():
         array = np.asarray(flat[path])
-        if neutral == "transformer.wte.weight":
+        if hf_name == EMBEDDING:
             array = array[: config.vocab_size]
-        return np.ascontiguousarray(array)
-
-    return {neutral: convert(neutral, path) for neutral, path in name_table(config).items()}
+        weights[hf_name] = np.ascontiguousarray(array)
+    return weights

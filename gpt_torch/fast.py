@@ -71,7 +71,7 @@ class FastGPT(GPT):
         """Return the mean cross-entropy in nats, without the logits of a whole batch."""
         if not self.ops.chunked_cross_entropy:
             return super().loss(tokens, targets)
-        x, vocab_size = self.hidden(tokens), self.config.vocab_size
+        x, vocab_size = self.ln_f(self.hidden(tokens)), self.config.vocab_size
         return chunked_cross_entropy(x, self.wte.weight, targets, vocab_size, self.ops)
 
     def hidden(
@@ -80,7 +80,7 @@ class FastGPT(GPT):
         positions: Tensor | None = None,
         attentions: Sequence[Attention] | None = None,
     ) -> Tensor:
-        """Return the hidden states `(B, T, C)` after the last norm."""
+        """Return the residual stream `(B, T, C)` after the last block."""
         fast = blockwise_attention if self.ops.blockwise_attention else causal_attention
         return super().hidden(tokens, positions, attentions or [fast] * len(self.h))
 

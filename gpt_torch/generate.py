@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convert.formats import read_weights
 from gpt_common import cli
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.completion import (
@@ -32,6 +31,7 @@ from gpt_common.config import (
 )
 from gpt_common.dialogue import answer, prompt_tokens, texts
 from gpt_common.exact import Float64GPT, Judge
+from gpt_common.formats.registry import read_weights
 from gpt_common.hardware import keep_memory
 from gpt_common.weights import Weights
 from gpt_torch.cache import Cache, LayerCache, cache_dtype, empty_cache, forward_cached
@@ -41,7 +41,7 @@ from gpt_torch.inference import InferenceGPT, prepare_for_inference
 from gpt_torch.model import GPT
 from gpt_torch.precision import autocast, master_dtype
 from gpt_torch.sampling import sample, sample_arrays
-from gpt_torch.weights import from_neutral, name_table, to_neutral
+from gpt_torch.weights import from_hf, name_table, to_hf
 
 
 def load_model(
@@ -50,7 +50,7 @@ def load_model(
     """Return the checkpoint's model on the device; a `FastGPT` where `ops` are given."""
     with torch.device("meta"):  # no memory and no random numbers: the weights follow
         model = create_model(checkpoint.config, ops)
-    model.load_state_dict(from_neutral(checkpoint.weights, checkpoint.config, dtype), assign=True)
+    model.load_state_dict(from_hf(checkpoint.weights, checkpoint.config, dtype), assign=True)
     return model.to(device)
 
 
@@ -222,13 +222,13 @@ def generate_texts(
 
 
 def master_weights(model: GPT) -> Weights:
-    """Return the neutral weights of a model in float32 or float64, also of an `InferenceGPT`."""
+    """Return the weights of a model, also of an `InferenceGPT`, under Hugging Face's names."""
     tensors = {}
     for name, _ in name_table(model.config).values():
         module, _, parameter = name.rpartition(".")
         tensor = getattr(model.get_submodule(module), parameter)
         tensors[name] = tensor.to_dense() if tensor.is_mkldnn else tensor  # packed by oneDNN
-    return to_neutral(tensors, model.config)
+    return to_hf(tensors, model.config)
 
 
 def main() -> None:

@@ -24,8 +24,8 @@ class InferenceGPT(GPT):
         self.step = torch.compile(forward_cached, dynamic=False) if compiled else forward_cached
 
     def head(self, x: Tensor) -> Tensor:
-        """Return the logits `(..., V)` of hidden states `(..., C)`."""
-        logits: Tensor = self.lm_head(x)[..., : self.config.vocab_size]
+        """Norm the residual stream `(..., C)`, and return its logits `(..., V)`."""
+        logits: Tensor = self.lm_head(self.ln_f(x))[..., : self.config.vocab_size]
         return logits.to(self.wte.weight.dtype)
 
 

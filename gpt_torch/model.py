@@ -104,7 +104,7 @@ class GPT(nn.Module):
         positions: Tensor | None = None,
         attentions: Sequence[Attention] | None = None,
     ) -> Tensor:
-        """Return the hidden states `(B, T, C)` after the last norm.
+        """Return the residual stream `(B, T, C)` after the last block.
 
         A cache says at which `positions` `(B, T)` the tokens are, and how each layer attends.
         """
@@ -117,11 +117,11 @@ class GPT(nn.Module):
         attentions = attentions or [causal_attention] * len(self.h)
         for block, attention in zip(self.h, attentions, strict=True):
             x = block(x, attention)
-        return self.ln_f(x)
+        return x
 
     def head(self, x: Tensor) -> Tensor:
-        """Return the logits `(..., V)` of hidden states `(..., C)`."""
-        logits = F.linear(x, self.wte.weight)[..., : self.config.vocab_size]
+        """Norm the residual stream `(..., C)`, and return its logits `(..., V)`."""
+        logits = F.linear(self.ln_f(x), self.wte.weight)[..., : self.config.vocab_size]
         return logits.to(self.wte.weight.dtype)  # a bfloat16 softmax would be too coarse
 
 

@@ -1,4 +1,4 @@
-"""AdamW: decay groups, clipping, and its state as neutral moments."""
+"""AdamW: decay groups, clipping, and its state under Hugging Face's names."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from torch.optim import AdamW
 from gpt_common.checkpoint import TrainingState
 from gpt_common.config import GPTConfig, OptimizerOptions
 from gpt_common.weights import Weights
-from gpt_torch.weights import from_neutral, to_neutral
+from gpt_torch.weights import from_hf, to_hf
 
 CLIP_EPSILON = 1e-6  # torch.nn.utils.clip_grad_norm_'s
 
@@ -63,14 +63,12 @@ def clip_and_update(
     return norm
 
 
-def state_to_neutral(
-    optimizer: AdamW, model: nn.Module, config: GPTConfig
-) -> tuple[Weights, Weights]:
-    """Return AdamW's first and second moments under neutral names."""
+def state_to_hf(optimizer: AdamW, model: nn.Module, config: GPTConfig) -> tuple[Weights, Weights]:
+    """Return AdamW's first and second moments under Hugging Face's names."""
     state = {name: optimizer.state[p] for name, p in model.named_parameters()}
     exp_avg = {name: s["exp_avg"] for name, s in state.items()}
     exp_avg_sq = {name: s["exp_avg_sq"] for name, s in state.items()}
-    return to_neutral(exp_avg, config), to_neutral(exp_avg_sq, config)
+    return to_hf(exp_avg, config), to_hf(exp_avg_sq, config)
 
 
 def restore_state(
@@ -80,8 +78,8 @@ def restore_state(
     step = training.optimizer_step_at(training.step)
     parameters = dict(model.named_parameters())
     dtype = next(iter(parameters.values())).dtype
-    exp_avg = from_neutral(training.exp_avg, config, dtype)
-    exp_avg_sq = from_neutral(training.exp_avg_sq, config, dtype)
+    exp_avg = from_hf(training.exp_avg, config, dtype)
+    exp_avg_sq = from_hf(training.exp_avg_sq, config, dtype)
     for name, parameter in parameters.items():
         optimizer.state[parameter] = {
             "step": torch.tensor(float(step), device=parameter.device),

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW
 
-from convert.formats import read_weights
 from gpt_common import cli
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import Dtype, TrainConfig
 from gpt_common.data import BatchLoader
+from gpt_common.formats.registry import read_weights
 from gpt_common.hardware import keep_memory, processor
 from gpt_common.run import SMALLER, Run, parse_train_config, start_run
 from gpt_common.schedule import learning_rate
@@ -27,10 +27,10 @@ from gpt_torch.optimizer import (
     clip_and_update,
     create_optimizer,
     restore_state,
-    state_to_neutral,
+    state_to_hf,
 )
 from gpt_torch.precision import autocast, master_dtype
-from gpt_torch.weights import to_neutral
+from gpt_torch.weights import to_hf
 
 
 @dataclass
@@ -151,8 +151,8 @@ def to_host(metrics: dict[str, Tensor]) -> Mapping[str, SupportsFloat]:
 def save(run: Run, state: TrainState, step: int) -> Path:
     """Write the checkpoint after `step` updates."""
     config = run.start.config
-    weights = to_neutral(dict(state.model.named_parameters()), config)
-    return run.save(step, weights, *state_to_neutral(state.optimizer, state.model, config))
+    weights = to_hf(dict(state.model.named_parameters()), config)
+    return run.save(step, weights, *state_to_hf(state.optimizer, state.model, config))
 
 
 def train(config: TrainConfig) -> Path:

@@ -1,4 +1,4 @@
-"""Neutral names <-> torch parameters: one table, read in both directions."""
+"""Hugging Face's names <-> torch parameters: one table, read in both directions."""
 
 from collections.abc import Mapping
 
@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from gpt_common.config import GPTConfig
-from gpt_common.weights import Array, Weights, in_model
+from gpt_common.weights import EMBEDDING, Weights, in_model
 
 StateDict = dict[str, Tensor]
 
-# Neutral name -> (torch name, whether torch holds the transpose: nn.Linear is (out, in)).
+# Hugging Face name -> (torch name, transposed?): nn.Linear is (out, in), theirs (in, out).
 TABLE = {
     "transformer.wte.weight": ("wte.weight", False),
     "transformer.wpe.weight": ("wpe.weight", False),
@@ -38,31 +38,29 @@ def name_table(config: GPTConfig) -> dict[str, tuple[str, bool]]:
     """Return the table for a whole model."""
     table = dict(TABLE)
     for layer in range(config.n_layer):
-        for neutral, (name, transposed) in BLOCK_TABLE.items():
-            table[f"transformer.h.{layer}.{neutral}"] = (f"h.{layer}.{name}", transposed)
-    return {neutral: entry for neutral, entry in table.items() if in_model(neutral, config)}
+        for hf_name, (name, transposed) in BLOCK_TABLE.items():
+            table[f"transformer.h.{layer}.{hf_name}"] = (f"h.{layer}.{name}", transposed)
+    return {hf_name: entry for hf_name, entry in table.items() if in_model(hf_name, config)}
 
 
-def from_neutral(weights: Weights, config: GPTConfig, dtype: torch.dtype) -> StateDict:
-    """Return neutral weights, or moments, as a state dict of new tensors on the CPU."""
-
-    def convert(neutral: str, transposed: bool) -> Tensor:
-        array = weights[neutral]
-        if neutral == "transformer.wte.weight":
+def from_hf(weights: Weights, config: GPTConfig, dtype: torch.dtype) -> StateDict:
+    """Return Hugging Face's weights, or moments, as a state dict of new tensors on the CPU."""
+    tensors: StateDict = {}
+    for hf_name, (name, transposed) in name_table(config).items():
+        array = weights[hf_name]
+        if hf_name == EMBEDDING:
             array = np.pad(array, ((0, config.padded_vocab_size - config.vocab_size), (0, 0)))
         array = array.astype(np.float64 if dtype == torch.float64 else np.float32)  # a copy
-        return torch.from_numpy(array.T if transposed else array).contiguous()
+        tensors[name] = torch.from_numpy(array.T if transposed else array).contiguous()
+    return tensors
 
-    return {name: convert(neutral, flip) for neutral, (name, flip) in name_table(config).items()}
 
-
-def to_neutral(tensors: Mapping[str, Tensor], config: GPTConfig) -> Weights:
-    """Return a state dict, of weights or of moments, as neutral arrays of the same numbers."""
-
-    def convert(neutral: str, name: str, transposed: bool) -> Array:
+def to_hf(tensors: Mapping[str, Tensor], config: GPTConfig) -> Weights:
+    """Return a state dict, of weights or of moments, as Hugging Face's arrays of the same bits."""
+    weights: Weights = {}
+    for hf_name, (name, transposed) in name_table(config).items():
         array = tensors[name].detach().cpu().numpy()
-        if neutral == "transformer.wte.weight":
+        if hf_name == EMBEDDING:
             array = array[: config.vocab_size]
-        return np.ascontiguousarray(array.T if transposed else array)
-
-    return {n: convert(n, name, flip) for n, (name, flip) in name_table(config).items()}
+        weights[hf_name] = np.ascontiguousarray(array.T if transposed else array)
+    return weights

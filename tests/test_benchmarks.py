@@ -1,4 +1,4 @@
-"""The benchmarks on a tiny model: their arguments, what they leave, and the GPU's whole script."""
+"""The benchmarks' commands on a tiny model: arguments, output, failures, the GPU's script."""
 
 import dataclasses
 import json
@@ -15,11 +15,11 @@ import pytest
 from jax import export
 
 from benchmarks import environment, gpu, report, train_step
-from benchmarks.process import Worker, WorkerError
-from benchmarks.programs import BY_NAME, select_programs
+from benchmarks.candidate import stderr_console
+from benchmarks.implementations import BY_NAME, select_implementations
+from benchmarks.process import WorkerError, WorkerProcess
 from benchmarks.spec import Spec
 from benchmarks.timing import seconds_per_call
-from benchmarks.trial import stderr_console
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import PRESETS, GPTConfig, OptimizerOptions, TrainConfig
 from gpt_common.errors import InputError
@@ -42,7 +42,7 @@ def last_line(result: subprocess.CompletedProcess) -> dict:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A measurement of all programs, and the file that it wrote."""
+    """The result of every implementation, the output, and the file."""
     out = tmp_path_factory.mktemp("results") / "train.json"
     found = command("benchmarks.train_step", *TINY, *QUICK, "--seq_len", 16, "--out", out)
     return last_line(found), found.stdout, out
@@ -57,7 +57,7 @@ def generated(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_train_step_measures_every_program(trained):
+def test_train_step_measures_every_implementation(trained):
     result, text, out = trained
     assert json.loads(out.read_text()) == result
     assert [p["name"] for p in result["programs"]] == [
@@ -81,7 +81,7 @@ def test_train_step_measures_every_program(trained):
 
 
 @pytest.mark.slow
-def test_figures_of_a_step_follow_from_its_seconds(trained):
+def test_the_figures_of_a_step_follow_from_its_seconds(trained):
     result, _, _ = trained
     flops = 4 * 16 * flops_per_token(PRESETS["tiny"], 16)
     for program in result["programs"]:
@@ -117,13 +117,13 @@ def test_generate_measures_every_case(generated):
 
 
 @pytest.mark.slow
-def test_scaling_measures_and_is_drawn(tmp_path, call):
+def test_scaling_is_measured_and_plotted(tmp_path, call):
     out = tmp_path / "scaling.json"
     axes = ("--vary", "depth", "--depth", 1, 2, "--seq_len", 8, "--framework", "torch")
     result = last_line(call("benchmarks.scaling", *TINY, *QUICK, *axes, "--out", out))
     depths = [point["model"]["n_layer"] for point in result["series"]["depth"]]
     assert depths == [1, 2]
-    assert_draws(call, out)
+    assert_plots(call, out)
 
 
 @pytest.mark.slow
@@ -139,17 +139,31 @@ def test_data_and_conversion_are_measured(call):
     assert all(found["back"]["peak_memory"] > 1e7 for found in result["programs"])
 
 
-def assert_draws(call, *results):
+@pytest.mark.slow
+def test_operations_are_measured(call):
+    sizes = ("--seq_len", 8, "--batch_size", 2, "--rounds", 1)
+    result = last_line(call("benchmarks.operations", *TINY, *sizes))
+    measured = {(p["name"], p["operation"], p["dtype"]) for p in result["programs"]}
+    assert len(measured) == len(result["programs"])
+    for twin in ("torch", "flax"):
+        for dtype in ("float32", "bfloat16"):
+            assert (twin, "attention", dtype) in measured
+    for program in result["programs"]:
+        passes = ["forward"] if program["seq_len"] == 1 else ["forward", "forward_backward"]
+        assert list(program["speed_up"]) == passes
+
+
+def assert_plots(call, *results):
     picture = results[0].with_suffix(".png")
-    drawn = call("benchmarks.plot", *results, "--out", picture)
-    assert drawn.returncode == 0, drawn.stderr
+    plotted = call("benchmarks.plot", *results, "--out", picture)
+    assert plotted.returncode == 0, plotted.stderr
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow
-def test_results_are_drawn(trained, generated, call, tmp_path):
-    assert_draws(call, trained[2], trained[2])
-    assert_draws(call, generated[2])
+def test_results_are_plotted(trained, generated, call, tmp_path):
+    assert_plots(call, trained[2], trained[2])
+    assert_plots(call, generated[2])
     both = call("benchmarks.plot", trained[2], generated[2], "--out", tmp_path / "no.png")
     assert_one_line_error(both, "expected results of one benchmark", "generate, train_step")
     (tmp_path / "other.json").write_text("[1]")
@@ -167,11 +181,13 @@ def test_results_are_drawn(trained, generated, call, tmp_path):
         ("train_step", ("--flax_peer_python", "/nowhere"), ("expected an interpreter",)),
         ("generate", ("--preset", "tiny", "--new_tokens", 60), ("at most the 64 tokens", "68")),
         ("generate", ("--batch_size", 0), ("batch_size must be positive",)),
+        ("operations", ("--preset", "tiny", "--seq_len", 65), ("at most the 64 tokens", "65")),
+        ("operations", ("--seq_len", 1), ("seq_len above 1 must be positive",)),
         ("scaling", ("--preset", "tiny", "--vary", "width", "--width", 6), ("multiples of 4",)),
         ("convert", ("--format", "openai"), ("expected one of", "got openai")),
         ("data", ("--preset", "tiny"), ("at most the 64 tokens",)),
         ("gpu", ("--minutes", 0), ("minutes must be positive",)),
-        ("plot", ("--out", "a.png"), ("expected the files of results",)),
+        ("plot", ("--out", "a.png"), ("expected one or more result files",)),
     ],
 )
 def test_wrong_input_is_one_line(module, args, words, call):
@@ -183,15 +199,16 @@ def test_wrong_input_is_one_line(module, args, words, call):
     [
         ("train_step", "Time training steps of both twins and of Hugging Face's GPT-2"),
         ("generate", "Time generation in both twins and in Hugging Face's GPT-2"),
+        ("operations", "Time each fast operation against the plain one that it replaces"),
         ("scaling", "Time training steps as depth, width, context and batch grow"),
         ("data", "Time the tokenizer, on as much text as tiny Shakespeare has"),
         ("convert", "Time conversions from the Hugging Face folder to every format and back"),
         ("gpu", "Measure training and generation on one GPU"),
-        ("plot", "Draw results of one benchmark: train_step, generate, scaling or gpu"),
-        ("plot_losses", "Draw the losses of two runs on one plot, and how far apart they are"),
+        ("plot", "Plot results of one benchmark: train_step, generate, scaling or gpu"),
+        ("plot_losses", "Plot the losses of two runs, and their relative difference"),
     ],
 )
-def test_help_opens_with_what_is_measured(module, words, call):
+def test_help_begins_with_what_is_measured(module, words, call):
     result = call(f"benchmarks.{module}", "--help")
     assert result.returncode == 0
     usage, opening, *_ = result.stdout.split("\n\n")
@@ -200,29 +217,29 @@ def test_help_opens_with_what_is_measured(module, words, call):
     assert "--out" in result.stdout
 
 
-def test_a_program_that_fails_is_reported_and_the_others_go_on(tmp_path):
+def test_a_failure_is_reported_and_the_others_continue(tmp_path):
     np.save(tmp_path / "tokens.npy", np.arange(100, dtype=np.uint16))
     spec = Spec(PRESETS["tiny"], str(tmp_path / "tokens.npy"), "cpu", seq_len=8, batch_size=2)
-    broken = dataclasses.replace(BY_NAME["flax"], subject="no_such_subject")
+    broken = dataclasses.replace(BY_NAME["flax"], worker="no_such_worker")
     plan = train_step.Plan(steps=1, rounds=1, warmup=0)
     failed, done = train_step.measure([broken, BY_NAME["torch"]], spec, plan, stderr_console())
-    assert "no_such_subject" in failed["error"]
+    assert "no_such_worker" in failed["error"]
     assert done["milliseconds"]["median"] > 0
     assert train_step.table("", [failed, done]).row_count == 1
 
 
 def test_only_failures_are_an_error(capsys):
     result = {"benchmark": "train_step", "programs": [{"name": "torch", "error": "gone"}]}
-    with pytest.raises(InputError, match="every program failed, the first with: gone"):
+    with pytest.raises(InputError, match="every implementation failed, the first: gone"):
         report.finish(result, [], None)
     assert json.loads(capsys.readouterr().out) == result
 
 
-def worker(code: str) -> Worker:
-    return Worker([sys.executable, "-c", code], os.environ)
+def worker(code: str) -> WorkerProcess:
+    return WorkerProcess([sys.executable, "-c", code], os.environ)
 
 
-def test_a_worker_that_ends_or_is_late_says_why():
+def test_a_worker_that_exits_or_times_out_says_why():
     with (
         worker("raise SystemExit('I have had enough')") as child,
         pytest.raises(WorkerError, match="the process ended: I have had enough"),
@@ -235,13 +252,13 @@ def test_a_worker_that_ends_or_is_late_says_why():
         child.ask("train", timeout=0.2)
 
 
-@pytest.mark.parametrize(("subject", "absent"), [("torch_twin", "torch"), ("flax_twin", "jax")])
-def test_a_worker_without_its_framework_says_what_to_install(subject, absent):
+@pytest.mark.parametrize(("worker_name", "absent"), [("torch_twin", "torch"), ("flax_twin", "jax")])
+def test_a_worker_without_its_framework_says_what_to_install(worker_name, absent):
     code = f"""
 import runpy, sys
-sys.modules[{absent!r}] = None  # not installed, to whoever imports it
-sys.argv = ["worker", {subject!r}]
-runpy.run_module("benchmarks.worker", run_name="__main__")
+sys.modules[{absent!r}] = None  # as if it were not installed
+sys.argv = ["worker", {worker_name!r}]
+runpy.run_module("benchmarks.workers.session", run_name="__main__")
 """
     needs = f"the process ended: error: this needs {absent}: pip install {absent}"
     with worker(code) as child, pytest.raises(WorkerError, match=needs):
@@ -256,13 +273,13 @@ runpy.run_module("benchmarks.worker", run_name="__main__")
         ("ValueError: shapes", False),
     ],
 )
-def test_want_of_memory_is_told_from_other_failures(message, expected):
+def test_out_of_memory_is_told_from_other_failures(message, expected):
     assert WorkerError(message).out_of_memory == expected
 
 
 def test_prints_do_not_disturb_a_worker():
     code = (
-        "from benchmarks.worker import serve\n"
+        "from benchmarks.workers.session import serve\n"
         "import os\n"
         "serve({'shout': lambda words: os.system('echo ' + words)})"
     )
@@ -272,24 +289,24 @@ def test_prints_do_not_disturb_a_worker():
 
 def test_seconds_per_call_counts_the_calls():
     calls, waits = [], []
-    seconds = seconds_per_call(lambda: calls.append(1), waits.append, at_least=1e-4, rounds=3)
+    seconds = seconds_per_call(lambda: calls.append(1), waits.append, min_run_time=1e-4, rounds=3)
     assert seconds > 0
     assert len(waits) == 1 + 1 + 3
     assert len(calls) > len(waits)
 
 
-def test_a_program_has_an_environment_of_its_own(monkeypatch):
+def test_an_implementation_has_its_environment(monkeypatch):
     monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "true")
     assert BY_NAME["flax"].environ["XLA_PYTHON_CLIENT_PREALLOCATE"] == "true"
     assert "mmap_max=0" in BY_NAME["huggingface-best"].environ["GLIBC_TUNABLES"]
-    assert [p.name for p in select_programs(["flax"])] == ["flax"]
-    peer = select_programs(["torch"], sys.executable)[-1]
-    assert peer.name == "huggingface-flax"
-    assert peer.command[1].endswith("huggingface_flax.py")
+    assert [p.name for p in select_implementations(["flax"])] == ["flax"]
+    flax = select_implementations(["torch"], sys.executable)[-1]
+    assert flax.name == "huggingface-flax"
+    assert flax.command[1].endswith("huggingface_flax.py")
 
 
-def test_the_standalone_peer_imports_nothing_of_this_project():
-    text = (ROOT / "benchmarks" / "subjects" / "huggingface_flax.py").read_text()
+def test_the_standalone_worker_imports_nothing_of_this_project():
+    text = (ROOT / "benchmarks" / "workers" / "huggingface_flax.py").read_text()
     for package in ("gpt_common", "gpt_torch", "gpt_flax", "from benchmarks", "import benchmarks"):
         assert package not in text
 
@@ -306,36 +323,36 @@ def test_the_gpu_is_what_nvidia_smi_says(monkeypatch, tmp_path):
     assert environment.gpu_bytes() == float("inf")
 
 
-def test_the_ladder_falls_back_on_smaller_batches_and_goes_on_after_failures(monkeypatch):
-    def measure(self, rung, batch_size):
-        if rung.dtype == "tf32":
+def test_variants_fall_back_to_smaller_batches_and_continue_after_failures(monkeypatch):
+    def measure(self, variant, batch_size):
+        if variant.dtype == "tf32":
             return {"error": "broken"}
         if batch_size > 4:
             return {"error": "out of memory", "out_of_memory": True}
         return {"tokens_per_second": 1.0}
 
-    monkeypatch.setattr(gpu.Bench, "_measure", measure)
-    monkeypatch.setattr(gpu.Bench, "missing", lambda self, framework: "")
-    bench = gpu.Bench(gpu.GpuConfig(), stderr_console(), "tokens.npy")
-    results = gpu.climb(bench, gpu.ladders())
-    for rung, result in zip(gpu.ladders(), results, strict=True):
-        assert result["label"] == rung.label
-        assert result.get("error") == ("broken" if rung.dtype == "tf32" else None)
-        assert result["batch_size"] == 4 or rung.dtype == "tf32"
+    monkeypatch.setattr(gpu.Runner, "_measure", measure)
+    monkeypatch.setattr(gpu.Runner, "reason_unavailable", lambda self, framework: "")
+    bench = gpu.Runner(gpu.GpuConfig(), stderr_console(), "tokens.npy")
+    results = gpu.measure_variants(bench, gpu.variants())
+    for variant, result in zip(gpu.variants(), results, strict=True):
+        assert result["label"] == variant.label
+        assert result.get("error") == ("broken" if variant.dtype == "tf32" else None)
+        assert result["batch_size"] == 4 or variant.dtype == "tf32"
     late = dataclasses.replace(bench.config, minutes=1e-9)
     assert all(
-        result["error"] == "no time was left"
-        for result in gpu.climb(gpu.Bench(late, stderr_console(), ""), gpu.ladders())
+        result["error"] == "skipped: the time limit was reached"
+        for result in gpu.measure_variants(gpu.Runner(late, stderr_console(), ""), gpu.variants())
     )
 
 
 def test_without_a_gpu_the_gpus_benchmark_says_so(call, tmp_path, monkeypatch):
     if environment.nvidia_gpu():
         pytest.skip("there is a GPU")
-    monkeypatch.setattr(gpu, "FRAMEWORKS", ("torch",))  # each is asked in a process of its own
+    monkeypatch.setattr(gpu, "FRAMEWORKS", ("torch",))  # each needs a process
     result = call("benchmarks.gpu", "--preset", "tiny", "--out", tmp_path)
     assert result.returncode == 2
-    words = "device cuda: expected one of cpu (--device cpu --preset tiny rehearses)"
+    words = "device cuda: expected one of cpu (--device cpu --preset tiny is a dry run)"
     assert result.stderr.splitlines()[-1] == f"error: {words}"
 
 
@@ -349,22 +366,22 @@ def test_the_gpus_whole_script_on_a_cpu(tmp_path):
     )
     result = last_line(found)
     assert "skipped" in found.stdout
-    assert len(result["ladder"]) == len(gpu.ladders())
-    failed = {rung["error"] for rung in result["ladder"] if "error" in rung}
+    assert len(result["ladder"]) == len(gpu.variants())
+    failed = {variant["error"] for variant in result["ladder"] if "error" in variant}
     assert failed == {"a CPU has no TF32"}
-    assert all(rung["tokens_per_second"] > 0 for rung in result["best"])
+    assert all(variant["tokens_per_second"] > 0 for variant in result["best"])
     names = {"gpu.json", "gpu.png", "gpu_generate.json", "gpu_generate.png"}
     assert {path.name for path in tmp_path.iterdir()} == names
 
 
 def test_the_flax_training_step_lowers_for_cuda():
-    """A GPU is not needed to see that everything in the step has a form for one."""
+    """Lowering needs no GPU, and shows that every operation of the step has a CUDA lowering."""
     shape = GPTConfig(n_layer=2, n_head=2, n_embd=16, block_size=16, vocab_size=97)
     optimizer = create_optimizer(OptimizerOptions())
     start = Checkpoint(shape, random_weights(shape))
     state = create_state(start, TrainConfig(), optimizer)
-    for dtype in (jnp.float32, jnp.bfloat16):
-        fixed = {"model": GPT(shape, dtype), "optimizer": optimizer, "grad_clip": 1.0}
+    for dtype in ("float32", "bfloat16"):
+        fixed = {"model": GPT(shape), "optimizer": optimizer, "grad_clip": 1.0, "dtype": dtype}
         step = jax.jit(partial(flax_train_step, **fixed))
         tokens = jax.ShapeDtypeStruct((1, 2, 16), jnp.int32)
         lowered = export.export(step, platforms=["cuda"])(state, tokens, tokens, 1e-3)

@@ -23,12 +23,11 @@ from gpt_flax import device as flax_device
 from gpt_flax import fast as flax_fast
 from gpt_flax import model as flax_model
 from gpt_flax import train as flax_train
-from gpt_flax.weights import from_neutral
+from gpt_flax.weights import from_hf
 from gpt_torch import cache as torch_cache
 from gpt_torch import device as torch_device
 from gpt_torch import fast as torch_fast
 from gpt_torch import model as torch_model
-from gpt_torch import train as torch_train
 from tests.conftest import FLOAT32, TINY, kept_jax_config, random_weights
 from tests.parity import reference
 from tests.parity.tolerances import relative
@@ -168,9 +167,7 @@ def test_every_position_is_in_one_block(framework, length):
     assert len(blocks) <= 4
 
 
-@pytest.mark.parametrize(
-    "attention", [flax_model.causal_attention, flax_fast.blockwise_attention]
-)
+@pytest.mark.parametrize("attention", [flax_model.causal_attention, flax_fast.blockwise_attention])
 def test_attention_in_flax_rounds_no_score_to_bfloat16(attention):
     """Scores of 60, whose rounding would be an eighth, and so an eighth of a weight."""
     q, k, v = (jnp.asarray(normal(1, 128, 2, 8, seed=seed), jnp.bfloat16) for seed in range(3))
@@ -189,16 +186,20 @@ def plain_attention(q, k, v):
 def head_and_loss(framework, fast, count=600, spread=1.0):
     """Return a function of x `(N, C)` and a padded embedding, and the two; 997 tokens count."""
     targets = np.random.default_rng(1).integers(0, 997, count)
-    x, weight = spread * normal(count, 40), normal(1024, 40)
-    if framework == "torch":
+
+    def torch_loss(x, w):
         y, ops = torch.from_numpy(targets), torch_fast.FastOps(chunked_cross_entropy=True)
-        chunked = lambda x, w: torch_fast.chunked_cross_entropy(x, w, y, 997, ops)
-        plain = lambda x, w: torch_model.cross_entropy((x @ w.T)[:, :997], y)
-    else:
-        chunked = lambda x, w: flax_fast.chunked_cross_entropy(x, w, targets, 997, x.dtype)
-        plain = lambda x, w: flax_model.cross_entropy((x @ w.T)[:, :997], targets)
-    loss = chunked if fast else plain
-    return lambda x, w: 3 * loss(x, w), x, weight
+        if fast:
+            return 3 * torch_fast.chunked_cross_entropy(x, w, y, 997, ops)
+        return 3 * torch_model.cross_entropy((x @ w.T)[:, :997], y)
+
+    def flax_loss(x, w):
+        if fast:
+            return 3 * flax_fast.chunked_cross_entropy(x, w, targets, 997, x.dtype)
+        return 3 * flax_model.cross_entropy((x @ w.T)[:, :997], targets)
+
+    loss = torch_loss if framework == "torch" else flax_loss
+    return loss, spread * normal(count, 40), normal(1024, 40)
 
 
 GRADIENTS = {"torch": torch_gradients, "flax": flax_gradients}
@@ -323,7 +324,9 @@ def test_what_torch_chooses():
     assert choose("cpu", "float32", ZEN_5, compiled=True) == ops(chunked_cross_entropy=True)
     assert choose("cpu", "float32", ZEN_3) == ops(chunked_cross_entropy=True)
     assert choose("cpu", "float32", XEON) == ops(chunked_cross_entropy=True)
-    assert choose("cpu", "bfloat16", XEON) == ops(blockwise_attention=True, chunked_cross_entropy=True)
+    assert choose("cpu", "bfloat16", XEON) == ops(
+        blockwise_attention=True, chunked_cross_entropy=True
+    )
     assert choose("cpu", "bfloat16", ZEN_3) == ops(chunked_cross_entropy=True)
     assert choose("cpu", "float64", ZEN_5) == ops()
     for dtype in ("float32", "tf32", "bfloat16", "float64"):
@@ -366,16 +369,17 @@ def test_what_torch_chooses_is_what_computes(fast, monkeypatch):
     assert (len(linear), len(attention), len(loss)) == (4 * layers, layers, fast)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("fast", [True, False])
-def test_what_flax_chooses_is_what_computes(fast, monkeypatch):
+def test_what_flax_chooses_is_what_computes(fast, dtype, monkeypatch):
     linear = counted(monkeypatch, flax_fast, "dense_2d")
     gelu = counted(monkeypatch, flax_fast, "remat_gelu")
     attention = counted(monkeypatch, flax_fast, "blockwise_attention")
     loss = counted(monkeypatch, flax_fast, "chunked_cross_entropy")
     ops = flax_fast.FastOps(True, True, True, chunked_cross_entropy=True) if fast else None
-    model = flax_fast.create_model(SHAPE, ops, "float32")
-    params = from_neutral(random_weights(SHAPE), SHAPE, np.float32)
-    jax.eval_shape(lambda p: model.apply({"params": p}, TOKENS, TOKENS, method="loss"), params)
+    model = flax_fast.create_model(SHAPE, ops, dtype)
+    params = from_hf(random_weights(SHAPE), SHAPE, np.float32)
+    jax.eval_shape(lambda p: flax_train.loss_fn(p, model, TOKENS, TOKENS, dtype), params)
     layers = 2 * fast
     found = len(linear), len(gelu), len(attention), len(loss)
     assert found == (4 * layers, layers, layers, fast)
@@ -583,7 +587,9 @@ def test_no_fast_ops_turns_all_of_it_off(train, framework, flags, tmp_path, monk
     kept, chosen = [], []
     monkeypatch.setattr(module, "keep_memory", lambda: kept.append(True))
     original = module.choose_fast_ops
-    monkeypatch.setattr(module, "choose_fast_ops", lambda *how: chosen.append(how) or original(*how))
+    monkeypatch.setattr(
+        module, "choose_fast_ops", lambda *how: chosen.append(how) or original(*how)
+    )
     for fresh in (True, False):
         begin = (*TINY, *flags, "--out_dir", tmp_path) if fresh else ("--resume", tmp_path)
         train(framework, *begin, "--steps", 2 - fresh)

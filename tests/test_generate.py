@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 
-from convert import formats
 from gpt_common import tokenizer
 from gpt_common.checkpoint import Checkpoint, write_checkpoint
 from gpt_common.config import (
@@ -27,6 +26,7 @@ from gpt_common.config import (
 )
 from gpt_common.dialogue import answer, fitted, show
 from gpt_common.errors import InputError
+from gpt_common.formats import registry
 from gpt_flax import generate as flax_generate
 from gpt_torch.inference import InferenceGPT
 from tests.conftest import (
@@ -321,7 +321,7 @@ def test_another_seed_compiles_nothing_anew(generate, folder):
 def test_samples_in_training_are_of_its_seed(train, framework, start, tmp_path, monkeypatch):
     given, module = [], importlib.import_module(f"gpt_{framework}.train")
     monkeypatch.setattr(module, "generate_texts", lambda *args: given.append(args) or [])
-    formats.FORMATS["torch"].write(tmp_path / "m.pt", start)
+    registry.FORMATS["torch"].write(tmp_path / "m.pt", start)
     quick = ("--seq_len", 8, "--eval_every", 0, "--steps", 1, "--sample_every", 1)
     where = ("--init", tmp_path / "m.pt", "--out_dir", tmp_path / "run")
     train(framework, *where, *quick, "--seed", 7, "--dtype", "bfloat16")
@@ -373,7 +373,7 @@ def test_text_is_shown_as_it_is_made(framework, start, capsys, monkeypatch):
 @pytest.mark.parametrize("form", ["torch", "flax", "huggingface-sharded", "build-nanogpt"])
 def test_any_format_is_read(generate, framework, start, folder, tmp_path, form):
     path = tmp_path / {"torch": "m.pt", "flax": "m.msgpack", "build-nanogpt": "b.pt"}.get(form, "m")
-    formats.FORMATS[form].write(path, start)
+    registry.FORMATS[form].write(path, start)
     assert generate(framework, path) == generate(framework, folder)
 
 
@@ -383,16 +383,16 @@ def test_weights_are_read_without_the_state_of_a_run(odd_config, tmp_path):
     started = random_checkpoint(config)
     state = dataclasses.replace(started.training, options=TrainConfig().as_dict())
     trained = dataclasses.replace(started, training=state)
-    formats.FORMATS["nanogpt"].write(tmp_path / "ckpt.pt", trained)
+    registry.FORMATS["nanogpt"].write(tmp_path / "ckpt.pt", trained)
     write_checkpoint(tmp_path / "folder", trained)
     for source in ("ckpt.pt", "folder"):
-        assert formats.read(str(tmp_path / source))[0].training is not None
-        assert formats.read_weights(str(tmp_path / source)).training is None
+        assert registry.read(str(tmp_path / source))[0].training is not None
+        assert registry.read_weights(str(tmp_path / source)).training is None
 
 
 def test_a_model_trained_from_any_format(train, framework, start, tmp_path):
     path = tmp_path / "m.pt"
-    formats.FORMATS["torch"].write(path, start)
+    registry.FORMATS["torch"].write(path, start)
     quick = ("--seq_len", 8, "--eval_every", 0, "--steps", 1)
     printed = train(framework, "--init", path, *quick, "--out_dir", tmp_path / "run")
     assert "step     0" in printed

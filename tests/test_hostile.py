@@ -16,9 +16,6 @@ import pytest
 import torch
 from flax.serialization import msgpack_serialize
 
-from convert import formats
-from convert.formats import FORMATS, openai
-from convert.torch_files import CLASSES
 from gpt_common.checkpoint import (
     OPTIMIZER,
     STATE,
@@ -31,7 +28,10 @@ from gpt_common.checkpoint import (
 )
 from gpt_common.config import GPTConfig, TrainConfig
 from gpt_common.errors import InputError
-from gpt_common.storage import MOST_HEADER_BYTES, MOST_JSON_BYTES
+from gpt_common.formats import build_nanogpt, msgpack_files, openai, registry, torch_files
+from gpt_common.formats.registry import FORMATS
+from gpt_common.formats.torch_files import CLASSES
+from gpt_common.storage import MOST_HEADER_BYTES, MOST_JSON_BYTES, write_safetensors
 from gpt_common.weights import num_parameters, require_plausible, weight_shapes
 from tests.conftest import assert_one_line_error, random_checkpoint, random_weights
 
@@ -72,7 +72,7 @@ def torch_content(path):
 
 
 def save_torch(path, content):
-    with formats.build_nanogpt.called_as_their_program_calls_it():
+    with build_nanogpt.pickled_as_gpt_config():
         torch.save(content, path)
 
 
@@ -83,7 +83,7 @@ def config_of(path):
 def refusal(path):
     """Return the line that refuses a source: a short one, which a terminal may be shown."""
     with pytest.raises(InputError) as error:
-        formats.read(str(path))
+        registry.read(str(path))
     message = str(error.value)
     assert message.isprintable()
     assert len(message) < 600
@@ -103,7 +103,7 @@ def test_two_deep_models_are_open_at_once(tmp_path, call):
         both = [read_checkpoint(tmp_path / name) for name in ("a", "b")]
         result = call("convert.verify", tmp_path / "a", tmp_path / "b")
         FORMATS["llmc"].write(tmp_path / "c.bin", both[0])
-        both.append(formats.read(str(tmp_path / "c.bin"))[0])
+        both.append(registry.read(str(tmp_path / "c.bin"))[0])
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert result.returncode == 0, result.stderr
@@ -189,7 +189,7 @@ def test_tensors_that_are_no_arrays(name, kind, tmp_path):
 
 def test_a_scalar_embedding_of_flax(tmp_path):
     path = written("flax", tmp_path)
-    tree = formats.flax_msgpack.load(path)
+    tree = msgpack_files.load(path)
     tree["wte"]["embedding"] = np.array(3, np.float32)
     path.write_bytes(msgpack_serialize(tree))
     config_of(path).write_text(json.dumps(to_hugging_face(MODEL)))
@@ -368,7 +368,7 @@ def test_only_a_missing_activation_is_the_default(value, tmp_path):
     assert "activation" in refusal(path)
     del content["activation_function"]
     config_of(path).write_text(json.dumps(content))
-    assert formats.read(str(path))[0].config.activation == "gelu_new"
+    assert registry.read(str(path))[0].config.activation == "gelu_new"
 
 
 @pytest.mark.parametrize(
@@ -443,7 +443,7 @@ def test_names_that_would_write_to_the_terminal(tmp_path, call):
     path = written("huggingface", tmp_path)
     weights = random_weights(MODEL)
     weights[ESCAPE * 100] = weights.pop("transformer.ln_f.bias")
-    formats.huggingface.write_safetensors(path / "model.safetensors", weights)
+    write_safetensors(path / "model.safetensors", weights)
     assert "missing transformer.ln_f.bias" in refusal(path)
     result = call("convert.__main__", path, tmp_path / "out")
     assert_one_line_error(result)
@@ -463,4 +463,4 @@ def test_a_link_to_itself(tmp_path):
 def test_a_counter_is_read_as_what_it_is(tmp_path):
     """The unpickler that refuses bombs lets torch's own containers through."""
     torch.save(collections.OrderedDict(a=torch.zeros(3), b=((1, 2), (3, 4))), tmp_path / "a.pt")
-    assert formats.build_nanogpt.torch_files.load(tmp_path / "a.pt")["b"] == ((1, 2), (3, 4))
+    assert torch_files.load(tmp_path / "a.pt")["b"] == ((1, 2), (3, 4))

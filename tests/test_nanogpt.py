@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import GPT2LMHeadModel
 
-from convert import formats
-from convert.formats import FORMATS
 from gpt_common.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from gpt_common.config import GPTConfig, OptimizerOptions, TrainConfig
 from gpt_common.data import BatchLoader
 from gpt_common.errors import InputError
+from gpt_common.formats import registry
+from gpt_common.formats.registry import FORMATS
 from gpt_common.metrics import read_log
 from gpt_common.storage import read_safetensors, write_safetensors
 from gpt_common.weights import num_parameters, weight_shapes
@@ -162,7 +162,7 @@ def saved(content, tmp_path):
 
 
 def options_of(path) -> TrainConfig:
-    return TrainConfig.from_dict(formats.read(str(path))[0].training.options)
+    return TrainConfig.from_dict(registry.read(str(path))[0].training.options)
 
 
 # On in a twin.
@@ -239,7 +239,7 @@ def test_epsilon_is_its_optimizers(content, saved, tmp_path):
     groups = [group | {"eps": 1e-6} for group in content["optimizer"]["param_groups"]]
     path = saved(optimizer=content["optimizer"] | {"param_groups": groups})
     assert options_of(path).optimizer.eps == 1e-6
-    back = written(formats.read(str(path))[0], tmp_path)
+    back = written(registry.read(str(path))[0], tmp_path)
     assert [group["eps"] for group in back["optimizer"]["param_groups"]] == [1e-6] * 2
 
 
@@ -251,12 +251,12 @@ def test_a_file_that_says_nothing_of_its_run(content, saved):
 
 
 def test_what_its_batches_are_is_said_of_its_runs_alone(saved, tmp_path):
-    run, _ = formats.read(str(saved()))
+    run, _ = registry.read(str(saved()))
     assert "draws its batches at random, the twins take the data in order" in run.notes[-1]
     versions = {"framework": "torch"}
     ours = dataclasses.replace(run, training=dataclasses.replace(run.training, versions=versions))
     written(ours, tmp_path)
-    assert formats.read(str(tmp_path / "back.pt"))[0].notes == ()
+    assert registry.read(str(tmp_path / "back.pt"))[0].notes == ()
 
 
 def test_a_constant_rate_of_ours_is_one_there(tmp_path):
@@ -302,7 +302,7 @@ def test_nanogpt_takes_model_and_optimizer_back(bias, tmp_path):
     config = dataclasses.replace(SHAPE, bias=bias)
     model, optimizer, _ = started(config)
     torch.save(content_of(model, optimizer, config), tmp_path / "ckpt.pt")
-    back = written(formats.read(str(tmp_path / "ckpt.pt"))[0], tmp_path)
+    back = written(registry.read(str(tmp_path / "ckpt.pt"))[0], tmp_path)
     assert back["model_args"]["bias"] is bias
     fresh = Miniature(config)
     fresh.load_state_dict(back["model"])
@@ -318,7 +318,7 @@ def test_nanogpt_takes_model_and_optimizer_back(bias, tmp_path):
 
 
 def test_there_and_back_changes_nothing_that_it_says(content, saved, tmp_path):
-    run = formats.read(str(saved(note="mine", seen=10**9, best=True)))[0]
+    run = registry.read(str(saved(note="mine", seen=10**9, best=True)))[0]
     write_checkpoint(tmp_path / "run", run)
     back = written(read_checkpoint(tmp_path / "run"), tmp_path)
     assert back["config"] == SETTINGS
@@ -336,7 +336,7 @@ def changed(checkpoint, group, **options):
 
 
 def test_what_the_run_has_changed_is_said_in_the_settings(saved, tmp_path):
-    run = changed(formats.read(str(saved()))[0], "optimizer", steps=40)
+    run = changed(registry.read(str(saved()))[0], "optimizer", steps=40)
     assert written(run, tmp_path)["config"] == SETTINGS | {"max_iters": 40}
     run = changed(run, "data", data="data/words", batch_size=5)
     now = {"max_iters": 40, "dataset": "words", "batch_size": 5}
@@ -377,7 +377,7 @@ def test_weights_alone_can_be_trained_on(tmp_path):
     assert not optimizer.state
     loader = BatchLoader(np.arange(65, dtype=np.uint16), B, T)
     advance(model, optimizer, SETTINGS, loader, range(1))
-    assert formats.read(str(tmp_path / "back.pt"))[0].training is None
+    assert registry.read(str(tmp_path / "back.pt"))[0].training is None
 
 
 # Files that are wrong.
@@ -451,7 +451,7 @@ def test_a_strange_file_is_one_short_line(change, words, content, saved, call, t
     ],
 )  # fmt: skip
 def test_what_need_not_be_read_does_no_harm(strange, saved, tmp_path):
-    write_checkpoint(tmp_path / "run", formats.read(str(saved(**strange)))[0])
+    write_checkpoint(tmp_path / "run", registry.read(str(saved(**strange)))[0])
     back = written(read_checkpoint(tmp_path / "run"), tmp_path)
     assert (tmp_path / "run" / "training_state.json").stat().st_size < 10_000
     assert back["iter_num"] == 3
@@ -491,7 +491,7 @@ def test_zeros_may_be_absent_and_must_be_zero(tmp_path):
     assert read_checkpoint(tmp_path / "c").weights.keys() == weights.keys()
     whole["transformer.h.1.mlp.c_fc.bias"][3] = 1e-9
     write_safetensors(file, whole)
-    for read in (read_checkpoint, lambda folder: formats.read(str(folder))):
+    for read in (read_checkpoint, lambda folder: registry.read(str(folder))):
         with pytest.raises(InputError, match=r"h\.1\.mlp\.c_fc\.bias: expected zeros"):
             read(tmp_path / "c")
 
@@ -506,7 +506,7 @@ def test_there_and_back_in_every_format(name, tmp_path, call):
     write_checkpoint(tmp_path / "c", Checkpoint(config, weights))
     result = call("convert.__main__", tmp_path / "c", tmp_path / "there", "--to", name)
     assert ("no models without biases" in result.stdout) == form.needs_biases
-    found = formats.read(str(tmp_path / "there"))[0]
+    found = registry.read(str(tmp_path / "there"))[0]
     assert found.config.bias == form.needs_biases
     for weight, array in found.weights.items():
         if weight in weights:

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from convert import formats
-from convert.formats import FORMATS
 from gpt_common import cli
 from gpt_common.checkpoint import Checkpoint, point_latest, step_folder, write_checkpoint
 from gpt_common.config import GPTConfig
 from gpt_common.errors import InputError
+from gpt_common.formats import orbax, registry
+from gpt_common.formats.registry import FORMATS
 from tests.conftest import assert_one_line_error, random_checkpoint, random_weights
 from tests.test_crash import KILLED, ROOT, die_at
 
@@ -118,7 +118,7 @@ def write_old(folder):
 def write_new_and_die(name, copy, instant):
     # What Orbax writes, at length, is under another name until all of it is there.
     params = copy.parents[1] / "orbax" / "new" / "model" / "params"
-    formats.orbax.save = lambda path, tree: path.symlink_to(params)
+    orbax.save = lambda path, tree: path.symlink_to(params)
     die_at(instant)
     write(name, copy, seed=2, n_head=2)
 
@@ -157,14 +157,14 @@ def crashed(tmp_path_factory):
 def test_a_kill_at_any_instant_leaves_the_old_or_the_new_model(name, crashed, tmp_path):
     old, new = contents(model(name, 1)), contents(model(name, 2, n_head=2))
     copies = sorted((crashed / name).glob("[0-9]*"))
-    found = [contents(formats.read(str(place(name, copy)))[0]) for copy in copies]
+    found = [contents(registry.read(str(place(name, copy)))[0]) for copy in copies]
     turn = found.index(new)
     assert 2 < turn
     assert found == [old] * turn + [new] * (len(found) - turn)
     for copy in copies[turn - 1 : turn + 1]:
         shutil.copytree(copy, tmp_path / copy.name)
         again = write(name, tmp_path / copy.name, seed=3)
-        assert contents(formats.read(str(again))[0]) == contents(model(name, 3))
+        assert contents(registry.read(str(again))[0]) == contents(model(name, 3))
 
 
 @pytest.mark.parametrize("name", DESCRIBED)
@@ -175,7 +175,7 @@ def test_a_write_that_fails_after_a_kill_between_the_two_renames(
     new = contents(model(name, 2, n_head=2))
     for copy in sorted((crashed / name).glob("[0-9]*")):
         file = place(name, copy)
-        between = contents(formats.read(str(file))[0]) == new and list(copy.glob(".*json-next*"))
+        between = contents(registry.read(str(file))[0]) == new and list(copy.glob(".*json-next*"))
         if between:
             break
     assert between
@@ -190,7 +190,7 @@ def test_a_write_that_fails_after_a_kill_between_the_two_renames(
     monkeypatch.setattr(os, "replace", fail_for_the_file)
     with pytest.raises(OSError, match="Input/output"):
         write(name, tmp_path / "copy", seed=3)
-    assert contents(formats.read(str(place(name, tmp_path / "copy")))[0]) == new
+    assert contents(registry.read(str(place(name, tmp_path / "copy")))[0]) == new
 
 
 @pytest.mark.parametrize("name", DESCRIBED)
@@ -201,12 +201,12 @@ def test_the_configuration_of_another_file_is_refused(name, tmp_path):
     file = place(name, tmp_path / "1")
     shutil.copy(place(name, tmp_path / "2"), file)
     with pytest.raises(InputError, match=r"json: expected the file of checksum '\w{8}' beside it"):
-        formats.read(str(file))
+        registry.read(str(file))
     beside = file.with_name(file.name + ".json")
     content = json.loads(beside.read_text())
     del content["weights_checksum"]  # as a file of somebody else's has none
     beside.write_text(json.dumps(content))
-    assert formats.read(str(file))[0].config.n_head == 1
+    assert registry.read(str(file))[0].config.n_head == 1
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's threads
@@ -349,7 +349,7 @@ def test_a_model_is_replaced_in_every_format(name, tmp_path, call):
         flags = ("--to", name, "--overwrite")
         result = call("convert.__main__", tmp_path / "source", destination, *flags)
         assert result.returncode == 0, result.stderr
-        assert contents(formats.read(str(destination))[0]) == contents(model(name, 2))
+        assert contents(registry.read(str(destination))[0]) == contents(model(name, 2))
 
 
 @pytest.mark.parametrize("name", WRITTEN)
@@ -378,5 +378,5 @@ def test_a_folder_that_stands_aside_after_a_kill_is_there(tmp_path, source, call
     write_checkpoint(tmp_path / "copy", random_checkpoint(MODEL, step=9))
     os.rename(tmp_path / "copy", tmp_path / "model")  # killed before the old one went
     write_checkpoint(tmp_path / "model", random_checkpoint(MODEL, step=10))
-    assert formats.read(str(tmp_path / "model"))[0].training.step == 10
+    assert registry.read(str(tmp_path / "model"))[0].training.step == 10
     assert not list(tmp_path.glob(".*"))

@@ -215,14 +215,14 @@ def faulty_loss(patch):
 
 def faulty_weights(twin, fault, prefix):
     def patch_weights(patch):
-        original = importlib.import_module(f"gpt_{twin}.weights").from_neutral
+        original = importlib.import_module(f"gpt_{twin}.weights").from_hf
 
-        def from_neutral(weights, *args):
+        def from_hf(weights, *args):
             weights = dict(weights)
             fault(weights, prefix)
             return original(weights, *args)
 
-        patch.setattr(f"gpt_{twin}.generate.from_neutral", from_neutral)
+        patch.setattr(f"gpt_{twin}.generate.from_hf", from_hf)
 
     return patch_weights
 

@@ -1,15 +1,15 @@
-"""A clock that stands still, in every module that looks at one."""
+"""A fake clock for every module that reads the time."""
 
 import pytest
 
-from benchmarks import data, timing, train_step, worker
-from benchmarks.subjects import conversion, jax_tools, torch_tools
+from benchmarks import data, timing, train_step
+from benchmarks.workers import conversion, jax_tools, session, torch_tools
 from tests.benchmarks.fakes import Clock
 
 
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    for module in (timing, train_step, data, worker, conversion, torch_tools, jax_tools):
+    for module in (timing, train_step, data, session, conversion, torch_tools, jax_tools):
         monkeypatch.setattr(module, "time", clock)
     return clock

@@ -1,16 +1,16 @@
-"""What stands in for programs, clocks and devices: numbers made by hand."""
+"""Fakes of workers, clocks and devices, which return known numbers."""
 
 from contextlib import contextmanager
 
 import pytest
 
-from benchmarks import generate, trial
+from benchmarks import candidate, generate
 from benchmarks.generate import GenerateBenchmarkConfig
-from benchmarks.programs import BY_NAME
+from benchmarks.implementations import BY_NAME
 from benchmarks.spec import Spec
 from gpt_common.config import PRESETS
 
-CONSOLE = trial.stderr_console()
+CONSOLE = candidate.stderr_console()
 H100 = "NVIDIA H100 80GB HBM3"
 GPT2_FLOPS = 855_166_464  # a token at T=1024: 6 (124,439,808 - 1024 * 768) + 12 * 12 * 768 * 1024
 SHORT = 798_543_360  # at T=512
@@ -24,13 +24,24 @@ STEP = {
     "peak_memory": 5.678e9,
 }
 
+OPERATION = {
+    "name": "torch",
+    "operation": "attention",
+    "dtype": "bfloat16",
+    "seq_len": 256,
+    "plain": {"forward": {"median": 4.0}, "forward_backward": {"median": 12.0}},
+    "fast": {"forward": {"median": 0.5}, "forward_backward": {"median": 1234.5}},
+    "speed_up": {"forward": 8.0, "forward_backward": 2.0},
+    "default": True,
+}
+
 
 def approx(expected):
     return pytest.approx(expected, rel=1e-12)
 
 
 class Clock:
-    """Stands in for the module `time`: it stands still until told how much has passed."""
+    """A fake of the module `time`, which advances only by `spend`."""
 
     def __init__(self):
         self.now = 100.0
@@ -42,23 +53,28 @@ class Clock:
         self.now += seconds
 
 
-class FakeTrial:
-    """Answers what it was given, in turn or always the same, and notes what it was asked."""
+class FakeCandidate:
+    """Returns given answers, in turn or always the same, and records the requests."""
 
     error = ""
 
     def __init__(self, name, asked, answers, clock=None):
-        self.program, self._asked, self._answers, self._clock = BY_NAME[name], asked, answers, clock
+        self.implementation, self._asked, self._answers, self._clock = (
+            BY_NAME[name],
+            asked,
+            answers,
+            clock,
+        )
 
     def ask(self, call, **arguments):
-        self._asked.append((self.program.name, call, arguments))
+        self._asked.append((self.implementation.name, call, arguments))
         if self._clock:
             self._clock.spend(4.0)
         answer = self._answers[call]
         return next(answer) if hasattr(answer, "__next__") else answer
 
     def failure(self):
-        return {"name": self.program.name, "error": self.error}
+        return {"name": self.implementation.name, "error": self.error}
 
 
 def cells(table):
@@ -77,9 +93,11 @@ def generated_results():
     for name, rate in RATES.items():
         cases = [generated_case() | {"tokens_per_second": r} for r in (rate, 20.0)]
         reads = {"sum": 1e10}
-        cases = [generate.add_share(case, GenerateBenchmarkConfig(), reads) for case in cases]
+        cases = [
+            generate.add_bandwidth_limit(case, GenerateBenchmarkConfig(), reads) for case in cases
+        ]
         results.append({"name": name, "cases": cases, "peak_memory": 1.234e9})
-    generate.compare(results)
+    generate.add_speedups(results)
     return results
 
 

@@ -3,31 +3,7 @@
 from tests.faults.fault import Fault
 
 FAULTS = (
-    # Programs and figures.
-    Fault(
-        "train_step: times Hugging Face upside down",
-        "benchmarks/train_step.py::compare",
-        "speed / other",
-        "other / speed",
-    ),
-    Fault(
-        "train_step: the share of the measured peak upside down",
-        "benchmarks/train_step.py::add_shares",
-        'speed / result["matmul_peak"]',
-        'result["matmul_peak"] / speed',
-    ),
-    Fault(
-        "train_step: the share of the datasheet's peak upside down",
-        "benchmarks/train_step.py::add_shares",
-        "speed / peak",
-        "peak / speed",
-    ),
-    Fault(
-        "train_step: the peak is that of the slowest product",
-        "benchmarks/train_step.py::add_shares",
-        'max(result["matmuls"].values())',
-        'min(result["matmuls"].values())',
-    ),
+    # Commands and figures.
     Fault(
         "train_step: tokens/s by block_size",
         "benchmarks/train_step.py::summarise",
@@ -48,28 +24,14 @@ FAULTS = (
     ),
     Fault(
         "train_step: peak memory has the matmuls' in it",
-        "benchmarks/train_step.py::measure_together",
+        "benchmarks/train_step.py::measure_interleaved",
         """
-        memory = trial.ask("memory")
-        speeds = trial.ask("matmuls", shapes=matmul_shapes(spec)) if peaks else {}
+        memory = candidate.ask("memory")
+        speeds = candidate.ask("matmuls", shapes=matmul_shapes(spec)) if peaks else {}
         """,
         """
-        speeds = trial.ask("matmuls", shapes=matmul_shapes(spec)) if peaks else {}
-        memory = trial.ask("memory")
-        """,
-    ),
-    Fault(
-        "train_step: steps that warm up count",
-        "benchmarks/train_step.py::warm_up",
-        """
-        seconds = {"first_loss_seconds": time.perf_counter() - started}
-        if plan.warmup and start:
-            trial.ask("steps", count=plan.warmup)
-        """,
-        """
-        if plan.warmup and start:
-            trial.ask("steps", count=plan.warmup)
-        seconds = {"first_loss_seconds": time.perf_counter() - started}
+        speeds = candidate.ask("matmuls", shapes=matmul_shapes(spec)) if peaks else {}
+        memory = candidate.ask("memory")
         """,
     ),
     Fault(
@@ -81,20 +43,8 @@ FAULTS = (
     Fault(
         "train_step: nothing is compared",
         "benchmarks/train_step.py::measure",
-        "compare(results)",
+        "add_speedups(results)",
         "pass",
-    ),
-    Fault(
-        "train_step: the table's least and most change places",
-        "benchmarks/train_step.py::row",
-        '("median", "min", "max")',
-        '("median", "max", "min")',
-    ),
-    Fault(
-        "train_step: TFLOP/s a thousand times too many",
-        "benchmarks/train_step.py::row",
-        '''f"{result['flops_per_second'] / 1e12:.3g}"''',
-        '''f"{result['flops_per_second'] / 1e9:.3g}"''',
     ),
     Fault(
         "generate: prefill counts new tokens",
@@ -109,65 +59,35 @@ FAULTS = (
         "total",
     ),
     Fault(
-        "generate: tokens/s of one row",
-        "benchmarks/generate.py::summarise",
-        "B * new_tokens",
-        "new_tokens",
-    ),
-    Fault(
         "generate: the limit in bfloat16 reads twice the bytes",
         "benchmarks/generate.py::BYTES",
         '{"bfloat16": 2, "float64": 8}',
         '{"bfloat16": 4, "float64": 8}',
     ),
     Fault(
-        "generate: a step reads all positions",
-        "benchmarks/generate.py::step_bytes",
-        "num_parameters(config) - config.block_size * config.n_embd",
-        "num_parameters(config)",
-    ),
-    Fault(
-        "generate: the share of the bandwidth a thousand times too small",
-        "benchmarks/generate.py::add_share",
-        "1000 * seconds",
-        "seconds",
-    ),
-    Fault(
-        "generate: the limit is of one row",
-        "benchmarks/generate.py::add_share",
-        'case["batch_size"]',
-        "1",
-    ),
-    Fault(
-        "generate: the calls that compile count",
-        "benchmarks/generate.py::measure_case",
-        "times: list[list[list[float]]] = [[[], []] for _ in running]",
-        'times = [[[a["seconds"]] for a in found] for found in first]',
-    ),
-    Fault(
         "generate: peak memory has the large array in it",
-        "benchmarks/generate.py::measure_together",
-        'speeds = trial.ask("bandwidth", size=READ_BYTES)',
+        "benchmarks/generate.py::measure_interleaved",
+        'speeds = candidate.ask("bandwidth", size=READ_BYTES)',
         """
-        speeds = trial.ask("bandwidth", size=READ_BYTES)
-        memory = trial.ask("memory")
+        speeds = candidate.ask("bandwidth", size=READ_BYTES)
+        memory = candidate.ask("memory")
         """,
     ),
     Fault(
         "generate: every case is compared with the first",
-        "benchmarks/generate.py::compare",
-        'peer["cases"][i]',
-        'peer["cases"][0]',
+        "benchmarks/generate.py::add_speedups",
+        'other["cases"][i]',
+        'other["cases"][0]',
     ),
     Fault(
         "scaling: a short context makes the model smaller",
-        "benchmarks/scaling.py::grown",
+        "benchmarks/scaling.py::with_size",
         "max(value, model.block_size)",
         "value",
     ),
     Fault(
         "scaling: heads grow with the width",
-        "benchmarks/scaling.py::grown",
+        "benchmarks/scaling.py::with_size",
         "replace(model, n_embd=value, n_head=heads)",
         "replace(model, n_embd=value)",
     ),
@@ -184,52 +104,10 @@ FAULTS = (
         "1000 * spec.seq_len",
     ),
     Fault(
-        "data: the share of a step upside down",
-        "benchmarks/data.py::run",
-        'result[part]["milliseconds"]["median"] / milliseconds',
-        'milliseconds / result[part]["milliseconds"]["median"]',
-    ),
-    Fault(
-        "convert: the memory of the way there, twice",
-        "benchmarks/convert.py::table",
-        'found["back"]',
-        'found["to"]',
-    ),
-    Fault(
-        "gpu: the whole memory is promised",
-        "benchmarks/gpu.py::promising",
-        "0.95 * memory",
-        "1.05 * memory",
-    ),
-    Fault(
-        "gpu: the largest batch of the first rung",
-        "benchmarks/gpu.py::largest_batches",
-        "[rung for rung in ladders() if rung.framework == framework][-1]",
-        "[rung for rung in ladders() if rung.framework == framework][0]",
-    ),
-    Fault(
-        "gpu: the ladder in the order in which it was climbed",
-        "benchmarks/gpu.py::run",
-        '[*result["ladder"][:-1], *rest, result["ladder"][-1]]',
-        '[*result["ladder"], *rest]',
-    ),
-    Fault(
-        "gpu: the peer's eager rungs have flash attention",
-        "benchmarks/gpu.py::ladders",
-        '{"attention": "eager", "fused": False}',
-        '{"attention": "sdpa", "fused": False}',
-    ),
-    Fault(
         "plot: the limit of a step, not of a token",
         "benchmarks/plot.py::draw_train_step",
         'result["flops"]["per_token"]',
         'p["tokens_per_second"]',
-    ),
-    Fault(
-        "plot: the ratio is to the tuned peer",
-        "benchmarks/plot.py::times",
-        'figures.get("times", {}).get(PEER)',
-        'figures.get("times", {}).get(PEER + "-best")',
     ),
     Fault(
         "plot: scaling draws the least time",
@@ -246,12 +124,22 @@ FAULTS = (
     Fault(
         "plot_losses: the mean for the median",
         "benchmarks/plot_losses.py::draw",
-        'f"largest {apart.max():.1e}, median {np.median(apart):.1e}; equal bits are drawn at 1e-9"',
-        'f"largest {apart.max():.1e}, median {np.mean(apart):.1e}; equal bits are drawn at 1e-9"',
+        """
+        (
+            f"max {difference.max():.1e}, median {np.median(difference):.1e}; "
+            "equal losses are drawn at 1e-9"
+        )
+        """,
+        """
+        (
+            f"max {difference.max():.1e}, median {np.mean(difference):.1e}; "
+            "equal losses are drawn at 1e-9"
+        )
+        """,
     ),
     Fault(
         "report: seconds for milliseconds",
-        "benchmarks/report.py::spread",
+        "benchmarks/report.py::summary_in_ms",
         "1000 * statistics.median(seconds)",
         "statistics.median(seconds)",
     ),
@@ -260,12 +148,6 @@ FAULTS = (
         "benchmarks/report.py::gigabytes",
         'f"{size / 1e9:.2f} GB"',
         'f"{size / 2**30:.2f} GB"',
-    ),
-    Fault(
-        "report: a share is not in percent",
-        "benchmarks/report.py::percent",
-        'f"{100 * share:.0f} %"',
-        'f"{share:.0f} %"',
     ),
     Fault(
         "environment: the H200's peak with sparsity",
@@ -286,69 +168,8 @@ FAULTS = (
         "**{}",
     ),
     Fault(
-        "worker: the set-up has the first step in it",
-        "benchmarks/worker.py::Session.train",
-        """
-        built = time.perf_counter()
-        first = self.steps(1)
-        """,
-        """
-        first = self.steps(1)
-        built = time.perf_counter()
-        """,
-    ),
-    Fault(
-        "worker: memory at the moment, not at its peak",
-        "benchmarks/worker.py::peak_resident",
-        'lines["VmHWM"]',
-        'lines["VmRSS"]',
-    ),
-    Fault(
-        "worker: the matmuls are always of float32",
-        "benchmarks/worker.py::Session.matmuls",
-        "self._spec.dtype",
-        '"float32"',
-    ),
-    Fault(
-        "timing: a round's seconds are one call's",
-        "benchmarks/timing.py::seconds_per_call.seconds",
-        "(time.perf_counter() - started) / calls",
-        "time.perf_counter() - started",
-    ),
-    Fault(
-        "timing: nothing is waited for",
-        "benchmarks/timing.py::seconds_per_call.seconds",
-        """
-        for _ in range(calls):
-            result = call()
-        wait(result)
-        """,
-        """
-        for _ in range(calls):
-            call()
-        """,
-    ),
-    Fault(
-        "timing: the first call counts",
-        "benchmarks/timing.py::seconds_per_call",
-        "wait(call())",
-        "pass",
-    ),
-    Fault(
-        "torch: a step's mark is set before it",
-        "benchmarks/subjects/torch_tools.py::time_steps",
-        """
-        losses.append(step())
-        marks.append(_mark())
-        """,
-        """
-        marks.append(_mark())
-        losses.append(step())
-        """,
-    ),
-    Fault(
         "torch: a loss is read before the next step is started",
-        "benchmarks/subjects/torch_tools.py::time_steps",
+        "benchmarks/workers/torch_tools.py::time_steps",
         """
         if len(losses) > 1:
             float(losses[-2])
@@ -356,74 +177,397 @@ FAULTS = (
         "float(losses[-1])",
     ),
     Fault(
-        "torch: a step on mps is not waited for",
-        "benchmarks/subjects/torch_tools.py::_mark",
-        "synchronize()",
-        "pass",
-    ),
-    Fault(
         "torch: an event's milliseconds are seconds",
-        "benchmarks/subjects/torch_tools.py::_between",
+        "benchmarks/workers/torch_tools.py::_elapsed_seconds",
         "first.elapsed_time(second) / 1000",
         "first.elapsed_time(second)",
     ),
     Fault(
         "torch: the matmul peak is half",
-        "benchmarks/subjects/torch_tools.py::matmul_speeds",
+        "benchmarks/workers/torch_tools.py::matmul_speeds",
         "2 * M * K * N",
         "M * K * N",
     ),
     Fault(
         "torch: the matmul peak is that of float32",
-        "benchmarks/subjects/torch_tools.py::matmul_speeds",
+        "benchmarks/workers/torch_tools.py::matmul_speeds",
         "DTYPES.get(dtype, torch.float32)",
         "torch.float32",
     ),
     Fault(
         "torch: the large array is a quarter as large",
-        "benchmarks/subjects/torch_tools.py::read_speeds",
+        "benchmarks/workers/torch_tools.py::read_speeds",
         "size // 4 // 1024",
         "size // 16 // 1024",
     ),
     Fault(
-        "jax: the matmul peak without waiting for the result",
-        "benchmarks/subjects/jax_tools.py::matmul_speeds",
-        "jax.block_until_ready",
-        "lambda _: None",
-    ),
-    Fault(
-        "jax: a read is not waited for",
-        "benchmarks/subjects/jax_tools.py::read_speeds",
-        "jax.block_until_ready",
-        "lambda _: None",
-    ),
-    Fault(
         "jax: the matmul peak is half",
-        "benchmarks/subjects/jax_tools.py::matmul_speeds",
+        "benchmarks/workers/jax_tools.py::matmul_speeds",
         "2 * M * K * N",
         "M * K * N",
     ),
     Fault(
         "jax: a GPU waits for each loss",
-        "benchmarks/subjects/jax_tools.py::time_steps",
+        "benchmarks/workers/jax_tools.py::time_steps",
         'int(device_name() != "cpu")',
         "0",
     ),
     Fault(
-        "jax: the memory at the moment",
-        "benchmarks/subjects/jax_tools.py::peak_memory",
+        "the torch twin is measured with its plain operations",
+        "benchmarks/workers/torch_twin.py::training",
+        "choose_fast_ops(device.type, spec.dtype, processor(), compiled) if fast else None",
+        "None",
+    ),
+    Fault(
+        "the Flax twin's step is compiled as a plain one",
+        "benchmarks/workers/flax_twin.py::training",
+        "compile_train_step(ops)",
+        "compile_train_step(None)",
+    ),
+    Fault(
+        "a package alone forgets one of its commands",
+        "benchmarks/__main__.py",
+        """
+        COMMANDS = (
+            "train_step",
+            "generate",
+            "scaling",
+            "data",
+            "convert",
+            "operations",
+            "plot",
+            "plot_losses",
+            "gpu",
+        )
+        """,
+        """
+        COMMANDS = (
+            "train_step",
+            "generate",
+            "scaling",
+            "data",
+            "convert",
+            "operations",
+            "plot",
+            "gpu",
+        )
+        """,
+    ),
+    Fault(
+        "benchmarks: a program without its framework shows Python's words",
+        "benchmarks/workers/session.py",
+        "cli.run(main)",
+        "main()",
+    ),
+    Fault(
+        "Ctrl-C in the imports of a benchmark is a traceback",
+        "benchmarks/__init__.py",
+        'prepare("benchmarks")',
+        "pass",
+    ),
+    Fault(
+        "train_step: the speed-up upside down",
+        "benchmarks/train_step.py::add_speedups",
+        "speed / other",
+        "other / speed",
+    ),
+    Fault(
+        "train_step: the fraction of the measured peak upside down",
+        "benchmarks/train_step.py::add_percent_of_peak",
+        'speed / result["matmul_peak"]',
+        'result["matmul_peak"] / speed',
+    ),
+    Fault(
+        "train_step: the fraction of the datasheet's peak upside down",
+        "benchmarks/train_step.py::add_percent_of_peak",
+        "speed / peak",
+        "peak / speed",
+    ),
+    Fault(
+        "train_step: the peak is the slowest matmul's",
+        "benchmarks/train_step.py::add_percent_of_peak",
+        'max(result["matmuls"].values())',
+        'min(result["matmuls"].values())',
+    ),
+    Fault(
+        "train_step: warm-up steps are counted",
+        "benchmarks/train_step.py::warm_up",
+        """
+        seconds = {"first_loss_seconds": time.perf_counter() - started}
+        if plan.warmup and start:
+            candidate.ask("steps", count=plan.warmup)
+        """,
+        """
+        if plan.warmup and start:
+            candidate.ask("steps", count=plan.warmup)
+        seconds = {"first_loss_seconds": time.perf_counter() - started}
+        """,
+    ),
+    Fault(
+        "train_step: the table's min and max are swapped",
+        "benchmarks/train_step.py::row",
+        '("median", "min", "max")',
+        '("median", "max", "min")',
+    ),
+    Fault(
+        "train_step: TFLOP/s a thousand times too high",
+        "benchmarks/train_step.py::row",
+        '''f"{result['flops_per_second'] / 1e12:.3g}"''',
+        '''f"{result['flops_per_second'] / 1e9:.3g}"''',
+    ),
+    Fault(
+        "generate: tokens/s of one sequence",
+        "benchmarks/generate.py::summarise",
+        "B * new_tokens",
+        "new_tokens",
+    ),
+    Fault(
+        "generate: a step reads the position embedding",
+        "benchmarks/generate.py::weight_bytes",
+        "num_parameters(config) - config.block_size * config.n_embd",
+        "num_parameters(config)",
+    ),
+    Fault(
+        "generate: the fraction of the bandwidth a thousand times too small",
+        "benchmarks/generate.py::add_bandwidth_limit",
+        "1000 * seconds",
+        "seconds",
+    ),
+    Fault(
+        "generate: the limit is of one sequence",
+        "benchmarks/generate.py::add_bandwidth_limit",
+        'case["batch_size"]',
+        "1",
+    ),
+    Fault(
+        "generate: the warm-up calls are counted",
+        "benchmarks/generate.py::measure_case",
+        "times: list[list[list[float]]] = [[[], []] for _ in running]",
+        'times = [[[a["seconds"]] for a in found] for found in first]',
+    ),
+    Fault(
+        "data: the fraction of a step upside down",
+        "benchmarks/data.py::run",
+        'result[part]["milliseconds"]["median"] / milliseconds',
+        'milliseconds / result[part]["milliseconds"]["median"]',
+    ),
+    Fault(
+        "convert: the memory of writing, twice",
+        "benchmarks/convert.py::table",
+        'found["back"]',
+        'found["to"]',
+    ),
+    Fault(
+        "gpu: batch sizes to try fill the whole memory",
+        "benchmarks/gpu.py::batch_sizes_to_try",
+        "0.95 * memory",
+        "1.05 * memory",
+    ),
+    Fault(
+        "gpu: the largest batch is the first variant's",
+        "benchmarks/gpu.py::measure_largest_batches",
+        "[variant for variant in variants() if variant.framework == framework][-1]",
+        "[variant for variant in variants() if variant.framework == framework][0]",
+    ),
+    Fault(
+        "gpu: the variants in the order of measurement",
+        "benchmarks/gpu.py::run",
+        '[*result["ladder"][:-1], *rest, result["ladder"][-1]]',
+        '[*result["ladder"], *rest]',
+    ),
+    Fault(
+        "gpu: the baseline's eager variants have flash attention",
+        "benchmarks/gpu.py::variants",
+        '{"attention": "eager", "fused": False}',
+        '{"attention": "sdpa", "fused": False}',
+    ),
+    Fault(
+        "plot: the speed-up is over the tuned baseline",
+        "benchmarks/plot.py::speed_up",
+        'figures.get("times", {}).get(BASELINE)',
+        'figures.get("times", {}).get(BASELINE + "-best")',
+    ),
+    Fault(
+        "report: a fraction is not in percent",
+        "benchmarks/report.py::percent",
+        'f"{100 * share:.0f} %"',
+        'f"{share:.0f} %"',
+    ),
+    Fault(
+        "session: the set-up time includes the first step",
+        "benchmarks/workers/session.py::Session.train",
+        """
+        built = time.perf_counter()
+        first = self.steps(1)
+        """,
+        """
+        first = self.steps(1)
+        built = time.perf_counter()
+        """,
+    ),
+    Fault(
+        "session: current memory, not its peak",
+        "benchmarks/workers/session.py::peak_rss",
+        'lines["VmHWM"]',
+        'lines["VmRSS"]',
+    ),
+    Fault(
+        "session: the matmuls are always of float32",
+        "benchmarks/workers/session.py::Session.matmuls",
+        "self._spec.dtype",
+        '"float32"',
+    ),
+    Fault(
+        "timing: a round's seconds are not divided by its calls",
+        "benchmarks/timing.py::mean_seconds",
+        "(time.perf_counter() - started) / count",
+        "time.perf_counter() - started",
+    ),
+    Fault(
+        "timing: nothing is synchronized",
+        "benchmarks/timing.py::mean_seconds",
+        """
+        for _ in range(count):
+            result = call()
+        synchronize(result)
+        """,
+        """
+        for _ in range(count):
+            call()
+        """,
+    ),
+    Fault(
+        "timing: the first call is counted",
+        "benchmarks/timing.py::interleaved_seconds",
+        "synchronize(call())",
+        "pass",
+    ),
+    Fault(
+        "timing: one call's rounds come before the next call's",
+        "benchmarks/timing.py::interleaved_seconds",
+        """
+        for _ in range(rounds):
+            for call, count, found in zip(calls, counts, seconds, strict=True):
+                found.append(mean_seconds(call, synchronize, count))
+        """,
+        """
+        for call, count, found in zip(calls, counts, seconds, strict=True):
+            for _ in range(rounds):
+                found.append(mean_seconds(call, synchronize, count))
+        """,
+    ),
+    Fault(
+        "operations: the speed-up upside down",
+        "benchmarks/operations.py::summarise",
+        "p / f",
+        "f / p",
+    ),
+    Fault(
+        "operations: the mean, which one slow round spoils",
+        "benchmarks/operations.py::summarise",
+        "statistics.median",
+        "statistics.fmean",
+    ),
+    Fault(
+        "operations: the table's speed-up is the forward pass's",
+        "benchmarks/operations.py::row",
+        'list(found["speed_up"])[-1]',
+        'list(found["speed_up"])[0]',
+    ),
+    Fault(
+        "operations: generation is not measured",
+        "benchmarks/operations.py::OperationsConfig.specs",
+        "(*self.seq_len, 1)",
+        "self.seq_len",
+    ),
+    Fault(
+        "operation: the plain one twice",
+        "benchmarks/workers/operation.py::OperationSession.measure",
+        '("fast", operation.fast)',
+        '("fast", operation.plain)',
+    ),
+    Fault(
+        "operation: generation is measured at the lengths of training",
+        "benchmarks/workers/operation.py::OperationSession.names",
+        """
+        (
+            operation.training == (self._spec.seq_len > 1)
+            and device in operation.devices
+            and self._spec.dtype in operation.dtypes
+        )
+        """,
+        """
+        (
+            operation.training
+            or self._spec.seq_len > 1
+            and device in operation.devices
+            and self._spec.dtype in operation.dtypes
+        )
+        """,
+    ),
+    Fault(
+        "operation: every fast operation is the default",
+        "benchmarks/workers/operation.py::OperationSession.measure",
+        "not option or getattr(self._twin.default_ops(self._spec), option)",
+        "True",
+    ),
+    Fault(
+        "torch operations: bfloat16 without autocast",
+        "benchmarks/workers/torch_operations.py::passes.forward",
+        "bfloat16",
+        "False",
+    ),
+    Fault(
+        "flax operations: nn.Dense computes in float32",
+        "benchmarks/workers/flax_operations.py::dense",
+        "nn.Dense(kernel.shape[1], dtype=x.dtype)",
+        "nn.Dense(kernel.shape[1])",
+    ),
+    Fault(
+        "torch: a step's timestamp is taken before it",
+        "benchmarks/workers/torch_tools.py::time_steps",
+        """
+        losses.append(step())
+        marks.append(_timestamp())
+        """,
+        """
+        marks.append(_timestamp())
+        losses.append(step())
+        """,
+    ),
+    Fault(
+        "torch: a step on mps is not synchronized",
+        "benchmarks/workers/torch_tools.py::_timestamp",
+        "synchronize()",
+        "pass",
+    ),
+    Fault(
+        "jax: the matmul peak without synchronization",
+        "benchmarks/workers/jax_tools.py::matmul_speeds",
+        "synchronize",
+        "lambda _: None",
+    ),
+    Fault(
+        "jax: a read is not synchronized",
+        "benchmarks/workers/jax_tools.py::read_speeds",
+        "synchronize",
+        "lambda _: None",
+    ),
+    Fault(
+        "jax: the current memory",
+        "benchmarks/workers/jax_tools.py::peak_memory",
         'statistics["peak_bytes_in_use"]',
         'statistics["bytes_in_use"]',
     ),
     Fault(
-        "the peer is measured with eager attention",
-        "benchmarks/subjects/huggingface.py::build",
+        "the baseline is measured with eager attention",
+        "benchmarks/workers/huggingface.py::build",
         'spec.settings.get("attention", "sdpa")',
         'spec.settings.get("attention", "eager")',
     ),
     Fault(
-        "the peer drops out",
-        "benchmarks/subjects/huggingface.py::build",
+        "the baseline has dropout",
+        "benchmarks/workers/huggingface.py::build",
         """
         config = GPT2Config(
             n_layer=shape.n_layer,
@@ -452,57 +596,39 @@ FAULTS = (
         """,
     ),
     Fault(
-        "the peer does not clip",
-        "benchmarks/subjects/huggingface.py::training.step",
+        "the baseline does not clip",
+        "benchmarks/workers/huggingface.py::training.step",
         "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)",
         "pass",
     ),
     Fault(
-        "the peer's padded vocabulary is always on",
-        "benchmarks/subjects/huggingface.py::build",
+        "the baseline's padded vocabulary is always on",
+        "benchmarks/workers/huggingface.py::build",
         'spec.settings.get("padded", False)',
         'spec.settings.get("padded", True)',
     ),
     Fault(
-        "the Flax peer's matmul peak is half",
-        "benchmarks/subjects/huggingface_flax.py::Session.matmuls",
+        "Hugging Face's Flax matmul peak is half",
+        "benchmarks/workers/huggingface_flax.py::Session.matmuls",
         "2 * M * K * N",
         "M * K * N",
     ),
     Fault(
-        "the Flax peer's matmuls are not waited for",
-        "benchmarks/subjects/huggingface_flax.py::seconds_per_call",
+        "Hugging Face's Flax matmuls are not synchronized",
+        "benchmarks/workers/huggingface_flax.py::seconds_per_call",
         "call(*arguments).block_until_ready()",
         "call(*arguments)",
     ),
     Fault(
-        "the torch twin is measured with its plain operations",
-        "benchmarks/subjects/torch_twin.py::training",
-        "choose_ops(device.type, spec.dtype, processor(), compiled) if fast else PLAIN",
-        "choose_ops(device.type, spec.dtype, processor(), compiled) if not fast else PLAIN",
+        "torch operations: plain attention sees later tokens",
+        "benchmarks/workers/torch_operations.py::OPERATIONS",
+        "causal_attention",
+        "F.scaled_dot_product_attention",
     ),
     Fault(
-        "the Flax twin's step is compiled as a plain one",
-        "benchmarks/subjects/flax_twin.py::training",
-        "jit_train_step(ops)",
-        "jit_train_step(PLAIN)",
-    ),
-    Fault(
-        "a package alone forgets one of its commands",
-        "benchmarks/__main__.py::COMMANDS",
-        '("train_step", "generate", "scaling", "data", "convert", "plot", "plot_losses", "gpu")',
-        '("train_step", "generate", "scaling", "data", "convert", "plot", "gpu")',
-    ),
-    Fault(
-        "benchmarks: a program without its framework shows Python's words",
-        "benchmarks/worker.py",
-        "cli.run(main)",
-        "main()",
-    ),
-    Fault(
-        "Ctrl-C in the imports of a benchmark is a traceback",
-        "benchmarks/__init__.py",
-        'prepare("benchmarks")',
-        "pass",
+        "flax operations: the fast GELU is the exact one",
+        "benchmarks/workers/flax_operations.py::OPERATIONS",
+        "partial(remat_gelu, approximate=True)",
+        "partial(remat_gelu, approximate=False)",
     ),
 )

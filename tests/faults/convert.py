@@ -1,4 +1,4 @@
-"""Faults of the converters: formats, destinations, names and verification."""
+"""Faults of the converters: the command, destinations, formats and verification."""
 
 from tests.faults.fault import Fault
 
@@ -71,7 +71,7 @@ FAULTS = (
     Fault(
         "--overwrite: files that are no model",
         "convert/destination.py::require_model",
-        "formats.detect(found)",
+        "registry.detect(found)",
         "pass",
     ),
     Fault(
@@ -107,61 +107,61 @@ FAULTS = (
     # Formats.
     Fault(
         "convert: the prefix of a compiled model stays",
-        "convert/names.py::WRAPPERS",
+        "gpt_common/formats/names.py::WRAPPERS",
         '("_orig_mod.", "module.")',
         '("module.",)',
     ),
     Fault(
         "convert: c_fc is not transposed",
-        "convert/names.py::LINEAR",
+        "gpt_common/formats/names.py::LINEAR",
         r're.compile(r"\.(c_attn|c_proj|c_fc)\.weight$")',
         r're.compile(r"\.(c_attn|c_proj)\.weight$")',
     ),
     Fault(
         "convert: an untied head is taken for a tied one",
-        "convert/names.py::neutral_weights",
+        "gpt_common/formats/names.py::hf_weights",
         "not np.array_equal(head, embedding)",
         "head.shape != embedding.shape",
     ),
     Fault(
         "tensors share their numbers",
-        "convert/torch_files.py::to_arrays",
+        "gpt_common/formats/torch_files.py::to_arrays",
         "num_bytes(arrays) > 2 * sum(storages.values())",
         "num_bytes(arrays) < 0",
     ),
     Fault(
         "pickles: tuples in tuples without end",
-        "convert/torch_files.py::_check_pickle",
+        "gpt_common/formats/torch_files.py::_check_pickle",
         "stack[-1] > MOST_IN_TUPLE",
         "stack[-1] < 0",
     ),
     Fault(
         "pickles of any length",
-        "convert/torch_files.py::_check_pickle",
+        "gpt_common/formats/torch_files.py::_check_pickle",
         "count == MOST_OPCODES",
         "count < 0",
     ),
     Fault(
         "msgpack: maps and lists without end",
-        "convert/formats/flax_msgpack.py::load",
+        "gpt_common/formats/msgpack_files.py::load",
         "require_few_objects(content)",
         "pass",
     ),
     Fault(
         "orbax: arrays as large as they claim",
-        "convert/formats/orbax.py::load",
+        "gpt_common/formats/orbax.py::load",
         "claimed > MOST_COMPRESSED * size",
         "claimed < 0",
     ),
     Fault(
         "FILE.json: the checksum is not checked",
-        "convert/formats/base.py::config_of",
+        "gpt_common/formats/base.py::config_of",
         "(got := checksum(path)) != expected",
         "(got := checksum(path)) is None",
     ),
     Fault(
         "FILE.json: what waits is not read",
-        "convert/formats/base.py::config_of",
+        "gpt_common/formats/base.py::config_of",
         """
         if is_of(_next(path), path):
             return read_config(_next(path))
@@ -170,13 +170,13 @@ FAULTS = (
     ),
     Fault(
         "FILE.json: replaced before its file",
-        "convert/formats/base.py::described_file",
+        "gpt_common/formats/base.py::described_file",
         "_next(path)",
         "beside(path)",
     ),
     Fault(
         "FILE.json: what a killed process left waiting is lost",
-        "convert/formats/base.py::described_file",
+        "gpt_common/formats/base.py::described_file",
         """
         settle(path)
         try:
@@ -197,13 +197,13 @@ FAULTS = (
     ),
     Fault(
         "orbax: a full disk is a ValueError",
-        "convert/formats/orbax.py::save",
+        "gpt_common/formats/orbax.py::save",
         "OS_ERROR.search(str(error))",
         "OS_ERROR.match(str(error))",
     ),
     Fault(
         "llm.c: the destination is overwritten before the activation is refused",
-        "convert/formats/llmc.py::write",
+        "gpt_common/formats/llmc.py::write",
         'require_activation(config, "gelu_new", NAME)',
         """
         with atomic_file(path) as part:
@@ -213,25 +213,25 @@ FAULTS = (
     ),
     Fault(
         "OpenAI: layers and heads change places",
-        "convert/formats/openai.py::FIELDS",
+        "gpt_common/formats/openai.py::FIELDS",
         '"n_layer": "n_layer", "n_head": "n_head"',
         '"n_layer": "n_head", "n_head": "n_layer"',
     ),
     Fault(
         "build-nanogpt: the step is lost",
-        "convert/formats/build_nanogpt.py::write",
+        "gpt_common/formats/build_nanogpt.py::write",
         "checkpoint.training.step if checkpoint.training else 0",
         "0",
     ),
     Fault(
         "Hub: the configuration is not downloaded",
-        "convert/formats/huggingface_hub.py::download",
+        "gpt_common/formats/huggingface_hub.py::download",
         '["config.json", pattern]',
         "[pattern]",
     ),
     Fault(
         "a full disk and Ctrl-C are errors of torch's",
-        "convert/torch_files.py::save",
+        "gpt_common/formats/torch_files.py::save",
         "raise error.__context__ or error from None",
         "raise error",
     ),

@@ -72,13 +72,13 @@ FAULTS = (
     ),
     Fault(
         "torch: ln_f is skipped",
-        "gpt_torch/model.py::GPT.hidden",
+        "gpt_torch/model.py::GPT.head",
         "self.ln_f(x)",
         "x",
     ),
     Fault(
         "flax: ln_f is skipped",
-        "gpt_flax/model.py::GPT.hidden",
+        "gpt_flax/model.py::GPT.head",
         "self.ln_f(x)",
         "x",
     ),
@@ -97,20 +97,20 @@ FAULTS = (
     Fault(
         "torch: the head's use of the embedding gets no gradient",
         "gpt_torch/model.py::GPT.head",
-        "F.linear(x, self.wte.weight)",
-        "F.linear(x, self.wte.weight.detach())",
+        "F.linear(self.ln_f(x), self.wte.weight)",
+        "F.linear(self.ln_f(x), self.wte.weight.detach())",
     ),
     Fault(
         "flax: the head's use of the embedding gets no gradient",
         "gpt_flax/model.py::GPT.head",
-        "self.wte.attend(x)",
-        "x @ jax.lax.stop_gradient(self.wte.embedding).T",
+        "self.wte.attend(self.ln_f(x))",
+        "self.ln_f(x) @ jax.lax.stop_gradient(self.wte.embedding).T",
     ),
     Fault(
         "torch: padded rows have logits",
         "gpt_torch/model.py::GPT.head",
-        "F.linear(x, self.wte.weight)[..., : self.config.vocab_size]",
-        "F.linear(x, self.wte.weight)",
+        "F.linear(self.ln_f(x), self.wte.weight)[..., : self.config.vocab_size]",
+        "F.linear(self.ln_f(x), self.wte.weight)",
     ),
     Fault(
         "flax: the loss is in bfloat16",
@@ -204,15 +204,9 @@ FAULTS = (
     ),
     # Precision.
     Fault(
-        "flax: the fast linear layer always has a bias",
-        "gpt_flax/precision.py::weights_of",
-        'params.get("bias")',
-        'params["bias"]',
-    ),
-    Fault(
         "flax: autocast leaves the head in float32",
         "gpt_flax/precision.py::in_bfloat16",
-        'isinstance(layer, nn.Embed) and name == "attend"',
+        'name == "attend"',
         "False",
     ),
     Fault(
@@ -273,19 +267,19 @@ FAULTS = (
     ),
     Fault(
         "torch: padded rows are repeated tokens",
-        "gpt_torch/weights.py::from_neutral.convert",
+        "gpt_torch/weights.py::from_hf",
         "np.pad(array, ((0, config.padded_vocab_size - config.vocab_size), (0, 0)))",
         'np.pad(array, ((0, config.padded_vocab_size - config.vocab_size), (0, 0)), "wrap")',
     ),
     Fault(
         "flax: padded rows are handed out",
-        "gpt_flax/weights.py::to_neutral.convert",
+        "gpt_flax/weights.py::to_hf",
         "array = array[: config.vocab_size]",
         "pass",
     ),
     Fault(
         "torch: float64 goes through float32",
-        "gpt_torch/weights.py::from_neutral.convert",
+        "gpt_torch/weights.py::from_hf",
         "np.float64 if dtype == torch.float64 else np.float32",
         "np.float32",
     ),

@@ -365,7 +365,7 @@ FAULTS = (
     ),
     Fault(
         "torch: the moments change places on the way out",
-        "gpt_torch/optimizer.py::state_to_neutral",
+        "gpt_torch/optimizer.py::state_to_hf",
         's["exp_avg"]',
         's["exp_avg_sq"]',
     ),
@@ -384,7 +384,7 @@ FAULTS = (
     Fault(
         "flax: the second moment is lost in a resume",
         "gpt_flax/optimizer.py::restore_state",
-        "from_neutral(training.exp_avg_sq, config, dtype)",
+        "from_hf(training.exp_avg_sq, config, dtype)",
         'optax.tree.get(opt_state, "nu")',
     ),
     Fault(

@@ -5,7 +5,7 @@ itself held against finite differences and Hugging Face's GPT-2 in `test_referen
 
 Each layer returns its output and a function that takes the gradient of the loss with respect to
 that output, notes those of the layer's weights, and returns that with respect to its input.
-Weights, gradients and moments are dicts of arrays under neutral names, kernels `(in, out)`.
+Weights, gradients and moments are dicts of arrays under Hugging Face's names, kernels `(in, out)`.
 """
 
 import math

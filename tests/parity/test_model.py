@@ -20,13 +20,13 @@ from gpt_common.initialization import residual_std
 from gpt_common.weights import weight_shapes
 from gpt_flax.model import GPT as FlaxGPT
 from gpt_flax.model import layer_norm as flax_layer_norm
-from gpt_flax.weights import from_neutral as flax_from_neutral
-from gpt_flax.weights import to_neutral as flax_to_neutral
+from gpt_flax.weights import from_hf as flax_from_hf
+from gpt_flax.weights import to_hf as flax_to_hf
 from gpt_torch.generate import load_model
 from gpt_torch.model import GPT as TorchGPT
 from gpt_torch.model import layer_norm as torch_layer_norm
-from gpt_torch.weights import from_neutral as torch_from_neutral
-from gpt_torch.weights import to_neutral as torch_to_neutral
+from gpt_torch.weights import from_hf as torch_from_hf
+from gpt_torch.weights import to_hf as torch_to_hf
 from tests.conftest import FRAMEWORKS, random_weights
 from tests.parity import reference
 from tests.parity.reference import ReferenceGPT, batch
@@ -191,7 +191,7 @@ def torch_embedding_jacobian(config, weights, x):
 
 
 def flax_embedding_jacobian(config, weights, x):
-    params = {"params": flax_from_neutral(weights, config, np.float32)}
+    params = {"params": flax_from_hf(weights, config, np.float32)}
 
     def sums(delta):
         def shifted(call, args, kwargs, context):
@@ -250,8 +250,8 @@ def test_padded_rows_are_private(framework, vocab_size, fast, odd_config, agree)
 
 def padded_embedding(framework, config, weights):
     if framework == "torch":
-        return torch_from_neutral(weights, config, torch.float32)["wte.weight"].numpy()
-    return np.asarray(flax_from_neutral(weights, config, np.float32)["wte"]["embedding"])
+        return torch_from_hf(weights, config, torch.float32)["wte.weight"].numpy()
+    return np.asarray(flax_from_hf(weights, config, np.float32)["wte"]["embedding"])
 
 
 @pytest.mark.parametrize("fast", [False, True])
@@ -309,12 +309,12 @@ def test_weights_go_in_and_come_out_bit_for_bit(framework, dtype, config, seed):
 
 
 def through(framework, weights, config, dtype):
-    """Return neutral weights that have been a twin's own."""
+    """Return weights that have been a twin's own."""
     if framework == "torch":
-        inside = torch_from_neutral(weights, config, getattr(torch, np.dtype(dtype).name))
-        return torch_to_neutral(inside, config)
+        inside = torch_from_hf(weights, config, getattr(torch, np.dtype(dtype).name))
+        return torch_to_hf(inside, config)
     with jax.enable_x64(dtype == np.float64):
-        return flax_to_neutral(flax_from_neutral(weights, config, dtype), config)
+        return flax_to_hf(flax_from_hf(weights, config, dtype), config)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -342,12 +342,12 @@ def test_idiomatic_initialisers_draw_what_the_shared_one_does(framework, odd_con
     if framework == "torch":
         torch.manual_seed(0)
         named = dict(TorchGPT(config).named_parameters())
-        weights = torch_to_neutral(named, config)
+        weights = torch_to_hf(named, config)
         padding = named["wte.weight"][config.vocab_size :].detach().numpy()
     else:
         flat = flat_flax_parameters(config)
         table = importlib.import_module("gpt_flax.weights").name_table(config)
-        weights = {neutral: flat[path] for neutral, path in table.items()}
+        weights = {hf_name: flat[path] for hf_name, path in table.items()}
         padding = flat["wte/embedding"][config.vocab_size :]
     assert not padding.any()
     for name, values in weights.items():

@@ -34,7 +34,7 @@ from gpt_flax import generate as flax_generate
 from gpt_flax import train as flax_train
 from gpt_flax.device import select_device as select_flax_device
 from gpt_flax.inference import prepare_for_inference as prepare_params
-from gpt_flax.weights import to_neutral as flax_to_neutral
+from gpt_flax.weights import to_hf as flax_to_hf
 from gpt_torch import fast as torch_fast
 from gpt_torch import train as torch_train
 from gpt_torch.device import select_device as select_torch_device
@@ -42,7 +42,7 @@ from gpt_torch.generate import generate as torch_generate
 from gpt_torch.generate import load_model as load_torch_model
 from gpt_torch.inference import prepare_for_inference as prepare_model
 from gpt_torch.precision import autocast, master_dtype
-from gpt_torch.weights import to_neutral as torch_to_neutral
+from gpt_torch.weights import to_hf as torch_to_hf
 from tests.conftest import kept_jax_config
 from tests.parity.reference import Outcome, Training
 
@@ -75,7 +75,7 @@ def torch_outcome(
     loss.backward()
     layers["logits"] = logits.detach().cpu().double().numpy()
     gradients = {name: p.grad for name, p in model.named_parameters()}
-    return Outcome(layers, loss.item(), torch_to_neutral(gradients, checkpoint.config))
+    return Outcome(layers, loss.item(), torch_to_hf(gradients, checkpoint.config))
 
 
 flax_value_and_grad = jax.jit(
@@ -110,7 +110,7 @@ def flax_outcome(
         else:
             (loss, layers), gradients = flax_value_and_grad(*inputs)
         layers = {name: np.asarray(layer, np.float64) for name, layer in layers.items()}
-        return Outcome(layers, loss.item(), flax_to_neutral(gradients, checkpoint.config))
+        return Outcome(layers, loss.item(), flax_to_hf(gradients, checkpoint.config))
 
 
 OUTCOMES = {"torch": torch_outcome, "flax": flax_outcome}

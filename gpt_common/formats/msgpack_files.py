@@ -1,0 +1,100 @@
+"""Flax's msgpack files, read with a bound on the number of objects."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt_common.errors import MOST_SHOWN, InputError, printable, reason, shown
+from gpt_common.storage import first_bytes, require_file
+from gpt_common.weights import Array
+
+# The first byte of a msgpack map with at least one entry; no other format here begins with it.
+FIRST_BYTES = {*range(0x81, 0x90), 0xDE, 0xDF}
+MOST_OBJECTS = 200_000  # in a file; GPT-2's largest has five thousand
+MOST_LEVELS = 8  # of names; the twins' have 4
+MOST_DIMENSIONS = 64  # numpy's
+
+
+def is_msgpack_file(path: Path) -> bool:
+    """Whether a file begins as a msgpack map does."""
+    return path.is_file() and first_bytes(path, 1)[:1] in {bytes([b]) for b in FIRST_BYTES}
+
+
+def flatten(tree: dict[Any, Any], source: str) -> dict[str, Array]:
+    """Return the arrays of a tree by their paths. Raises `InputError` for anything else in it."""
+    flat: dict[str, Array] = {}
+
+    def walk(branch: dict[Any, Any], parents: tuple[str, ...]) -> None:
+        for name, value in branch.items():
+            if not isinstance(name, str) or len(name) > MOST_SHOWN:
+                raise InputError(f"{source}: expected short names that are text, got {shown(name)}")
+            if len(parents) == MOST_LEVELS:
+                raise InputError(f"{source}: expected at most {MOST_LEVELS} levels of names")
+            path = (*parents, name)
+            if isinstance(value, dict):
+                walk(value, path)
+            elif isinstance(value, np.ndarray):
+                flat["/".join(path)] = value
+            else:
+                kind, place = type(value).__name__, printable("/".join(path))
+                raise InputError(f"{source}: {place}: expected an array, got {kind}")
+
+    walk(tree, ())
+    return flat
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Return the tree in a msgpack file. Raises `InputError` where it is damaged."""
+    from flax.serialization import msgpack_restore
+
+    require_file(path)
+    content = path.read_bytes()
+    try:
+        require_few_objects(content)
+        tree = msgpack_restore(content)
+    except Exception as error:  # msgpack, numpy and Flax each have their own
+        raise InputError(f"{path}: expected a whole msgpack file, got: {reason(error)}") from None
+    if not isinstance(tree, dict):
+        raise InputError(f"{path}: expected a tree of arrays, got {type(tree).__name__}")
+    return tree
+
+
+def require_few_objects(content: bytes) -> None:
+    """Raise `ValueError` for more maps and lists than a model has: each takes 50 times its bytes.
+
+    Nothing is built while counting. An array is a msgpack nested in that of its tree.
+    """
+    import msgpack
+
+    count = 0
+
+    def forget(entries: list) -> None:
+        nonlocal count
+        count += 1 + len(entries)
+        if count > MOST_OBJECTS:
+            raise ValueError(f"more than {MOST_OBJECTS} objects")
+
+    def look_into(code: int, data: bytes) -> None:
+        unpack(data, raw=True)
+
+    unpack = partial(
+        msgpack.unpackb,
+        ext_hook=look_into,
+        object_pairs_hook=forget,
+        list_hook=forget,
+        strict_map_key=False,
+        max_map_len=MOST_OBJECTS,
+        max_array_len=MOST_DIMENSIONS,
+    )
+    unpack(content)
+
+
+def save(path: Path, flat: dict[str, Array]) -> None:
+    """Write arrays, given by their paths, as a msgpack tree."""
+    from flax.serialization import msgpack_serialize
+    from flax.traverse_util import unflatten_dict
+
+    contiguous = {name: np.ascontiguousarray(array) for name, array in flat.items()}
+    path.write_bytes(msgpack_serialize(unflatten_dict(contiguous, sep="/"), in_place=True))

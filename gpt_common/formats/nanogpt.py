@@ -1,0 +1,341 @@
+"""nanoGPT's `ckpt.pt`: model, shape, AdamW's state, and the settings of its run.
+
+nanoGPT computes the erf GELU. Entries of its file that our runs have no use for are kept, and
+written back. The part of our state that nanoGPT's file has no entry for is written as JSON under
+`gpt_twins`, which nanoGPT's programs ignore.
+"""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from gpt_common.checkpoint import Checkpoint, TrainingState, read_state_fields, state_fields
+from gpt_common.config import DataOptions, GPTConfig, ModelOptions, OptimizerOptions, TrainConfig
+from gpt_common.errors import InputError, shown
+from gpt_common.formats import karpathy, torch_files
+from gpt_common.formats.base import Format, require_activation
+from gpt_common.formats.karpathy import whole_number
+from gpt_common.formats.names import check_weights, transposed_linears
+from gpt_common.weights import Weights, weight_shapes
+
+NAME = "nanogpt"
+OURS = "gpt_twins"
+DATA = "data/"  # the folder of nanoGPT's datasets, relative to the one in which it runs
+# nanoGPT's settings -> our options. It divides the accumulation among its processes itself.
+WHOLE: dict[str, str] = {
+    "batch_size": "batch_size",
+    "block_size": "seq_len",
+    "gradient_accumulation_steps": "grad_accum",
+    "max_iters": "steps",
+    "warmup_iters": "warmup_steps",
+    "lr_decay_iters": "lr_decay_steps",
+}
+REAL: dict[str, str] = {
+    n: n for n in ("learning_rate", "min_lr", "weight_decay", "beta1", "beta2", "grad_clip")
+}
+MOST_KEPT, LONGEST = 1000, 1000  # entries, and characters of one
+
+
+def detect(path: Path) -> bool:
+    """Whether a file is torch's and holds a model with nanoGPT's `model_args`."""
+    return {"model", "model_args"} <= set(torch_files.peek(path))
+
+
+def read(path: Path) -> Checkpoint:
+    """Read a file, and the state of a run where it has AdamW's state."""
+    content, source = torch_files.load(path), str(path)
+    arguments = require_dict(content["model_args"], "model_args", source)
+    config = karpathy.read_shape(arguments, "gelu", source)
+    weights = karpathy.read_weights(content["model"], config, source)
+    training = read_training(content, config, source)
+    return Checkpoint(config, weights, training, notes(arguments, training))
+
+
+def notes(arguments: dict[str, Any], training: TrainingState | None) -> tuple[str, ...]:
+    """Return in sentences what nanoGPT does and the twins do not."""
+    found, dropout = [], plain(arguments).get("dropout")
+    if isinstance(dropout, int | float) and dropout > 0:
+        found.append(f"nanoGPT trains this model with dropout {dropout}, the twins without")
+    if training and training.versions.get("framework") == NAME:
+        found.append("nanoGPT draws its batches at random, the twins take the data in order")
+    return tuple(found)
+
+
+def require_dict(value: Any, name: str, source: str) -> dict[Any, Any]:
+    """Return a dict. Raises `InputError` for anything else."""
+    if not isinstance(value, dict):
+        raise InputError(f"{source}: {name}: expected a dict, got {type(value).__name__}")
+    return value
+
+
+def plain(content: Any) -> dict[str, Any]:
+    """Return the entries of a dict that are booleans, finite numbers or short strings.
+
+    A tensor of one number counts as a number. There are at most `MOST_KEPT` entries.
+    """
+    entries = content.items() if isinstance(content, dict) else ()
+    values = {name: scalar(value) for name, value in entries if isinstance(name, str)}
+    fitting = [(n, v) for n, v in values.items() if len(n) <= LONGEST and v is not None]
+    return dict(fitting[:MOST_KEPT])
+
+
+def scalar(value: Any) -> bool | int | float | str | None:
+    """Return a boolean, finite number or short string, also from a tensor; None for others."""
+    import torch
+
+    if isinstance(value, torch.Tensor) and value.numel() == 1:
+        try:
+            value = value.item()
+        except RuntimeError:  # a dtype without numbers
+            return None
+    if isinstance(value, str):
+        return value if len(value) <= LONGEST else None
+    if isinstance(value, int):
+        return value if abs(value) < 2**63 else None
+    return value if isinstance(value, float) and math.isfinite(value) else None
+
+
+# The state of a run.
+
+
+def parameter_order(config: GPTConfig) -> list[str]:
+    """Return the weights' names in the order of nanoGPT's optimizer: decayed ones first."""
+    shapes = weight_shapes(config)
+    return [n for n in shapes if len(shapes[n]) >= 2] + [n for n in shapes if len(shapes[n]) < 2]
+
+
+def read_training(content: dict[str, Any], config: GPTConfig, source: str) -> TrainingState | None:
+    """Return the state of a run, or None where the file has no state of AdamW."""
+    names = parameter_order(config)
+    entries = read_entries(content.get("optimizer"), len(names), source)
+    if not entries:
+        return None
+    exp_avg, exp_avg_sq = (
+        read_moment([entry.get(moment) for entry in entries], names, config, source)
+        for moment in ("exp_avg", "exp_avg_sq")
+    )
+    return TrainingState(
+        exp_avg=exp_avg,
+        exp_avg_sq=exp_avg_sq,
+        **read_fields(content, config, source)
+        | {
+            "step": read_step(content, source),
+            "optimizer_step": read_optimizer_step(entries, source),
+            "source": {NAME: other_entries(content)},
+        },
+    )
+
+
+def read_entries(optimizer: Any, count: int, source: str) -> list[dict[Any, Any]]:
+    """Return AdamW's state of each parameter; an empty list where there was no update."""
+    if optimizer is None:
+        return []
+    state = require_dict(optimizer, "optimizer", source).get("state")
+    state = require_dict(state, "optimizer: state", source)
+    if not state:
+        return []
+    if set(state) != set(range(count)):
+        raise InputError(f"{source}: optimizer: expected {count} parameters, got {len(state)}")
+    return [require_dict(state[index], f"optimizer: {index}", source) for index in range(count)]
+
+
+def read_moment(tensors: list, names: list[str], config: GPTConfig, source: str) -> Weights:
+    """Return one of AdamW's moments under Hugging Face's names."""
+    arrays = torch_files.to_arrays(dict(zip(names, tensors, strict=True)), source)
+    return check_weights(transposed_linears(arrays), config, source)
+
+
+def read_step(content: dict[str, Any], source: str) -> int:
+    """Return the number of updates of the run. Raises `InputError` for an invalid one."""
+    step = whole_number(content.get("iter_num", 0), "iter_num", source)
+    if step < 0:
+        raise InputError(f"{source}: iter_num must not be negative, got {step}")
+    return step
+
+
+def read_optimizer_step(entries: list[dict[Any, Any]], source: str) -> int:
+    """Return AdamW's own count, without the updates that nanoGPT's GradScaler skipped."""
+    steps = {scalar(entry.get("step")) for entry in entries}
+    (step,) = steps if len(steps) == 1 else (None,)
+    if isinstance(step, bool) or not isinstance(step, int | float) or step != abs(int(step)):
+        raise InputError(f"{source}: optimizer: expected one whole number as the step of all")
+    return whole_number(int(step), "optimizer: step", source)
+
+
+def read_fields(content: dict[str, Any], config: GPTConfig, source: str) -> dict[str, Any]:
+    """Return data position, options and versions, from `gpt_twins` or nanoGPT's settings."""
+    if not isinstance(content.get(OURS), str):
+        options = read_options(content, config, source)
+        start = {"position": 0}
+        return {"loader": start, "options": options.as_dict(), "versions": {"framework": NAME}}
+    place = f"{source}: {OURS}"
+    try:
+        entries = dict(json.loads(content[OURS]))
+    except (TypeError, ValueError, RecursionError):
+        raise InputError(f"{place}: expected the state of a run in JSON") from None
+    fields = read_state_fields(entries, place)
+    stored_options(fields["options"], place)
+    return fields
+
+
+def stored_options(groups: dict[str, Any], source: str) -> TrainConfig:
+    """Return a run's options. Raises `InputError` for invalid ones."""
+    try:
+        return TrainConfig.from_dict(groups)
+    except InputError as error:
+        raise InputError(f"{source}: options: {error}") from None
+
+
+# Settings and options.
+
+
+def read_options(content: dict[str, Any], config: GPTConfig, source: str) -> TrainConfig:
+    """Return the options of a run from a file, with our defaults for what is not in it.
+
+    AdamW's betas, epsilon and decay are taken from the optimizer where it has them, as nanoGPT does
+    when it resumes. Raises `InputError` for invalid settings.
+    """
+    settings = plain(content.get("config"))
+    found = read_numbers(settings, source) | read_group(content.get("optimizer"))
+    found |= {"lr_schedule": "cosine", "warmup_peak": "next"}
+    if settings.get("decay_lr") is not True:  # which the warm-up is part of
+        found |= {"lr_schedule": "constant", "warmup_steps": 0}
+    if isinstance(settings.get("dataset"), str):
+        found["data"] = DATA + settings["dataset"]
+    data = {name: found.pop(name) for name in ("data", "batch_size", "seq_len") if name in found}
+    if "seq_len" in data:
+        data["seq_len"] = min(data["seq_len"], config.block_size)
+    try:
+        model = ModelOptions(**vars(config))
+        return TrainConfig(model, DataOptions(**data), OptimizerOptions(**found))
+    except InputError as error:
+        raise InputError(f"{source}: config: {error}") from None
+
+
+def read_numbers(settings: dict[str, Any], source: str) -> dict[str, Any]:
+    """Return the options that are numbers, under our names."""
+    whole = {o: _whole(settings[t], t, source) for t, o in WHOLE.items() if t in settings}
+    return whole | {o: _real(settings[t], t, source) for t, o in REAL.items() if t in settings}
+
+
+def _whole(value: Any, name: str, source: str) -> int:
+    as_int = int(value) if isinstance(value, float) and value.is_integer() else value
+    return whole_number(as_int, f"config: {name}", source)
+
+
+def _real(value: Any, name: str, source: str) -> float:
+    if type(value) not in (int, float):
+        raise InputError(f"{source}: config: {name}: expected a number, got {shown(value)}")
+    return float(value)
+
+
+def read_group(optimizer: Any) -> dict[str, float]:
+    """Return what AdamW's first group, that of the parameters that decay, says of its options."""
+    groups = optimizer.get("param_groups") if isinstance(optimizer, dict) else None
+    group = groups[0] if isinstance(groups, list) and groups else None
+    if not isinstance(group, dict):
+        return {}
+    betas = group.get("betas")
+    pair = betas if isinstance(betas, tuple | list) and len(betas) == 2 else ()
+    found = plain(dict(zip(("beta1", "beta2"), pair, strict=False)) | group)
+    names = ("beta1", "beta2", "eps", "weight_decay")
+    return {name: float(found[name]) for name in names if type(found.get(name)) in (int, float)}
+
+
+def other_entries(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the entries of a file that are written back into one."""
+    entries = {name: value for name, value in plain(content).items() if name != OURS}
+    return entries | {name: plain(content.get(name)) for name in ("config", "model_args")}
+
+
+def write(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a file from which nanoGPT resumes."""
+    config, training = checkpoint.config, checkpoint.training
+    require_activation(config, "gelu", NAME)
+    before = training.source.get(NAME, {}) if training else {}
+    shape = {name: getattr(config, name) for name in (*karpathy.SHAPE_FIELDS, "bias")}
+    content = {
+        "best_val_loss": 1e9,
+        **plain(before),
+        "model": karpathy.state_dict(checkpoint.weights),
+        "optimizer": optimizer_state(training, config),
+        "model_args": {"dropout": 0.0} | plain(before.get("model_args")) | shape,
+        "iter_num": training.step if training else 0,
+        "config": settings(training, plain(before.get("config")), config),
+    }
+    if training:
+        content[OURS] = json.dumps(state_fields(replace(training, source={})))
+    karpathy.save(path, content)
+
+
+def settings(
+    training: TrainingState | None, before: dict[str, Any], config: GPTConfig
+) -> dict[str, Any]:
+    """Return nanoGPT's settings: those of the file, updated with the options that differ since.
+
+    Without earlier settings it is all options; for weights alone, none.
+    """
+    if training is None:
+        return before
+    now = as_settings(stored_options(training.options, NAME))
+    said = as_settings(read_options({"config": before}, config, NAME))
+    return before | {n: v for n, v in now.items() if not before or v != said.get(n)}
+
+
+def as_settings(config: TrainConfig) -> dict[str, Any]:
+    """Return a run's options as nanoGPT's settings, those that have a counterpart."""
+    options = vars(config.data) | vars(config.optimizer)
+    found = {theirs: options[ours] for theirs, ours in (WHOLE | REAL).items()}
+    found["lr_decay_iters"] = found["lr_decay_iters"] or found["max_iters"]
+    found["decay_lr"] = config.optimizer.lr_schedule == "cosine"
+    data = config.data.data
+    dataset = data.startswith(DATA) and not Path(data).suffix  # a folder, where nanoGPT has them
+    return found | ({"dataset": data.removeprefix(DATA)} if dataset else {})
+
+
+def optimizer_state(training: TrainingState | None, config: GPTConfig) -> dict[str, Any]:
+    """Return AdamW's state as `torch.optim.AdamW.state_dict()` would; for weights alone, a new one.
+
+    nanoGPT does not resume from a file without one.
+    """
+    names, shapes = parameter_order(config), weight_shapes(config)
+    matrices = sum(len(shapes[name]) >= 2 for name in names)
+    options = stored_options(training.options, NAME) if training else TrainConfig()
+    optimizer = options.optimizer
+    common = {
+        "lr": optimizer.learning_rate,
+        "betas": (optimizer.beta1, optimizer.beta2),
+        "eps": optimizer.eps,
+        "amsgrad": False,
+        "maximize": False,
+        "foreach": None,
+        "capturable": False,
+        "differentiable": False,
+        "fused": None,
+    }
+    groups = [
+        common | {"weight_decay": optimizer.weight_decay, "params": list(range(matrices))},
+        common | {"weight_decay": 0.0, "params": list(range(matrices, len(names)))},
+    ]
+    return {"state": parameter_states(training, names) if training else {}, "param_groups": groups}
+
+
+def parameter_states(training: TrainingState, names: list[str]) -> dict[int, dict[str, Any]]:
+    """Return AdamW's step and moments of each parameter."""
+    import torch
+
+    step = float(training.optimizer_step_at(training.step))
+    first, second = (transposed_linears(m) for m in (training.exp_avg, training.exp_avg_sq))
+    return {
+        index: {
+            "step": torch.tensor(step),
+            "exp_avg": torch_files.to_tensor(first[name]),
+            "exp_avg_sq": torch_files.to_tensor(second[name]),
+        }
+        for index, name in enumerate(names)
+    }
+
+
+FORMAT = Format(NAME, "nanoGPT's ckpt.pt, with AdamW's state", detect, read, write, True)

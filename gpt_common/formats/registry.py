@@ -1,0 +1,93 @@
+"""All formats. Each reads to and writes from one representation: Hugging Face's names and layout.
+
+A file's format is detected from its content, not from its name.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from gpt_common.checkpoint import STATE, Checkpoint, is_run, read_checkpoint
+from gpt_common.errors import InputError
+from gpt_common.formats import (
+    build_nanogpt,
+    flax_msgpack,
+    huggingface,
+    huggingface_flax,
+    huggingface_hub,
+    llmc,
+    nanogpt,
+    openai,
+    orbax,
+    torch_state_dict,
+)
+from gpt_common.formats.base import Format
+from gpt_common.storage import existing_folder
+
+FORMATS: dict[str, Format] = {
+    form.name: form
+    for form in (
+        *huggingface.FORMATS,
+        huggingface_flax.FORMAT,
+        torch_state_dict.FORMAT,
+        flax_msgpack.FORMAT,
+        orbax.FORMAT,
+        nanogpt.FORMAT,
+        build_nanogpt.FORMAT,
+        llmc.FORMAT,
+        openai.FORMAT,
+    )
+}
+ENDINGS = {".pt": "torch", ".msgpack": "flax", ".bin": "llmc", "": "huggingface"}
+
+
+def detect(path: Path) -> Format:
+    """Return the format of a file or folder. Raises `InputError` where it is none of `FORMATS`."""
+    for form in FORMATS.values():
+        if form.detect(path):
+            return form
+    raise InputError(f"{path}: expected one of the formats that --list shows, got none of them")
+
+
+def locate(source: str) -> Path:
+    """Return the path of a source, which is a path or the name of a model on the Hub.
+
+    Raises `InputError` where neither exists.
+    """
+    path = existing_folder(Path(source))
+    return path if path.exists() else huggingface_hub.download(source)
+
+
+def read(source: str, with_training: bool = True) -> tuple[Checkpoint, Format]:
+    """Return the model of a source in any format, of a run the newest undamaged, and the format.
+
+    Raises `InputError` where the source is missing or damaged.
+    """
+    path = locate(source)
+    if is_run(path) or ((path / STATE).exists() and not with_training):
+        return read_checkpoint(path, with_training), FORMATS["huggingface"]
+    form = detect(path)
+    return form.read(path), form
+
+
+def read_weights(source: str) -> Checkpoint:
+    """Return the model of a source in any format, without the state of a run.
+
+    Raises `InputError` where the source is missing or damaged.
+    """
+    return replace(read(source, with_training=False)[0], training=None)
+
+
+def destination_format(path: Path, name: str | None) -> Format:
+    """Return the format to write: by name, or by the destination's ending.
+
+    Raises `InputError` where it is unknown or read only.
+    """
+    name = name or ENDINGS.get(path.suffix)
+    if name not in FORMATS:
+        raise InputError(
+            f"{path}: expected --to {', '.join(FORMATS)}, "
+            f"or the ending {', '.join(filter(None, ENDINGS))} or none, got {name or path.suffix}"
+        )
+    if FORMATS[name].write is None:
+        raise InputError(f"{name} is only read, not written")
+    return FORMATS[name]

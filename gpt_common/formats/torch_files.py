@@ -1,0 +1,201 @@
+"""torch's files, read without running the code that a pickle may hold."""
+
+import pickletools
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import ml_dtypes
+import numpy as np
+
+from gpt_common.errors import InputError, printable, reason, shown
+from gpt_common.storage import require_file
+from gpt_common.weights import Array, num_bytes
+
+LEGACY_START = b"\x80\x02"  # a pickle of protocol 2: how files of torch before 1.6 begin
+MOST_OPCODES = 300_000  # in a pickle: those of eight thousand tensors
+MOST_IN_TUPLE = 1000  # objects; a tensor takes 20
+MARK = 0  # on the stack, instead of a size
+
+
+class BuildNanoGPTConfig:
+    """Stands for build-nanogpt's configuration, a class of the program that wrote the file."""
+
+
+# Their names in the files. Reading one only makes an empty object and sets its attributes.
+CLASSES: list[Any] = [
+    (BuildNanoGPTConfig, f"{module}.GPTConfig") for module in ("__main__", "train_gpt2")
+]
+
+
+def is_torch_file(path: Path) -> bool:
+    """Whether a file begins as torch's do."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        start = file.read(4)
+    return start.startswith((b"PK\x03\x04", LEGACY_START))
+
+
+def peek(path: Path) -> dict:
+    """Return the dict in a torch file; an empty one for any other file.
+
+    Raises `InputError` for a torch file that is damaged or refused.
+    """
+    content = load(path) if is_torch_file(path) else {}
+    return content if isinstance(content, dict) else {}
+
+
+def load(path: Path) -> Any:
+    """Return the content of a torch file, its tensors memory-mapped where the format allows.
+
+    Only tensors, plain containers and `CLASSES` are read. Raises `InputError` for a file that is
+    damaged or holds anything else.
+    """
+    import torch
+
+    require_file(path)
+    try:
+        is_zip = zipfile.is_zipfile(path)
+        _check_zip(path) if is_zip else _check_legacy(path)
+        with torch.serialization.safe_globals(CLASSES), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, about damaged files
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except InputError:
+        raise
+    except Exception as error:  # a damaged file makes torch raise almost anything
+        raise InputError(f"{path}: {_reason(error)}") from None
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """Write a torch file. Raises `OSError` where there is no room for it."""
+    import torch
+
+    with path.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # how torch reports a full disk, and Ctrl-C
+            raise error.__context__ or error from None
+
+
+def _reason(error: Exception) -> str:
+    text = str(error)
+    if unwanted := re.search(r"GLOBAL (\S+)|Trying to load unsupported GLOBAL (\S+)", text):
+        name = printable(unwanted[1] or unwanted[2])
+        return f"refused: the file asks for {name}, which could run code"
+    return f"expected a whole torch file of tensors, got: {reason(error)}"
+
+
+def _check_zip(path: Path) -> None:
+    """Raise `InputError` where a file claims to hold more than it has bytes."""
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+        if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise InputError(f"{path}: expected a torch file, whose entries are not compressed")
+        for entry in entries:
+            if entry.filename.endswith(".pkl"):
+                with archive.open(entry) as file:
+                    _check_pickle(file, path)
+
+
+def _check_legacy(path: Path) -> None:
+    """Raise `InputError` where a file claims to hold more than it has bytes.
+
+    Before torch 1.6 it was five pickles: two numbers, the system, the content, the storages' keys.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        numbers = [_check_pickle(file, path) for _ in range(5)]
+    if any(abs(n) > size for n in numbers[3]):
+        raise InputError(f"{path}: expected tensors no larger than the file of {size} bytes")
+
+
+def _check_pickle(file: IO[bytes], path: Path) -> list[int]:
+    """Return the integers in a pickle. Raises `InputError` for one that takes very long to read.
+
+    A tuple of one tuple twice, in another twice, and so on n times, is hashed 2**n times as a key.
+    """
+    sizes: dict[Any, int] = {}  # of what is memoized, with the tuples in it
+    stack: list[int] = []
+    numbers: list[int] = []
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        if count == MOST_OPCODES:
+            raise InputError(f"{path}: expected at most {MOST_OPCODES} opcodes in a pickle")
+        if opcode.name in ("BINPUT", "LONG_BINPUT"):
+            sizes[argument] = stack[-1]
+        elif opcode.name in ("BINGET", "LONG_BINGET"):
+            stack.append(sizes[argument])
+        else:
+            stack += _sizes_after(opcode, stack)
+            numbers += [argument] if isinstance(argument, int) else []
+        if stack and stack[-1] > MOST_IN_TUPLE:
+            raise InputError(f"{path}: expected at most {MOST_IN_TUPLE} objects in a tuple")
+    return numbers
+
+
+def _sizes_after(opcode: pickletools.OpcodeInfo, stack: list[int]) -> list[int]:
+    """Pop the stack as an opcode does; return the sizes of what it pushes."""
+    taken, before = 0, list(opcode.stack_before)
+    if pickletools.markobject in before:
+        while size := stack.pop():
+            taken += size
+        before = before[:-2]
+    taken += sum(stack.pop() for _ in before)
+    if opcode.name == "MARK":
+        return [MARK]
+    size = 1 + taken if opcode.name.startswith("TUPLE") else 1  # nothing else is hashed through
+    return [size for _ in opcode.stack_after]
+
+
+def to_arrays(tensors: Mapping[str, Any], source: str) -> dict[str, Array]:
+    """Return a state dict as numpy arrays of the same bits.
+
+    Raises `InputError` where an entry is not a plain tensor under a name, or where tensors claim
+    more bytes than their storages have.
+    """
+    import torch
+
+    arrays: dict[str, Array] = {}
+    storages: dict[int, int] = {}
+    for name, tensor in tensors.items():
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+            kind = type(tensor).__name__
+            raise InputError(f"{source}: expected tensors by name, got {shown(name)}: {kind}")
+        try:
+            arrays[name] = to_array(tensor)
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        except Exception:  # sparse, quantized, of eight bits: each has its own
+            kind = f"{tensor.layout} of {tensor.dtype}"
+            raise InputError(
+                f"{source}: {printable(name)}: expected an array, got {kind}"
+            ) from None
+    # The head may share the embedding's storage; no other tensors share one.
+    if num_bytes(arrays) > 2 * sum(storages.values()):
+        raise InputError(
+            f"{source}: expected tensors with numbers of their own, got some that share"
+        )
+    return arrays
+
+
+def to_array(tensor: Any) -> Array:
+    """Return a torch tensor as a numpy array of the same bits, bfloat16 included."""
+    import torch
+
+    tensor = tensor.detach()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()
+
+
+def to_tensor(array: Array) -> Any:
+    """Return a numpy array as a torch tensor of the same bits, bfloat16 included."""
+    import torch
+
+    array = np.array(array)  # torch wants arrays that it may write to
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
+    return torch.from_numpy(array)

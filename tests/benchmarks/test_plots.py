@@ -1,0 +1,173 @@
+"""What plots show of results, the text of figures, and the peaks of datasheets."""
+
+import json
+from dataclasses import asdict
+
+import matplotlib.pyplot as plt
+import pytest
+
+from benchmarks import environment, gpu, plot, plot_losses, report, train_step
+from benchmarks.workers import session
+from tests.benchmarks.fakes import H100, RATES, STEP, approx, generated_results
+
+
+@pytest.fixture
+def plotted():
+    yield lambda results: plot.PLOTS[results[0]["benchmark"]](results)
+    plt.close("all")
+
+
+def widths(axes):
+    return [bar.get_width() for bar in axes.patches]
+
+
+def marks(axes):
+    return [segment[0, 0] for c in axes.collections for segment in c.get_segments()]
+
+
+def beside(axes):
+    (right,) = axes.child_axes
+    return [label.get_text() for label in right.get_yticklabels()]
+
+
+def test_the_plot_of_training_steps(plotted):
+    programs = [
+        STEP | {"name": name, "tokens_per_second": rate, "matmul_peak": 4e6 * rate}
+        for name, rate in RATES.items()
+    ]
+    train_step.add_speedups(programs)
+    options = asdict(train_step.TrainStepConfig())
+    head = {"benchmark": "train_step", "options": options, "flops": {"per_token": 2e6}}
+    (axes,) = plotted([head | {"programs": programs}]).axes
+    assert widths(axes) == [300.0, 50.0, 100.0, 200.0]
+    assert marks(axes) == approx([600.0, 100.0, 200.0, 400.0])
+    assert beside(axes)[:2] == [
+        "300 tokens/s   3.00x\n500 ms/step", "50 tokens/s   0.50x\n500 ms/step"
+    ]  # fmt: skip
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(RATES)
+    assert axes.get_title() == "gpt2, float32, B=4, T=256"
+
+
+def test_the_plot_of_generation(plotted):
+    head = {"benchmark": "generate", "options": {"preset": "gpt2", "dtype": "float32"}}
+    first, second = plotted([head | {"programs": generated_results()}]).axes
+    assert widths(first) == [300.0, 50.0, 100.0, 200.0]
+    assert widths(second) == [20.0] * 4
+    limit = 4 * 1e10 / (4 * (124_439_808 - 1024 * 768))
+    assert marks(first) == approx([limit] * 4)
+    assert beside(first)[0] == "300 tokens/s\n3.00x"
+    assert first.get_title() == "gpt2, float32, B=4, 8 + 33 tokens"
+
+
+def test_the_plot_of_scaling(plotted):
+    series = {
+        "depth": [
+            {"value": n, "programs": [STEP | {"milliseconds": {"median": 10.0 * n, "min": 1.0}}]}
+            for n in (3, 6)
+        ]
+    }
+    (axes,) = plotted([{"benchmark": "scaling", "series": series}]).axes
+    (line,) = axes.lines
+    assert line.get_xydata().tolist() == [[3.0, 30.0], [6.0, 60.0]]
+    assert axes.get_ylabel() == "ms/step"
+    assert axes.get_ylim()[0] == 0
+
+
+def test_the_plot_of_the_variants(plotted):
+    ladder = [
+        STEP | {"name": r.framework, "label": r.label, "batch_size": 16, "tokens_per_second": rate}
+        for r, rate in zip(gpu.variants()[3:8], (300.0, 1.0, 2.0, 50.0, 100.0), strict=True)
+    ]
+    head = {"benchmark": "gpu", "options": {"preset": "gpt2"}, "seq_len": 1024, "ladder": ladder}
+    figure = plotted([head])
+    assert [widths(axes) for axes in figure.axes] == [[300.0], [1.0, 2.0, 50.0], [100.0]]
+    assert {axes.get_xlim() for axes in figure.axes} == {(0.0, 312.0)}  # the same scale
+    assert beside(figure.axes[0]) == ["500 ms\n300 tokens/s"]
+    assert "T=1024, B=16" in figure.get_suptitle()
+
+
+def test_the_plot_of_two_runs_losses(tmp_path):
+    for name, losses in (("a", [4.0, 2.0, 1.0, 8.0]), ("b", [4.0, 2.2, 1.3])):
+        (tmp_path / name).mkdir()
+        lines = [json.dumps({"step": i, "loss": loss}) for i, loss in enumerate(losses)]
+        (tmp_path / name / "log.jsonl").write_text(
+            "\n".join([*lines, '{"step": 3, "val_loss": 9}'])
+        )
+    above, below = plot_losses.draw((tmp_path / "a", tmp_path / "b")).axes
+    plt.close("all")
+    assert [line.get_label() for line in above.lines] == ["a", "b"]
+    assert above.lines[1].get_xydata().tolist() == [[0, 4.0], [1, 2.2], [2, 1.3]]
+    assert below.lines[0].get_ydata().tolist() == pytest.approx([1e-9, 0.1, 0.3])
+    assert below.get_title().startswith("max 3.0e-01, median 1.0e-01;")
+
+
+def test_the_text_of_figures():
+    assert report.summary_in_ms([0.5, 4.0, 0.25, 1.0]) == {
+        "median": 750.0,
+        "min": 250.0,
+        "max": 4000.0,
+    }
+    assert [report.percent(share) for share in (None, 0.1261, 1.5)] == ["", "13 %", "150 %"]
+    assert report.gigabytes(1_234_567_890) == "1.23 GB"
+    found = {"processor": "Zen", "torch": "2.1", "jax": "0.9", "date": "2026-01-02"}
+    assert report.title({"environment": found}) == "Zen | torch 2.1, jax 0.9 | 2026-01-02"
+    assert report.title({"environment": found | {"gpu": H100}}).startswith(f"{H100} | torch")
+
+
+# Tensor-core TFLOP/s of bfloat16, TF32, float32 (outside the tensor cores) and float64, as NVIDIA's
+# datasheets print them: those of S have bfloat16 and TF32 "with sparsity", twice the dense ones.
+S = 2
+PUBLISHED = {
+    # https://resources.nvidia.com/en-us-dgx-systems/dgx-superpod-gb200 and GB200 NVL72's page:
+    # a superchip has two of them and 10, 5 PFLOP/s, 160 and 80 TFLOP/s
+    "NVIDIA GB200": (S, 5000, 2500, 80, 40),
+    # https://www.nvidia.com/en-us/data-center/hgx: eight have 36, 18 PFLOP/s, 600 and 296 TFLOP/s
+    "NVIDIA B200": (S, 4500, 2250, 75, 37),
+    # https://www.nvidia.com/en-us/data-center/grace-hopper-superchip
+    "NVIDIA GH200 480GB": (S, 1979, 989, 67, 67),
+    # https://www.nvidia.com/en-us/data-center/h200
+    "NVIDIA H200": (S, 1979, 989, 67, 67),
+    "NVIDIA H200 NVL": (S, 1671, 835, 60, 60),
+    # https://www.nvidia.com/en-us/data-center/h100, and its datasheet of 2022 for PCIe
+    "NVIDIA H100 80GB HBM3": (S, 1979, 989, 67, 67),
+    "NVIDIA H100 NVL": (S, 1671, 835, 60, 60),
+    "NVIDIA H100 PCIe": (S, 1513, 756, 51, 51),
+    # https://www.nvidia.com/en-us/data-center/a100
+    "NVIDIA A100-SXM4-80GB": (S, 624, 312, 19.5, 19.5),
+    "NVIDIA A100-PCIE-40GB": (S, 624, 312, 19.5, 19.5),
+    # https://www.nvidia.com/en-us/data-center/l40s, l40, l4 and products/a10-gpu
+    "NVIDIA L40S": (S, 733, 366, 91.6, 1.4),
+    "NVIDIA L40": (S, 362.1, 181, 90.5, 1.4),
+    "NVIDIA L4": (S, 242, 120, 30.3, 0.5),
+    "NVIDIA A10": (S, 250, 125, 31.2, 1.0),
+    # Ada's and GA102's whitepapers, "Peak BF16 Tensor TFLOPS with FP32 Accumulate", dense
+    "NVIDIA GeForce RTX 4090": (1, 165.2, 82.6, 82.6, 1.3),
+    "NVIDIA GeForce RTX 3090": (1, 71, 35.6, 35.6, 0.6),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_peaks_are_those_of_the_datasheets(name):
+    sparsity, *published = PUBLISHED[name]
+    dense = [
+        value / factor for value, factor in zip(published, (sparsity,) * 2 + (1, 1), strict=True)
+    ]
+    dtypes = ("bfloat16", "tf32", "float32", "float64")
+    found = [environment.datasheet_peak(name, dtype) for dtype in dtypes]
+    assert found == pytest.approx([1e12 * value for value in dense], rel=0.015)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Tesla V100-SXM2-16GB", "NVIDIA A1000", "NVIDIA GeForce RTX 3090 Ti", "NVIDIA L400",
+     "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA GeForce RTX 4090 D", ""],
+)  # fmt: skip
+def test_other_gpus_have_no_known_peak(name):
+    assert environment.datasheet_peak(name, "bfloat16") is None
+
+
+def test_the_peak_memory_of_a_process_is_from_proc(monkeypatch, tmp_path):
+    status = tmp_path / "status"
+    status.write_text("VmPeak:\t  9999 kB\nVmHWM:\t  2048 kB\nVmRSS:\t  1024 kB\n")
+    monkeypatch.setattr(session, "Path", lambda path: status)
+    assert session.peak_rss() == 2048 * 1024
