@@ -163,7 +163,7 @@ FAULTS: tuple[Fault, ...] = (
         GENERATE,
         'speeds = candidate.ask("bandwidth", size=READ_BYTES)\n',
         'speeds = candidate.ask("bandwidth", size=READ_BYTES)\n'
-        '        memory = candidate.ask("memory")\n',
+        '    memory = candidate.ask("memory")\n',
     ),
     Fault(
         "generate: every case is compared with the first",
