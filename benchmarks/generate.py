@@ -115,21 +115,20 @@ def measure_interleaved(
         prompt = np.load(tokens, mmap_mode="r")[: case[1]].tolist()
         for found, figures in zip(cases, measure_case(running, config, case, prompt), strict=True):
             found.append(figures)
-    results = []
-    for candidate, start, found in zip(running, starts, cases, strict=True):
-        memory = candidate.ask("memory")  # before the large array is allocated
-        speeds = candidate.ask("bandwidth", size=READ_BYTES)
-        if candidate.error:
-            results.append(candidate.failure())
-            continue
-        figures = {
-            "name": candidate.implementation.name,
-            **start,
-            "peak_memory": memory,
-            "reads": speeds,
-        }
-        results.append(figures | {"cases": [add_bandwidth_limit(c, config, speeds) for c in found]})
-    return results
+    return [finish(*each, config) for each in zip(running, starts, cases, strict=True)]
+
+
+def finish(
+    candidate: Candidate, start: Result, cases: list[Result], config: GenerateBenchmarkConfig
+) -> Result:
+    """Return a candidate's result: its cases, peak memory, and the limit by memory bandwidth."""
+    memory = candidate.ask("memory")  # before the large array is allocated
+    speeds = candidate.ask("bandwidth", size=READ_BYTES)
+    if candidate.error:
+        return candidate.failure()
+    figures = {"name": candidate.implementation.name, **start}
+    figures |= {"peak_memory": memory, "reads": speeds}
+    return figures | {"cases": [add_bandwidth_limit(case, config, speeds) for case in cases]}
 
 
 def measure_case(

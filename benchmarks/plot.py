@@ -117,28 +117,33 @@ def draw_train_step(results: Sequence[Result]) -> Figure:
     """Plot one panel per result: throughput, step time, speed-up, and the limit by matmul peak."""
     figure, all_axes = panels(len(results), 6.4, 3.4)
     for axes, result in zip(all_axes, results, strict=True):
-        done = succeeded(result["programs"])
-        words = [
-            f"{p['tokens_per_second']:,.0f} tokens/s   {speed_up(p)}\n"
-            f"{p['milliseconds']['median']:,.0f} ms/step"
-            for p in done
-        ]
-        bars(axes, [p["name"] for p in done], done, words)
-        limits = [p["matmul_peak"] / result["flops"]["per_token"] for p in done]
-        for row, value in enumerate(limits):
-            mark_limit(axes, row, value)
-        options = result["options"]
-        axes.set_title(
-            f"{options['preset']}, {options['dtype']}, B={options['batch_size']}, "
-            f"T={options['seq_len']}{', torch compiled' if options['compile'] else ''}",
-            fontsize=10,
-        )
+        train_step_panel(axes, result)
     figure.suptitle(
         f"Training: the speed-up is over {BASELINE}; a dashed mark is\n"
         "the speed at the matmul peak measured in the same run",
         fontsize=8.5,
     )
     return figure
+
+
+def train_step_panel(axes: Axes, result: Result) -> None:
+    """Plot one result of train_step."""
+    done = succeeded(result["programs"])
+    words = [
+        f"{p['tokens_per_second']:,.0f} tokens/s   {speed_up(p)}\n"
+        f"{p['milliseconds']['median']:,.0f} ms/step"
+        for p in done
+    ]
+    bars(axes, [p["name"] for p in done], done, words)
+    limits = [p["matmul_peak"] / result["flops"]["per_token"] for p in done]
+    for row, value in enumerate(limits):
+        mark_limit(axes, row, value)
+    options = result["options"]
+    axes.set_title(
+        f"{options['preset']}, {options['dtype']}, B={options['batch_size']}, "
+        f"T={options['seq_len']}{', torch compiled' if options['compile'] else ''}",
+        fontsize=10,
+    )
 
 
 def draw_generate(results: Sequence[Result]) -> Figure:
@@ -202,15 +207,9 @@ def draw_gpu(results: Sequence[Result]) -> Figure:
     figure, all_axes = panels(len(shown), 5.2, 3.6)
     fastest = max(variant["tokens_per_second"] for found in shown.values() for variant in found)
     for axes, (name, found) in zip(all_axes, shown.items(), strict=True):
-        words = [
-            f"{v['milliseconds']['median']:,.0f} ms\n{v['tokens_per_second']:,.0f} tokens/s"
-            for v in found
-        ]
-        bars(axes, [name] * len(found), found, words)
-        axes.set_yticks(range(len(found)), [variant["label"] for variant in found])
+        variants_panel(axes, name, found)
         axes.set_xlim(0, 1.04 * fastest)
         axes.set_ylim(max(map(len, shown.values())) - 0.5, -0.5)  # the same bar thickness in each
-        axes.set_title(name, fontsize=10)
     sizes = sorted({f"B={variant['batch_size']}" for found in shown.values() for variant in found})
     figure.suptitle(
         f"The lecture's optimisations: {result['options']['preset']}, T={result['seq_len']}, "
@@ -218,6 +217,17 @@ def draw_gpu(results: Sequence[Result]) -> Figure:
         fontsize=9.5,
     )
     return figure
+
+
+def variants_panel(axes: Axes, name: str, found: Sequence[Result]) -> None:
+    """Plot the variants of one framework."""
+    words = [
+        f"{v['milliseconds']['median']:,.0f} ms\n{v['tokens_per_second']:,.0f} tokens/s"
+        for v in found
+    ]
+    bars(axes, [name] * len(found), found, words)
+    axes.set_yticks(range(len(found)), [variant["label"] for variant in found])
+    axes.set_title(name, fontsize=10)
 
 
 PLOTS: dict[str, Callable[[Sequence[Result]], Figure]] = {

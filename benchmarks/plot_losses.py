@@ -12,6 +12,7 @@ matplotlib.use("agg")  # no display needed
 import matplotlib.pyplot as plt
 import numpy as np
 import tyro
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gpt_common import cli
@@ -52,8 +53,6 @@ def draw(runs: tuple[Path, Path]) -> Figure:
     if not steps:
         raise InputError(f"{runs[0]} and {runs[1]}: expected steps in common, got none")
     first, second = (np.array([curve[step] for step in steps]) for curve in curves)
-    difference = np.abs(first - second) / first
-
     figure, (above, below) = plt.subplots(
         2, 1, sharex=True, figsize=(8, 5.5), height_ratios=(3, 2), layout="constrained"
     )
@@ -61,18 +60,23 @@ def draw(runs: tuple[Path, Path]) -> Figure:
     above.plot(steps, second, color=COLORS[1], linewidth=1, label=runs[1].name)
     above.set_ylabel("training loss (nats per token)")
     above.legend(frameon=False)
-    below.semilogy(steps, np.maximum(difference, 1e-9), color="0.3", linewidth=1)
-    below.set_ylabel("relative difference")
-    below.set_xlabel("step")
-    below.set_title(
-        f"max {difference.max():.1e}, median {np.median(difference):.1e}; "
-        "equal losses are drawn at 1e-9",
-        fontsize=9,
-    )
+    draw_difference(below, steps, np.abs(first - second) / first)
     for axes in (above, below):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def draw_difference(axes: Axes, steps: list[int], difference: np.ndarray) -> None:
+    """Plot the relative difference at each step, with its maximum and median as the title."""
+    axes.semilogy(steps, np.maximum(difference, 1e-9), color="0.3", linewidth=1)
+    axes.set_ylabel("relative difference")
+    axes.set_xlabel("step")
+    axes.set_title(
+        f"max {difference.max():.1e}, median {np.median(difference):.1e}; "
+        "equal losses are drawn at 1e-9",
+        fontsize=9,
+    )
 
 
 def main() -> None:

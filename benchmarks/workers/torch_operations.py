@@ -34,54 +34,55 @@ def default_ops(spec: Spec) -> FastOps:
     return choose_fast_ops(tools.device_name(), spec.dtype, processor())
 
 
-def normal(spec: Spec, *shape: int, std: float = 1.0, activation: bool = False) -> Tensor:
-    """Return random numbers that require a gradient: float32, but for activations in bfloat16."""
-    dtype = tools.DTYPES.get(spec.dtype, torch.float32) if activation else torch.float32
-    numbers = std * torch.randn(shape, device=tools.device_name())
-    return numbers.to(dtype).requires_grad_()
+def compute_dtype(spec: Spec) -> torch.dtype:
+    """Return the dtype that matrix products compute in."""
+    return tools.DTYPES.get(spec.dtype, torch.float32)
 
 
-def weights(spec: Spec, *shapes: tuple[int, ...]) -> list[Tensor]:
-    """Return initial weights of these shapes."""
-    return [normal(spec, *shape, std=INITIAL_STD) for shape in shapes]
+def activation(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return random numbers that require a gradient."""
+    return torch.randn(shape, device=tools.device_name(), dtype=dtype, requires_grad=True)
+
+
+def weight(*shape: int) -> Tensor:
+    """Return initial weights, in float32."""
+    return (INITIAL_STD * activation(*shape)).detach().requires_grad_()
 
 
 def linear_arguments(spec: Spec) -> tuple[Tensor, ...]:
     """Return the inputs `(B, T, C)` and `(B, T, 4C)` of a layer, then its weights and biases."""
     C = spec.model.n_embd
-    kernels = weights(spec, (3 * C, C), (C, C), (4 * C, C), (C, 4 * C))
-    biases = weights(spec, (3 * C,), (C,), (4 * C,), (C,))
-    x = [normal(spec, spec.batch_size, spec.seq_len, size) for size in (C, 4 * C)]
-    return *x, *kernels, *biases
+    x = [activation(spec.batch_size, spec.seq_len, size) for size in (C, 4 * C)]
+    weights = [weight(3 * C, C), weight(C, C), weight(4 * C, C), weight(C, 4 * C)]
+    return *x, *weights, *(weight(len(each)) for each in weights)
 
 
 def attention_arguments(spec: Spec) -> tuple[Tensor, ...]:
     """Return queries, keys and values, `(B, nh, T, hs)`."""
     head_size = spec.model.n_embd // spec.model.n_head
     shape = spec.batch_size, spec.model.n_head, spec.seq_len, head_size
-    return tuple(normal(spec, *shape, activation=True) for _ in range(3))
+    return tuple(activation(*shape, dtype=compute_dtype(spec)) for _ in range(3))
 
 
 def loss_arguments(spec: Spec) -> tuple[Any, ...]:
     """Return the head's input `(B, T, C)`, its weight, the targets, and the fast operations."""
-    x = normal(spec, spec.batch_size, spec.seq_len, spec.model.n_embd)
-    (weight,) = weights(spec, (spec.model.padded_vocab_size, spec.model.n_embd))
+    x = activation(spec.batch_size, spec.seq_len, spec.model.n_embd)
+    head = weight(spec.model.padded_vocab_size, spec.model.n_embd)
     targets = torch.randint(VOCAB_SIZE, x.shape[:2], device=x.device)
-    return x, weight, targets, replace(default_ops(spec), chunked_cross_entropy=True)
+    return x, head, targets, replace(default_ops(spec), chunked_cross_entropy=True)
 
 
 def decode_arguments(spec: Spec) -> tuple[Any, ...]:
     """Return the input of the MLP, one token of each sequence, its weights, and these packed."""
     C = spec.model.n_embd
-    weight, bias = weights(spec, (4 * C, C), (4 * C,))
-    dtype = tools.DTYPES.get(spec.dtype, torch.float32)
-    packed = InferenceLinear(weight, bias, dtype, packed=dtype in onednn_dtypes())
-    return normal(spec, DECODE_ROWS, C), weight, bias, packed
+    w, bias, dtype = weight(4 * C, C), weight(4 * C), compute_dtype(spec)
+    packed = InferenceLinear(w, bias, dtype, packed=dtype in onednn_dtypes())
+    return activation(DECODE_ROWS, C), w, bias, packed
 
 
 def sampling_arguments(spec: Spec) -> tuple[Tensor, ...]:
     """Return logits `(R, V)`, with the ties of bfloat16."""
-    return (normal(spec, DECODE_ROWS, VOCAB_SIZE).bfloat16().float(),)
+    return (activation(DECODE_ROWS, VOCAB_SIZE).bfloat16().float(),)
 
 
 def four(linear: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, ...]]:
@@ -133,8 +134,8 @@ OPERATIONS = (
     Operation(
         f"decode c_fc, {DECODE_ROWS} tokens",
         decode_arguments,
-        plain=lambda x, weight, bias, packed: F.linear(x, weight, bias),
-        fast=lambda x, weight, bias, packed: packed(x),
+        plain=lambda x, w, bias, packed: F.linear(x, w, bias),
+        fast=lambda x, w, bias, packed: packed(x),
         devices=("cpu",),
         training=False,
     ),
