@@ -16,7 +16,7 @@ from gpt_common.errors import InputError, NonFiniteError
 from gpt_common.memory import require_memory
 from gpt_common.sampling import uniforms
 
-Finish = Literal["length", "end", "stop"]
+FinishReason = Literal["length", "end", "stop"]
 
 # Tokens that a twin makes before it looks at them. A few, so that a text is shown as it grows and
 # ends soon after its end, yet a GPU is not asked after every token.
@@ -33,19 +33,19 @@ ROUNDING: dict[DtypeOption, float] = {
 }
 
 
-class Drawn(NamedTuple):
-    """What was drawn: of one token a number each, of a chunk `(n, R)`, R continuations.
+class SampledTokens(NamedTuple):
+    """Sampled tokens: one number each for one token, `(n, R)` for a chunk of R continuations.
 
-    `logprob` is the token's log-probability under the model itself, in nats. `slack` is how far all
-    logits may be off, as a share of the largest, before the same draw may take another token.
+    `logprob` is the token's log-probability under the model itself, in nats. `margin` is the error
+    of all logits, as a share of the largest, up to which the same token is sampled.
     """
 
     token: npt.NDArray[np.int64]
     logprob: npt.NDArray[np.float64]
-    slack: npt.NDArray[np.float64]
+    margin: npt.NDArray[np.float64]
 
 
-class TextStream:
+class Detokenizer:
     """Text from tokens as they come, held back until it is sure.
 
     What is not sure yet: a character whose bytes are not all there, and the beginning of a text to
@@ -57,7 +57,7 @@ class TextStream:
         self.stopped = False
         self._stop = stop
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._held = ""
+        self._pending = ""
 
     def add(self, token: int) -> None:
         """Take one more token."""
@@ -67,16 +67,16 @@ class TextStream:
         """Take it that no more tokens come."""
         self._take(self._decoder.decode(b"", final=True))
         if not self.stopped:
-            self.text, self._held = self.text + self._held, ""
+            self.text, self._pending = self.text + self._pending, ""
 
     def _take(self, more: str) -> None:
         if self.stopped:
             return
-        self._held += more
-        found = [place for stop in self._stop if (place := self._held.find(stop)) >= 0]
+        self._pending += more
+        found = [place for stop in self._stop if (place := self._pending.find(stop)) >= 0]
         self.stopped = bool(found)
-        sure = min(found) if found else len(self._held) - self._beginning_of_stop()
-        self.text, self._held = self.text + self._held[:sure], self._held[sure:]
+        sure = min(found) if found else len(self._pending) - self._beginning_of_stop()
+        self.text, self._pending = self.text + self._pending[:sure], self._pending[sure:]
 
     def _beginning_of_stop(self) -> int:
         """Return the length of the longest end of the held text that a stop text begins with."""
@@ -85,7 +85,7 @@ class TextStream:
                 n
                 for stop in self._stop
                 for n in range(1, len(stop))
-                if self._held.endswith(stop[:n])
+                if self._pending.endswith(stop[:n])
             ),
             default=0,
         )
@@ -103,13 +103,13 @@ class Completion:
     prompt: list[int]
     sample: int
     length: int  # prompt included, at which it ends
-    stream: TextStream
+    stream: Detokenizer
     end_token: int | None = tokenizer.END_OF_TEXT_TOKEN
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
-    slacks: list[float] = field(default_factory=list)
+    margins: list[float] = field(default_factory=list)
     exact_draws: list[int] = field(default_factory=list)  # indices of `tokens`
-    finish: Finish | None = None
+    finish: FinishReason | None = None
 
     @property
     def text(self) -> str:
@@ -117,16 +117,16 @@ class Completion:
         return self.stream.text
 
     @property
-    def total(self) -> int:
+    def num_tokens(self) -> int:
         """Tokens so far, prompt included."""
         return len(self.prompt) + len(self.tokens)
 
     @property
-    def missing(self) -> int:
+    def num_remaining(self) -> int:
         """Tokens that are still to be made, at most."""
-        return 0 if self.finish else self.length - self.total
+        return 0 if self.finish else self.length - self.num_tokens
 
-    def add(self, drawn: Drawn, exact: bool = False) -> None:
+    def add(self, drawn: SampledTokens, exact: bool = False) -> None:
         """Take one more token, `exact` where float64 decided.
 
         Raises `NonFiniteError` where the logits were not finite.
@@ -139,26 +139,26 @@ class Completion:
             self.exact_draws.append(len(self.tokens))
         self.tokens.append(int(drawn.token))
         self.logprobs.append(float(drawn.logprob))
-        self.slacks.append(float(drawn.slack))
+        self.margins.append(float(drawn.margin))
         if self.tokens[-1] == self.end_token:
             self.finish = "end"
         else:
             self.stream.add(self.tokens[-1])
             if self.stream.stopped:
                 self.finish = "stop"
-            elif not self.missing:
+            elif not self.num_remaining:
                 self.finish = "length"
         if self.finish:
             self.stream.end()
 
-    def close_draws(self, dtype: DtypeOption) -> list[int]:
+    def borderline_tokens(self, dtype: DtypeOption) -> list[int]:
         """Return the indices of `tokens` that rounding in `dtype` may have decided.
 
         Of those that float64 has decided, its own rounding.
         """
         exact = set(self.exact_draws)
         limits = (ROUNDING["float64" if i in exact else dtype] for i in range(len(self.tokens)))
-        return [i for i, limit in enumerate(limits) if self.slacks[i] <= limit]
+        return [i for i, limit in enumerate(limits) if self.margins[i] <= limit]
 
 
 def start_completions(
@@ -187,7 +187,7 @@ def start_completions(
         length = stopping.end(len(prompt))
         for sample in range(num_samples):
             end = None if stopping.ignore_end else tokenizer.END_OF_TEXT_TOKEN
-            stream = TextStream(stopping.stop)
+            stream = Detokenizer(stopping.stop)
             completions.append(Completion(prompt, sample, length, stream, end))
     return completions
 
@@ -222,7 +222,7 @@ def check_memory(
     require_memory(rows * row, f"a batch of {rows} continuations", "--num_samples or --max_length")
 
 
-def contexts(completions: Sequence[Completion], block_size: int) -> tuple[np.ndarray, np.ndarray]:
+def pad_inputs(completions: Sequence[Completion], block_size: int) -> tuple[np.ndarray, np.ndarray]:
     """Return what the model reads, `(R, T)` int64, and the length of each row, `(R,)`.
 
     That is the last `block_size` tokens of each; the rows are as long as the longest, and what
@@ -236,32 +236,34 @@ def contexts(completions: Sequence[Completion], block_size: int) -> tuple[np.nda
     return tokens, lengths
 
 
-def add_chunk(completions: Sequence[Completion], chunk: Drawn) -> bool:
+def add_chunk(completions: Sequence[Completion], chunk: SampledTokens) -> bool:
     """Give each continuation its tokens of a chunk `(n, R)`; return whether one was changed: no."""
     for step in zip(*chunk, strict=True):
         for completion, *drawn in zip(completions, *step, strict=True):
-            completion.add(Drawn(*drawn))
+            completion.add(SampledTokens(*drawn))
     return False
 
 
-def next_steps(completions: Sequence[Completion], block_size: int) -> int:
+def next_chunk_length(completions: Sequence[Completion], block_size: int) -> int:
     """Return how many tokens the next chunk should have; 0 where all continuations have ended.
 
     Where a row has come to `block_size` it is 1, and the tokens are to be encoded anew.
     """
-    growing = [c for c in completions if c.missing]
-    room = min((block_size - c.total + 1 for c in growing), default=1)
-    return min(CHUNK, max((c.missing for c in growing), default=0), max(1, room))
+    growing = [c for c in completions if c.num_remaining]
+    room = min((block_size - c.num_tokens + 1 for c in growing), default=1)
+    return min(CHUNK, max((c.num_remaining for c in growing), default=0), max(1, room))
 
 
-def is_full(completions: Sequence[Completion], block_size: int) -> bool:
+def is_context_full(completions: Sequence[Completion], block_size: int) -> bool:
     """Whether the last token of a row that still grows stands beyond the learned positions."""
-    return any(c.missing and c.total > block_size for c in completions)
+    return any(c.num_remaining and c.num_tokens > block_size for c in completions)
 
 
-def next_draws(seed: int, completions: Sequence[Completion], steps: int) -> npt.NDArray[np.float64]:
+def next_uniforms(
+    seed: int, completions: Sequence[Completion], steps: int
+) -> npt.NDArray[np.float64]:
     """Return the uniform numbers that decide each row's next tokens, `(R, steps)`."""
-    starts = [c.total for c in completions]
+    starts = [c.num_tokens for c in completions]
     return uniforms(seed, [c.sample for c in completions], steps, starts)
 
 
@@ -270,7 +272,7 @@ def last_tokens(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return the last token of each row and its position in a cache of `length`, `(R, 1)` each."""
     tokens = [[c.tokens[-1]] for c in completions]
-    return np.array(tokens), np.array([[min(c.total, length) - 1] for c in completions])
+    return np.array(tokens), np.array([[min(c.num_tokens, length) - 1] for c in completions])
 
 
 def seen_tokens(completions: Sequence[Completion], vocab_size: int) -> npt.NDArray[np.bool_]:

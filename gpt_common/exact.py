@@ -1,6 +1,6 @@
 """Close draws, decided in float64: so both twins take the same tokens, whatever computes them.
 
-A twin's logits are off by its rounding. A draw whose slack is within that is decided anew, by the
+A twin's logits are off by its rounding. A draw whose margin is within that is decided anew, by the
 twin's own rule, from the logits of one float64 GPT-2, written in numpy for both. In a float64 draw
 rounding decides once in some 10**10.
 """
@@ -15,7 +15,14 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from gpt_common.completion import ROUNDING, Completion, Drawn, contexts, next_draws, seen_tokens
+from gpt_common.completion import (
+    ROUNDING,
+    Completion,
+    SampledTokens,
+    next_uniforms,
+    pad_inputs,
+    seen_tokens,
+)
 from gpt_common.config import LAYER_NORM_EPSILON, Dtype, GPTConfig, SamplingOptions, require_exact
 from gpt_common.errors import InputError
 from gpt_common.weights import Weights
@@ -23,7 +30,7 @@ from gpt_common.weights import Weights
 Array = npt.NDArray[np.float64]
 
 # The twin's rule: of logits (1, V), a uniform number (1,), and which tokens have occurred (1, V).
-Sample = Callable[[Array, Array, npt.NDArray[np.bool_] | None], Drawn]
+Sample = Callable[[Array, Array, npt.NDArray[np.bool_] | None], SampledTokens]
 
 HEAD_ROWS = 4096  # of the head that are in float64 at a time
 
@@ -170,7 +177,7 @@ class Judge:
         self._limit = ROUNDING[model.dtype]
         self._readings: dict[int, Reading] = {}
 
-    def add_chunk(self, completions: Sequence[Completion], chunk: Drawn) -> bool:
+    def add_chunk(self, completions: Sequence[Completion], chunk: SampledTokens) -> bool:
         """Give each continuation its tokens of a chunk `(n, R)`; return whether one was changed.
 
         What the chunk has after a changed token was drawn from another text, and is void.
@@ -193,40 +200,40 @@ class Judge:
             del self._readings[next(iter(self._readings))]
 
     def _add_sure(
-        self, completions: Sequence[Completion], rows: Mapping[int, Iterator[Drawn]]
-    ) -> dict[int, Drawn]:
+        self, completions: Sequence[Completion], rows: Mapping[int, Iterator[SampledTokens]]
+    ) -> dict[int, SampledTokens]:
         """Give each row its tokens down to a close draw, and return these by row."""
         close = {}
         for n, row in rows.items():
             for drawn in row:
                 if completions[n].finish:
                     break
-                if drawn.slack <= self._limit:
+                if drawn.margin <= self._limit:
                     close[n] = drawn
                     break
                 completions[n].add(drawn)
         return close
 
     def _decide(
-        self, close: Mapping[int, Drawn], completions: Sequence[Completion]
-    ) -> Iterator[Drawn]:
+        self, close: Mapping[int, SampledTokens], completions: Sequence[Completion]
+    ) -> Iterator[SampledTokens]:
         """Yield the next draw of each of these rows, in float64."""
         config, growing = self._model.config, [completions[n] for n in close]
-        texts = [contexts([c], config.block_size)[0][0].tolist() for c in growing]
+        texts = [pad_inputs([c], config.block_size)[0][0].tolist() for c in growing]
         readings = [self._readings.setdefault(n, Reading()) for n in close]
         logits = self._model.logits(readings, texts)
         for drawn, row in zip(close.values(), logits, strict=True):
             check_rounding(drawn, row, self._limit)
-        draws = next_draws(self._sampling.seed, growing, 1)
+        draws = next_uniforms(self._sampling.seed, growing, 1)
         for n, completion in enumerate(growing):
             seen = None
             if self._sampling.repetition_penalty != 1:
                 seen = seen_tokens([completion], config.vocab_size)
             drawn = self._sample(logits[n : n + 1], draws[n], seen)
-            yield Drawn(*(column[0] for column in drawn))
+            yield SampledTokens(*(column[0] for column in drawn))
 
 
-def check_rounding(drawn: Drawn, logits: Array, limit: float) -> None:
+def check_rounding(drawn: SampledTokens, logits: Array, limit: float) -> None:
     """Raise `InputError` where a twin's log-probability shows an error of its logits above `limit`.
 
     Errors up to that share of the largest logit change it by twice as much, and its own rounding.
@@ -240,7 +247,7 @@ def check_rounding(drawn: Drawn, logits: Array, limit: float) -> None:
         )
 
 
-def by_row(chunk: Drawn) -> Iterator[list[Drawn]]:
+def by_row(chunk: SampledTokens) -> Iterator[list[SampledTokens]]:
     """Yield the draws of each row of a chunk `(n, R)`."""
     for columns in zip(*(numbers.T for numbers in chunk), strict=True):
-        yield [Drawn(*drawn) for drawn in zip(*columns, strict=True)]
+        yield [SampledTokens(*drawn) for drawn in zip(*columns, strict=True)]

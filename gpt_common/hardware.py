@@ -38,7 +38,7 @@ def parse_cpuinfo(text: str) -> Processor:
     )
 
 
-def keep_memory() -> None:
+def tune_malloc() -> None:
     """Tell glibc's malloc to keep what is freed; call it before the first tensor and thread.
 
     Left to itself it maps every large tensor anew and gives it back, so that every step pays for

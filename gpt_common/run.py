@@ -56,7 +56,7 @@ PACKAGES = ("gpt-twins", "torch", "jax", "flax", "optax", "numpy")
 UNSAID = "\0"  # no path, and so no value of --data
 
 # What a resumed run may change; any other flag has to be the one that the run began with.
-MAY_CHANGE = {
+RESUME_OVERRIDES = {
     "val_fraction",
     "data",
     "steps",
@@ -79,7 +79,7 @@ def parse_train_config(command: str, args: Sequence[str] | None = None) -> Train
         return config
     stored = stored_config(config.output.resume)
     resumed = _parse_over(stored, command, args)
-    changed = [c for c in changes(stored, resumed) if c.name not in MAY_CHANGE]
+    changed = [c for c in changes(stored, resumed) if c.name not in RESUME_OVERRIDES]
     if changed:
         raise InputError(
             "these flags contradict the run that is resumed: "
@@ -210,7 +210,7 @@ class Run:
             self.train_loader.restore(place)
         return batches
 
-    def due(self, every: int, step: int) -> bool:
+    def is_due(self, every: int, step: int) -> bool:
         """Whether what is done every so many steps is due after `step` updates."""
         return step == self.steps or (every > 0 and step % every == 0)
 

@@ -40,7 +40,7 @@ def available_devices() -> list[str]:
     return ["cuda", "cpu"] if jax.default_backend() == "gpu" else ["cpu"]
 
 
-def keep_compiled() -> None:
+def enable_compilation_cache() -> None:
     """Keep what XLA compiles, so that the next run starts sooner.
 
     In the user's cache folder, unless JAX_COMPILATION_CACHE_DIR names another.

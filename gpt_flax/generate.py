@@ -15,13 +15,13 @@ from gpt_common.checkpoint import Checkpoint
 from gpt_common.completion import (
     CHUNK,
     Completion,
-    Drawn,
+    SampledTokens,
     add_chunk,
-    contexts,
-    is_full,
+    is_context_full,
     last_tokens,
-    next_draws,
-    next_steps,
+    next_chunk_length,
+    next_uniforms,
+    pad_inputs,
     seen_tokens,
     start_completions,
 )
@@ -33,13 +33,13 @@ from gpt_common.config import (
     StoppingOptions,
     round_up,
 )
-from gpt_common.dialogue import answer, prompt_tokens, texts
 from gpt_common.exact import Float64GPT, Judge
 from gpt_common.formats.registry import read_weights
 from gpt_common.hardware import processor
+from gpt_common.repl import prompt_tokens, run_prompts, texts
 from gpt_common.weights import Weights
 from gpt_flax.cache import Cache, cache_dtype, empty_cache, forward_cached
-from gpt_flax.device import keep_compiled, resolve_dtype, select_device
+from gpt_flax.device import enable_compilation_cache, resolve_dtype, select_device
 from gpt_flax.fast import (
     FastOps,
     choose_fast_ops,
@@ -97,12 +97,12 @@ def generate(
     completions = start_completions(prompts, num_samples, sampling, stopping, model.config)
     weights = partial(master_weights, params, model)
     float64 = Float64GPT(model.config, weights, dtype) if exact else None
-    for _ in grow(params, model, completions, sampling, dtype, float64):
+    for _ in generate_stream(params, model, completions, sampling, dtype, float64):
         pass
     return completions
 
 
-def grow(
+def generate_stream(
     params: Params,
     model: GPT,
     completions: list[Completion],
@@ -116,9 +116,9 @@ def grow(
     judge = exact and Judge(exact, sampling, partial(sample_arrays, options))
     add = judge.add_chunk if judge else add_chunk
     state = None
-    while steps := next_steps(completions, block_size):
-        draws = next_draws(seed, completions, steps)
-        if state is None or is_full(completions, block_size):
+    while steps := next_chunk_length(completions, block_size):
+        draws = next_uniforms(seed, completions, steps)
+        if state is None or is_context_full(completions, block_size):
             length = min(round_up(longest, 64), block_size)
             state, chunk = prefill(params, model, completions, length, draws, options, dtype)
         else:
@@ -136,12 +136,12 @@ def prefill(
     draws: np.ndarray,
     sampling: SamplingOptions,
     dtype: Dtype,
-) -> tuple[DecodeState, Drawn]:
+) -> tuple[DecodeState, SampledTokens]:
     """Read the tokens so far, and draw one for each row; the cache takes `length` tokens.
 
     Prompts are compiled for lengths of 8, 16, 32 and so on, not for each length.
     """
-    tokens, lengths = contexts(completions, model.config.block_size)
+    tokens, lengths = pad_inputs(completions, model.config.block_size)
     T = tokens.shape[1]
     padding = min(max(8, 1 << (T - 1).bit_length()), length) - T
     tokens = np.pad(tokens, ((0, 0), (0, padding)))
@@ -160,7 +160,7 @@ def prefill(
             sampling=sampling,
             dtype=dtype,
         )
-    return state, Drawn(*(np.asarray(column)[None] for column in drawn))
+    return state, SampledTokens(*(np.asarray(column)[None] for column in drawn))
 
 
 @partial(jax.jit, static_argnames=("model", "length", "sampling", "dtype"))
@@ -194,7 +194,7 @@ def decode(
     draws: np.ndarray,
     sampling: SamplingOptions,
     dtype: Dtype,
-) -> tuple[DecodeState, Drawn]:
+) -> tuple[DecodeState, SampledTokens]:
     """Draw a token for each of the `draws` `(R, steps)`; the old state is gone."""
     steps = draws.shape[1]
     draws = np.pad(draws, ((0, 0), (0, CHUNK - steps)))
@@ -203,7 +203,7 @@ def decode(
     static_args = {"model": model, "sampling": sampling, "dtype": dtype}
     with jax.enable_x64(True):
         state, chunk = decode_fn(params, state, steps, draws, **static_args)
-    return state, Drawn(*(np.asarray(column)[:steps] for column in chunk))
+    return state, SampledTokens(*(np.asarray(column)[:steps] for column in chunk))
 
 
 def decode_steps(
@@ -295,7 +295,7 @@ def master_weights(params: Params, model: GPT) -> Weights:
 def main() -> None:
     """Run the command line."""
     config = cli.parse(GenerateConfig, "gpt_flax.generate")
-    keep_compiled()
+    enable_compilation_cache()
     dtype = resolve_dtype(config.dtype, config.device)
     config = config.with_dtype(dtype)
     device = select_device(config.device, dtype)
@@ -306,7 +306,7 @@ def main() -> None:
     ops = choose_fast_ops(device.platform, dtype, processor())
     params, model = prepare_for_inference(params, model, dtype, ops)
     options = config.sampling, dtype, exact
-    answer(config, model.config, lambda rows: grow(params, model, rows, *options))
+    run_prompts(config, model.config, lambda rows: generate_stream(params, model, rows, *options))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from gpt_flax.weights import Params, from_hf, to_hf
 CLIP_EPSILON = 1e-6  # torch.nn.utils.clip_grad_norm_'s
 
 
-def decays(parameter: Array) -> bool:
+def has_weight_decay(parameter: Array) -> bool:
     """Whether weight decay applies: to matrices and embeddings, not to biases and norms."""
     return parameter.ndim >= 2
 
@@ -29,7 +29,7 @@ def create_optimizer(options: OptimizerOptions) -> optax.GradientTransformation:
         b2=options.beta2,
         eps=options.eps,
         weight_decay=options.weight_decay,
-        mask=lambda params: jax.tree.map(decays, params),
+        mask=lambda params: jax.tree.map(has_weight_decay, params),
     )
 
 

@@ -15,10 +15,10 @@ from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import Dtype, TrainConfig
 from gpt_common.data import BatchLoader
 from gpt_common.formats.registry import read_weights
-from gpt_common.hardware import keep_memory, processor
+from gpt_common.hardware import processor, tune_malloc
 from gpt_common.run import SMALLER, Run, parse_train_config, start_run
 from gpt_common.schedule import learning_rate
-from gpt_flax.device import keep_compiled, resolve_dtype, select_device
+from gpt_flax.device import enable_compilation_cache, resolve_dtype, select_device
 from gpt_flax.fast import FastOps, choose_fast_ops, create_model, train_step_options
 from gpt_flax.generate import generate_texts
 from gpt_flax.model import GPT
@@ -151,16 +151,16 @@ def train(config: TrainConfig) -> Path:
             log.step(step, rate, metrics)
             run.remove_older()
             done, stop = step + 1, run.stopped()
-            if run.val_loader and not stop and run.due(output.eval_every, done):
+            if run.val_loader and not stop and run.is_due(output.eval_every, done):
                 log.flush()
                 loader, batches = run.val_loader, output.eval_steps
                 val_loss = evaluate(state.params, model, loader, batches, dtype, run.stopped)
                 stop = val_loss is None
                 if val_loss is not None:
                     log.evaluation(done, val_loss)
-            if stop or run.due(output.checkpoint_every, done):
+            if stop or run.is_due(output.checkpoint_every, done):
                 saved = save(run, state, done)
-            if run.samples and not stop and run.due(output.sample_every, done):
+            if run.samples and not stop and run.is_due(output.sample_every, done):
                 log.flush()
                 log.samples(done, generate_texts(state.params, model, *run.samples, dtype))
             if stop:
@@ -172,8 +172,8 @@ def main() -> None:
     """Run the command line."""
     config = parse_train_config("gpt_flax.train")
     if config.runtime.fast_ops:
-        keep_memory()
-    keep_compiled()
+        tune_malloc()
+    enable_compilation_cache()
     train(config)
 
 

@@ -12,13 +12,13 @@ from gpt_common import cli
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.completion import (
     Completion,
-    Drawn,
+    SampledTokens,
     add_chunk,
-    contexts,
-    is_full,
+    is_context_full,
     last_tokens,
-    next_draws,
-    next_steps,
+    next_chunk_length,
+    next_uniforms,
+    pad_inputs,
     seen_tokens,
     start_completions,
 )
@@ -29,10 +29,10 @@ from gpt_common.config import (
     SamplingOptions,
     StoppingOptions,
 )
-from gpt_common.dialogue import answer, prompt_tokens, texts
 from gpt_common.exact import Float64GPT, Judge
 from gpt_common.formats.registry import read_weights
-from gpt_common.hardware import keep_memory
+from gpt_common.hardware import tune_malloc
+from gpt_common.repl import prompt_tokens, run_prompts, texts
 from gpt_common.weights import Weights
 from gpt_torch.cache import Cache, LayerCache, cache_dtype, empty_cache, forward_cached
 from gpt_torch.device import resolve_dtype, select_device
@@ -87,12 +87,12 @@ def generate(
     completions = start_completions(prompts, num_samples, sampling, stopping, model.config)
     weights = partial(master_weights, model)
     float64 = Float64GPT(model.config, weights, dtype) if exact else None
-    for _ in grow(model, completions, sampling, dtype, float64):
+    for _ in generate_stream(model, completions, sampling, dtype, float64):
         pass
     return completions
 
 
-def grow(
+def generate_stream(
     model: GPT,
     completions: list[Completion],
     sampling: SamplingOptions,
@@ -104,9 +104,9 @@ def grow(
     judge = exact and Judge(exact, sampling, partial(sample_arrays, sampling))
     add = judge.add_chunk if judge else add_chunk
     state = None
-    while steps := next_steps(completions, block_size):
-        draws = next_draws(sampling.seed, completions, steps)
-        if state is None or is_full(completions, block_size):
+    while steps := next_chunk_length(completions, block_size):
+        draws = next_uniforms(sampling.seed, completions, steps)
+        if state is None or is_context_full(completions, block_size):
             length = min(longest, block_size)
             state, chunk = prefill(model, completions, length, draws, sampling, dtype)
         else:
@@ -124,10 +124,10 @@ def prefill(
     draws: np.ndarray,
     sampling: SamplingOptions,
     dtype: Dtype,
-) -> tuple[DecodeState, Drawn]:
+) -> tuple[DecodeState, SampledTokens]:
     """Read the tokens so far, and draw one for each row; the cache takes `length` tokens."""
     config, device = model.config, model.wte.weight.device
-    inputs = contexts(completions, config.block_size)
+    inputs = pad_inputs(completions, config.block_size)
     tokens, lengths = (torch.from_numpy(array).to(device) for array in inputs)
     R, T = tokens.shape
     compute = torch.bfloat16 if dtype == "bfloat16" else model.wte.weight.dtype
@@ -148,7 +148,7 @@ def decode(
     draws: np.ndarray,
     sampling: SamplingOptions,
     dtype: Dtype,
-) -> tuple[DecodeState, Drawn]:
+) -> tuple[DecodeState, SampledTokens]:
     """Draw a token for each of the `draws` `(R, steps)`; the state is changed."""
     last = torch.zeros(len(draws), dtype=torch.int64, device=state.tokens.device)
     chunk = []
@@ -193,9 +193,11 @@ def active_cache(model: GPT, state: DecodeState) -> Cache:
     return [LayerCache(*(cached[:, :, : state.end] for cached in layer)) for layer in state.cache]
 
 
-def stack(chunk: list[tuple[Tensor, Tensor, Tensor]]) -> Drawn:
+def stack(chunk: list[tuple[Tensor, Tensor, Tensor]]) -> SampledTokens:
     """Return what was drawn, each `(n, R)`, once the device has made it."""
-    return Drawn(*(torch.stack(column).cpu().numpy() for column in zip(*chunk, strict=True)))
+    return SampledTokens(
+        *(torch.stack(column).cpu().numpy() for column in zip(*chunk, strict=True))
+    )
 
 
 def rewind(state: DecodeState, completions: Sequence[Completion]) -> DecodeState:
@@ -234,7 +236,7 @@ def master_weights(model: GPT) -> Weights:
 def main() -> None:
     """Run the command line."""
     config = cli.parse(GenerateConfig, "gpt_torch.generate")
-    keep_memory()  # it reads long prompts a tenth faster so; Flax does not, and would hold more
+    tune_malloc()  # it reads long prompts a tenth faster so; Flax does not, and would hold more
     dtype = resolve_dtype(config.dtype, config.device)
     config = config.with_dtype(dtype)
     device = select_device(config.device, dtype)
@@ -243,7 +245,11 @@ def main() -> None:
     exact = Float64GPT(start.config, lambda: start.weights, dtype) if config.exact else None
     model = load_model(start, master_dtype(dtype), device)
     model = prepare_for_inference(model, dtype, config.compile)
-    answer(config, model.config, lambda rows: grow(model, rows, config.sampling, dtype, exact))
+    run_prompts(
+        config,
+        model.config,
+        lambda rows: generate_stream(model, rows, config.sampling, dtype, exact),
+    )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from gpt_torch.weights import from_hf, to_hf
 CLIP_EPSILON = 1e-6  # torch.nn.utils.clip_grad_norm_'s
 
 
-def decays(parameter: Tensor) -> bool:
+def has_weight_decay(parameter: Tensor) -> bool:
     """Whether weight decay applies: to matrices and embeddings, not to biases and norms."""
     return parameter.ndim >= 2
 
@@ -24,8 +24,11 @@ def create_optimizer(model: nn.Module, options: OptimizerOptions) -> AdamW:
     """
     parameters = list(model.parameters())
     groups = [
-        {"params": [p for p in parameters if decays(p)], "weight_decay": options.weight_decay},
-        {"params": [p for p in parameters if not decays(p)], "weight_decay": 0.0},
+        {
+            "params": [p for p in parameters if has_weight_decay(p)],
+            "weight_decay": options.weight_decay,
+        },
+        {"params": [p for p in parameters if not has_weight_decay(p)], "weight_decay": 0.0},
     ]
     betas = (options.beta1, options.beta2)
     return AdamW(groups, lr=options.learning_rate, betas=betas, eps=options.eps, fused=True)

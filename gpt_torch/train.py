@@ -16,7 +16,7 @@ from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import Dtype, TrainConfig
 from gpt_common.data import BatchLoader
 from gpt_common.formats.registry import read_weights
-from gpt_common.hardware import keep_memory, processor
+from gpt_common.hardware import processor, tune_malloc
 from gpt_common.run import SMALLER, Run, parse_train_config, start_run
 from gpt_common.schedule import learning_rate
 from gpt_torch.device import resolve_dtype, select_device
@@ -125,7 +125,7 @@ def to_device(array: np.ndarray, device: torch.device) -> Tensor:
     return tokens.pin_memory().to(device, non_blocking=True)  # else it waits for the step before
 
 
-class Arriving:
+class AsyncScalar:
     """A number on its way from a GPU to a copy of its own.
 
     Whoever reads it waits for the work that makes it, not for the step that was started since.
@@ -134,18 +134,18 @@ class Arriving:
     def __init__(self, number: Tensor) -> None:
         self.copy = torch.empty_like(number, device="cpu", pin_memory=True)
         self.copy.copy_(number, non_blocking=True)
-        self.there = torch.cuda.Event()
-        self.there.record()
+        self.ready = torch.cuda.Event()
+        self.ready.record()
 
     def __float__(self) -> float:
-        self.there.synchronize()
+        self.ready.synchronize()
         return self.copy.item()
 
 
-def to_host(metrics: dict[str, Tensor]) -> Mapping[str, SupportsFloat]:
+def async_to_host(metrics: dict[str, Tensor]) -> Mapping[str, SupportsFloat]:
     """Return the numbers of a step for the log, which reads them when the next one is started."""
     on_cuda = metrics["loss"].is_cuda
-    return {name: Arriving(number) for name, number in metrics.items()} if on_cuda else metrics
+    return {name: AsyncScalar(number) for name, number in metrics.items()} if on_cuda else metrics
 
 
 def save(run: Run, state: TrainState, step: int) -> Path:
@@ -171,19 +171,19 @@ def train(config: TrainConfig) -> Path:
             x, y = (to_device(a, device) for a in run.next_batches())
             rate = learning_rate(step, options)
             metrics = step_fn(state, x, y, rate, options.grad_clip, dtype)
-            log.step(step, rate, to_host(metrics))
+            log.step(step, rate, async_to_host(metrics))
             run.remove_older()
             done, stop = step + 1, run.stopped()
-            if run.val_loader and not stop and run.due(output.eval_every, done):
+            if run.val_loader and not stop and run.is_due(output.eval_every, done):
                 log.flush()
                 loader, batches = run.val_loader, output.eval_steps
                 val_loss = evaluate(state.model, loader, batches, dtype, device, run.stopped)
                 stop = val_loss is None
                 if val_loss is not None:
                     log.evaluation(done, val_loss)
-            if stop or run.due(output.checkpoint_every, done):
+            if stop or run.is_due(output.checkpoint_every, done):
                 saved = save(run, state, done)
-            if run.samples and not stop and run.due(output.sample_every, done):
+            if run.samples and not stop and run.is_due(output.sample_every, done):
                 log.flush()
                 log.samples(done, generate_texts(state.model, *run.samples, dtype))
             if stop:
@@ -195,7 +195,7 @@ def main() -> None:
     """Run the command line."""
     config = parse_train_config("gpt_torch.train")
     if config.runtime.fast_ops:
-        keep_memory()
+        tune_malloc()
     train(config)
 
 

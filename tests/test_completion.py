@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from gpt_common import tokenizer
 from gpt_common.completion import (
     CHUNK,
-    Drawn,
-    TextStream,
+    Detokenizer,
+    SampledTokens,
     add_chunk,
-    contexts,
-    next_draws,
-    next_steps,
+    next_chunk_length,
+    next_uniforms,
+    pad_inputs,
     start_completions,
 )
 from gpt_common.config import GPTConfig, SamplingOptions, StoppingOptions
@@ -24,7 +24,7 @@ from gpt_common.errors import InputError, NonFiniteError
 
 def streamed(tokens, stop=()):
     """Return the texts that are sure after each token and at the end, and the stream."""
-    stream, texts = TextStream(stop), []
+    stream, texts = Detokenizer(stop), []
     for token in tokens:
         stream.add(token)
         texts.append(stream.text)
@@ -90,15 +90,15 @@ def started(prompts=((1, 2, 3),), count=1, config=None, **stopping):
 def give(completions, *tokens, logprob=-1.0):
     rows = np.array([[token] * len(completions) for token in tokens])
     numbers = np.full(rows.shape, logprob)
-    add_chunk(completions, Drawn(rows, numbers, np.abs(numbers)))
+    add_chunk(completions, SampledTokens(rows, numbers, np.abs(numbers)))
 
 
 def test_ends_at_its_length_and_takes_no_more():
     (completion,) = started(max_length=6)
-    assert completion.missing == 3
+    assert completion.num_remaining == 3
     give([completion], 10, 11, 12, 13)
     assert completion.tokens == [10, 11, 12]
-    assert (completion.finish, completion.missing, completion.total) == ("length", 0, 6)
+    assert (completion.finish, completion.num_remaining, completion.num_tokens) == ("length", 0, 6)
     assert completion.logprobs == [-1.0] * 3
 
 
@@ -129,10 +129,10 @@ def test_what_is_held_back_is_shown_where_the_text_ends():
 
 def test_close_draws_are_those_that_rounding_may_have_decided():
     (completion,) = started(max_new_tokens=4)
-    for slack, exact in ((1e-3, False), (1e-6, False), (1e-12, True), (1e-14, True)):
-        completion.add(Drawn(10, -1.0, slack), exact)
-    assert completion.close_draws("float32") == [1, 3]
-    assert completion.close_draws("bfloat16") == [0, 1, 3]
+    for margin, exact in ((1e-3, False), (1e-6, False), (1e-12, True), (1e-14, True)):
+        completion.add(SampledTokens(10, -1.0, margin), exact)
+    assert completion.borderline_tokens("float32") == [1, 3]
+    assert completion.borderline_tokens("bfloat16") == [0, 1, 3]
     assert completion.exact_draws == [2, 3]
 
 
@@ -151,7 +151,7 @@ def test_samples_of_a_prompt_are_numbered():
         ([6, 7], 0, 5),
         ([6, 7], 1, 5),
     ]
-    tokens, lengths = contexts(rows, block_size=8)
+    tokens, lengths = pad_inputs(rows, block_size=8)
     assert tokens.tolist() == [[5, 0], [5, 0], [6, 7], [6, 7]]
     assert lengths.tolist() == [1, 1, 2, 2]
 
@@ -159,25 +159,27 @@ def test_samples_of_a_prompt_are_numbered():
 def test_the_context_is_the_last_of_a_text():
     rows = started(prompts=([1, 2, 3, 4, 5],), max_new_tokens=3)
     give(rows, 6)
-    assert contexts(rows, block_size=4)[0].tolist() == [[3, 4, 5, 6]]
+    assert pad_inputs(rows, block_size=4)[0].tolist() == [[3, 4, 5, 6]]
 
 
 def test_a_window_of_any_length_takes_no_memory():
     rows = started(max_new_tokens=10**12, window=True)
-    assert rows[0].missing == 10**12
-    assert next_draws(5, rows, 4).shape == (1, 4)
+    assert rows[0].num_remaining == 10**12
+    assert next_uniforms(5, rows, 4).shape == (1, 4)
     give(rows, 9)
-    assert (next_draws(5, rows, 3) == next_draws(5, started(max_new_tokens=9), 4)[:, 1:]).all()
+    assert (
+        next_uniforms(5, rows, 3) == next_uniforms(5, started(max_new_tokens=9), 4)[:, 1:]
+    ).all()
 
 
 def test_chunks_end_with_the_longest_and_at_the_context():
     rows = started(max_new_tokens=CHUNK + 2)
-    assert next_steps(rows, 1024) == CHUNK
+    assert next_chunk_length(rows, 1024) == CHUNK
     give(rows, *[9] * CHUNK)
-    assert next_steps(rows, 1024) == 2
-    assert next_steps(rows, 3 + CHUNK) == 1
+    assert next_chunk_length(rows, 1024) == 2
+    assert next_chunk_length(rows, 3 + CHUNK) == 1
     give(rows, 9, 9)
-    assert next_steps(rows, 1024) == 0
+    assert next_chunk_length(rows, 1024) == 0
 
 
 def test_an_empty_prompt_starts_a_text():

@@ -83,15 +83,15 @@ def test_what_is_decided_and_what_is_not(framework, tied, monkeypatch):
     stopping = StoppingOptions(max_new_tokens=16, stop=("e", "a"))
     plain = completions(framework, tied, PROMPTS[:6], None, stopping)
     assert not asked
-    assert any(c.close_draws("float32") for c in plain)
+    assert any(c.borderline_tokens("float32") for c in plain)
     found = completions(framework, tied, PROMPTS[:6], None, stopping, exact=True)
     decided = [(c.prompt + c.tokens)[: len(c.prompt) + i] for c in found for i in c.exact_draws]
     assert sorted(asked) == sorted(decided)
     assert 0 < len(asked) < sum(len(c.tokens) for c in found)
     for completion in found:
-        assert completion.close_draws("float32") == []
+        assert completion.borderline_tokens("float32") == []
         sure = set(range(len(completion.tokens))) - set(completion.exact_draws)
-        assert all(completion.slacks[i] > ROUNDING["float32"] for i in sure)
+        assert all(completion.margins[i] > ROUNDING["float32"] for i in sure)
 
 
 def put_off(monkeypatch, framework, share):
@@ -142,7 +142,7 @@ def test_equal_tokens_are_taken_by_their_number(tied):
     ]
     assert [c.tokens for c in found[0]] == [c.tokens for c in found[1]]
     for completion in found[0]:
-        assert completion.exact_draws == completion.close_draws("float32") == [0, 1, 2, 3, 4]
+        assert completion.exact_draws == completion.borderline_tokens("float32") == [0, 1, 2, 3, 4]
         assert all(token % 2 == 0 for token in completion.tokens)
 
 

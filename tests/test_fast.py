@@ -439,11 +439,11 @@ def test_a_step_of_jax_on_a_cpu_does_not_begin_before_the_last_has_ended(monkeyp
 def test_what_is_compiled_is_kept_where_the_user_says(tmp_path, monkeypatch):
     before = jax.config.jax_compilation_cache_dir
     try:
-        flax_device.keep_compiled()
+        flax_device.enable_compilation_cache()
         assert jax.config.jax_compilation_cache_dir == before
         monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
         monkeypatch.setenv("GPT_TWINS_CACHE", str(tmp_path))
-        flax_device.keep_compiled()
+        flax_device.enable_compilation_cache()
         assert jax.config.jax_compilation_cache_dir == str(tmp_path / "jax")
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
@@ -585,7 +585,7 @@ def test_no_fast_ops_turns_all_of_it_off(train, framework, flags, tmp_path, monk
     """Also in the run that goes on with it."""
     module = importlib.import_module(f"gpt_{framework}.train")
     kept, chosen = [], []
-    monkeypatch.setattr(module, "keep_memory", lambda: kept.append(True))
+    monkeypatch.setattr(module, "tune_malloc", lambda: kept.append(True))
     original = module.choose_fast_ops
     monkeypatch.setattr(
         module, "choose_fast_ops", lambda *how: chosen.append(how) or original(*how)
@@ -606,14 +606,14 @@ def test_fast_and_plain_runs_have_the_same_losses(train, framework, tmp_path):
 
 KEEPING = """
 import ctypes, threading
-from gpt_common.hardware import keep_memory
+from gpt_common.hardware import tune_malloc
 library = ctypes.CDLL(None)
 library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
 library.free.argtypes = [ctypes.c_void_p]
 class Info(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in ("arena", *"bcdefghi")]
 library.mallinfo2.restype = Info
-keep_memory()
+tune_malloc()
 library.free(library.malloc(3 * 2**30))
 print(library.mallinfo2().arena, flush=True)
 threads = [threading.Thread(target=library.malloc, args=[1000]) for _ in range(3)]
@@ -639,8 +639,8 @@ def test_keep_memory_is_harmless_where_there_is_no_glibc(monkeypatch):
     calls = []
     library = type("Library", (), {"mallopt": staticmethod(lambda *a: calls.append(a))})
     monkeypatch.setattr(hardware.ctypes, "CDLL", lambda _: library)
-    hardware.keep_memory()
+    hardware.tune_malloc()
     assert len(calls) == 4
     monkeypatch.setattr(hardware.ctypes, "CDLL", lambda _: object())
-    hardware.keep_memory()
+    hardware.tune_malloc()
     assert len(calls) == 4

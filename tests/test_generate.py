@@ -24,9 +24,9 @@ from gpt_common.config import (
     StoppingOptions,
     TrainConfig,
 )
-from gpt_common.dialogue import answer, fitted, show
 from gpt_common.errors import InputError
 from gpt_common.formats import registry
+from gpt_common.repl import fit_to_context, run_prompts, show
 from gpt_flax import generate as flax_generate
 from gpt_torch.inference import InferenceGPT
 from tests.conftest import (
@@ -213,17 +213,17 @@ def test_an_answer_is_as_long_as_fits(call, framework, folder, monkeypatch):
 
 def test_an_answer_in_a_window_has_100_tokens():
     config = GPTConfig(block_size=40)
-    assert fitted(StoppingOptions(window=True), 3, config).max_new_tokens == 100
-    assert fitted(StoppingOptions(), 3, GPTConfig()).max_new_tokens == 100
-    assert fitted(StoppingOptions(max_new_tokens=60), 3, config).max_new_tokens == 60
-    assert fitted(StoppingOptions(max_length=60), 3, config).max_new_tokens is None
+    assert fit_to_context(StoppingOptions(window=True), 3, config).max_new_tokens == 100
+    assert fit_to_context(StoppingOptions(), 3, GPTConfig()).max_new_tokens == 100
+    assert fit_to_context(StoppingOptions(max_new_tokens=60), 3, config).max_new_tokens == 60
+    assert fit_to_context(StoppingOptions(max_length=60), 3, config).max_new_tokens is None
 
 
 def test_ctrl_c_ends_an_answer_and_not_the_session(capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", Terminal(b"one\ntwo\n"))
     answered = []
 
-    def grow(completions):
+    def generate_stream(completions):
         answered.append(completions[0].prompt)
         if len(answered) == 1:
             raise KeyboardInterrupt
@@ -232,7 +232,7 @@ def test_ctrl_c_ends_an_answer_and_not_the_session(capsys, monkeypatch):
 
     config = GenerateConfig("nowhere", PromptOptions(interactive=True))
     with contextlib.suppress(KeyboardInterrupt):  # which would end the tests too
-        answer(config, GPTConfig(), grow)
+        run_prompts(config, GPTConfig(), generate_stream)
     assert answered == [tokenizer.encode("one"), tokenizer.encode("two")]
     assert capsys.readouterr().out == "\n> two\n"
 
@@ -256,8 +256,10 @@ def test_an_empty_prompt_shows_nothing(generate, framework, folder):
 def grown_with(framework, monkeypatch):
     """Return a list that gets what the command lets grow."""
     module, given = importlib.import_module(f"gpt_{framework}.generate"), []
-    grow = module.grow
-    monkeypatch.setattr(module, "grow", lambda *args: given.append(args) or grow(*args))
+    generate_stream = module.generate_stream
+    monkeypatch.setattr(
+        module, "generate_stream", lambda *args: given.append(args) or generate_stream(*args)
+    )
     return given
 
 
@@ -280,7 +282,7 @@ def test_the_command_holds_and_computes_as_asked(call, framework, folder, dtype,
         computes = args[3] if framework == "torch" else args[4]
         raise InputError(f"{computes} over {held}".replace("torch.", ""))
 
-    monkeypatch.setattr(f"gpt_{framework}.generate.grow", told)
+    monkeypatch.setattr(f"gpt_{framework}.generate.generate_stream", told)
     result = call(f"gpt_{framework}.generate", "--init", folder, "--dtype", dtype)
     assert_one_line_error(result, f"{dtype} over {held}")
 
@@ -334,10 +336,10 @@ def test_samples_in_training_are_of_its_seed(train, framework, start, tmp_path, 
 @pytest.mark.parametrize(
     ("module", "names"),
     [
-        ("gpt_torch.generate", ("keep_memory",)),
-        ("gpt_flax.generate", ("keep_compiled",)),
-        ("gpt_torch.train", ("keep_memory",)),
-        ("gpt_flax.train", ("keep_memory", "keep_compiled")),
+        ("gpt_torch.generate", ("tune_malloc",)),
+        ("gpt_flax.generate", ("enable_compilation_cache",)),
+        ("gpt_torch.train", ("tune_malloc",)),
+        ("gpt_flax.train", ("tune_malloc", "enable_compilation_cache")),
     ],
 )
 def test_what_a_command_keeps_for_later(call, module, names, tmp_path, monkeypatch):

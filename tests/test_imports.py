@@ -131,18 +131,18 @@ def functions(path: Path) -> list[str]:
 # The frameworks' own words for the same thing, and the few functions that only one of them needs.
 SAME_NAME = {"setup": "__init__", "__call__": "forward"}
 ONLY_TORCH = {
-    *("compute_dtype", "to_device", "to_host"),
-    *("Arriving", "Arriving.__init__", "Arriving.__float__"),
+    *("compute_dtype", "to_device", "async_to_host"),
+    *("AsyncScalar", "AsyncScalar.__init__", "AsyncScalar.__float__"),
     *("FastGPT.__init__", "onednn_linear", "onednn_matmul", "row_losses_"),
     *("OneDNNLinear", "OneDNNLinear.forward", "OneDNNLinear.backward"),
     *("BlockwiseAttention", "BlockwiseAttention.forward", "BlockwiseAttention.backward"),
     *("ChunkedCrossEntropy", "ChunkedCrossEntropy.forward", "ChunkedCrossEntropy.backward"),
-    *("attention_weights", "active_cache", "stack", "without_late_ties"),
+    *("attention_weights", "active_cache", "stack", "drop_surplus_ties"),
     *("InferenceLinear", "InferenceLinear.__init__", "InferenceLinear.forward"),
     *("can_pack", "onednn_dtypes"),
 }
 ONLY_FLAX = {
-    *("eval_step", "keep_compiled", "in_bfloat16"),
+    *("eval_step", "enable_compilation_cache", "in_bfloat16"),
     *("call_fast", "fast_attention", "train_step_options"),
     *("is_small_batch", "small_batch_options"),
     *("matmul", "_matmul_forward", "_matmul_backward", "transpose_contiguous"),

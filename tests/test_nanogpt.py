@@ -80,7 +80,7 @@ class Miniature(nn.Module):
 
 
 def adamw(model, settings):
-    """AdamW as nanoGPT sets it up: what decays, then what does not."""
+    """AdamW as nanoGPT sets it up: what has_weight_decay, then what does not."""
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
     groups = [

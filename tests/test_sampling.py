@@ -24,7 +24,7 @@ ALL = {"top_k": 0}
 
 
 def drawn(framework, logits, draws, seen=None, **options):
-    """Return tokens, log-probabilities and slacks as numpy arrays."""
+    """Return tokens, log-probabilities and margins as numpy arrays."""
     options = SamplingOptions(**options)
     if framework == "torch":
         seen = None if seen is None else torch.tensor(seen)
@@ -37,12 +37,12 @@ def drawn(framework, logits, draws, seen=None, **options):
     return [np.asarray(result) for result in results]
 
 
-def most_probable(framework, logits, k):
+def top_k_tokens(framework, logits, k):
     """Return the k largest logits of each row and their tokens, as numpy arrays."""
     if framework == "torch":
-        return [a.numpy() for a in torch_sampling.most_probable(torch.tensor(logits), k)]
+        return [a.numpy() for a in torch_sampling.top_k_tokens(torch.tensor(logits), k)]
     with jax.enable_x64(True):
-        return [np.asarray(a) for a in flax_sampling.most_probable(jax.numpy.array(logits), k)]
+        return [np.asarray(a) for a in flax_sampling.top_k_tokens(jax.numpy.array(logits), k)]
 
 
 def plain_choice(logits, draw):
@@ -135,7 +135,7 @@ def test_the_most_probable_are_the_first_of_a_stable_sort(framework, levels, k):
     logits = np.random.default_rng(levels).integers(0, levels, (9, 999)).astype(np.float32)
     logits[0] = np.arange(999)
     tokens = np.argsort(-logits, axis=-1, kind="stable")[:, :k]
-    values, found = most_probable(framework, logits, k)
+    values, found = top_k_tokens(framework, logits, k)
     assert np.array_equal(found, tokens)
     assert np.array_equal(values, np.take_along_axis(logits, tokens, -1))
 
@@ -207,11 +207,11 @@ def random_case(rows, V=60):
 
 
 def changed_tokens(framework, share, logits, draws, seen, settings):
-    """Return which rows an error of that share of the slack gives another token, of some errors."""
+    """Return which rows some error of that share of the margin gives another token."""
     if "repetition_penalty" not in settings:
         seen = None
-    tokens, _, slacks = drawn(framework, logits, draws, seen, **settings)
-    size = share * np.minimum(slacks * np.abs(logits).max(-1), 10)[:, None]
+    tokens, _, margins = drawn(framework, logits, draws, seen, **settings)
+    size = share * np.minimum(margins * np.abs(logits).max(-1), 10)[:, None]
     errors = list(worst_errors(logits, np.zeros_like(logits, bool) if seen is None else seen))
     wrong = np.concatenate([logits + size * error for error in errors])
     draws, seen = (None if a is None else np.concatenate([a] * len(errors)) for a in (draws, seen))
@@ -221,7 +221,7 @@ def changed_tokens(framework, share, logits, draws, seen, settings):
 
 @pytest.mark.parametrize("settings", [*SETTINGS, {"temperature": 0.0, "repetition_penalty": 2.0}])
 def test_within_the_slack_no_error_of_the_logits_changes_a_token(framework, settings):
-    """However large the slack is."""
+    """However large the margin is."""
     assert not changed_tokens(framework, 0.999, *random_case(100), settings).any()
 
 

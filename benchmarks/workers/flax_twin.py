@@ -10,7 +10,7 @@ from benchmarks.spec import SEED, Spec, runtime_options
 from benchmarks.workers import jax_tools as tools
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import SamplingOptions, StoppingOptions, TrainConfig
-from gpt_common.hardware import keep_memory, processor
+from gpt_common.hardware import processor, tune_malloc
 from gpt_common.initialization import initialize_weights
 from gpt_flax.fast import choose_fast_ops, create_model
 from gpt_flax.generate import generate, load_model
@@ -23,7 +23,7 @@ def training(spec: Spec) -> Callable[[], Array]:
     """Return a function that starts a training step on the next batch and returns its loss."""
     config = TrainConfig(runtime=runtime_options(spec))
     if spec.fast_ops:
-        keep_memory()
+        tune_malloc()
     options, loader = config.optimizer, spec.loader()
     device = tools.select_device(spec.device, spec.dtype)
     ops = choose_fast_ops(device.platform, spec.dtype, processor()) if spec.fast_ops else None

@@ -18,7 +18,7 @@ from benchmarks.spec import Spec
 from benchmarks.timing import interleaved_seconds
 from benchmarks.workers.session import serve
 from gpt_common import cli
-from gpt_common.hardware import keep_memory
+from gpt_common.hardware import tune_malloc
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class OperationSession:
 
 def main() -> None:
     """Serve the twin that the command line names."""
-    keep_memory()  # as the trainers do
+    tune_malloc()  # as the trainers do
     session = OperationSession(importlib.import_module(f"benchmarks.workers.{sys.argv[1]}"))
     serve({"names": session.names, "measure": session.measure})
 

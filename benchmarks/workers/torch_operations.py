@@ -23,7 +23,7 @@ from gpt_torch.fast import (
 )
 from gpt_torch.inference import InferenceLinear, onednn_dtypes
 from gpt_torch.model import causal_attention, cross_entropy
-from gpt_torch.sampling import most_probable
+from gpt_torch.sampling import top_k_tokens
 
 VOCAB_SIZE = GPTConfig().vocab_size
 DECODE_ROWS = 5  # sequences that `generate` continues at once, by default
@@ -143,7 +143,7 @@ OPERATIONS = (
         f"sample top-k, {DECODE_ROWS} tokens",
         sampling_arguments,
         plain=sort_top_k,
-        fast=lambda logits: most_probable(logits, SamplingOptions().top_k),
+        fast=lambda logits: top_k_tokens(logits, SamplingOptions().top_k),
         dtypes=("float32",),
         training=False,
     ),

@@ -9,20 +9,20 @@ from benchmarks.spec import SEED, Spec, runtime_options
 from benchmarks.workers import torch_tools as tools
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import SamplingOptions, StoppingOptions, TrainConfig
-from gpt_common.hardware import keep_memory, processor
+from gpt_common.hardware import processor, tune_malloc
 from gpt_common.initialization import initialize_weights
 from gpt_torch.fast import choose_fast_ops
 from gpt_torch.generate import generate, load_model
 from gpt_torch.inference import prepare_for_inference
 from gpt_torch.precision import master_dtype
-from gpt_torch.train import compile_train_step, create_state, to_device, to_host, train_step
+from gpt_torch.train import async_to_host, compile_train_step, create_state, to_device, train_step
 
 
 def training(spec: Spec) -> Callable[[], SupportsFloat]:
     """Return a function that starts a training step on the next batch and returns its loss."""
     config = TrainConfig(runtime=runtime_options(spec))
     if spec.fast_ops:
-        keep_memory()
+        tune_malloc()
     options, loader = config.optimizer, spec.loader()
     device = tools.select_device(spec.device, spec.dtype)
     fast, compiled = spec.fast_ops, spec.compile
@@ -34,7 +34,7 @@ def training(spec: Spec) -> Callable[[], SupportsFloat]:
     def step() -> SupportsFloat:
         x, y = (to_device(a, device) for a in loader.next_batches(1))
         metrics = step_fn(state, x, y, options.learning_rate, options.grad_clip, spec.dtype)
-        return to_host(metrics)["loss"]
+        return async_to_host(metrics)["loss"]
 
     return step
 
@@ -42,7 +42,7 @@ def training(spec: Spec) -> Callable[[], SupportsFloat]:
 def generation(spec: Spec) -> Callable[[list[int], int, int], np.ndarray]:
     """Return a function that continues a batch of one prompt and returns the tokens."""
     if spec.fast_ops:
-        keep_memory()
+        tune_malloc()
     device = tools.select_device(spec.device, spec.dtype)
     start = Checkpoint(spec.model, initialize_weights(spec.model, SEED))
     model = load_model(start, master_dtype(spec.dtype), device)

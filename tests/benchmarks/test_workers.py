@@ -256,7 +256,7 @@ def test_the_twins_are_measured_with_their_commands_operations(task, fast, small
     """And with the plain ones under --no_fast_ops."""
     used, kept, prepared = [], [], []
     for twin in (torch_twin, flax_twin):
-        monkeypatch.setattr(twin, "keep_memory", lambda: kept.append(True))
+        monkeypatch.setattr(twin, "tune_malloc", lambda: kept.append(True))
         prepare = twin.prepare_for_inference
         monkeypatch.setattr(
             twin,
@@ -279,7 +279,7 @@ def test_the_twins_are_measured_with_their_commands_operations(task, fast, small
 
 @pytest.mark.parametrize("program", [torch_twin, huggingface])
 def test_implementations_in_torch_train_and_generate(program, small_spec, monkeypatch):
-    monkeypatch.setattr(torch_twin, "keep_memory", lambda: None)
+    monkeypatch.setattr(torch_twin, "tune_malloc", lambda: None)
     step = program.training(small_spec)
     assert [float(step()) for _ in range(2)] == pytest.approx([np.log(97)] * 2, abs=0.2)
     rows = program.generation(small_spec)([5, 6, 7], 2, 4)

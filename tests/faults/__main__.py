@@ -38,7 +38,7 @@ TESTED_BY = {
     **{name: (name, "run") for name in ("checkpoint", "cli", "lock", "metrics")},
     **dict.fromkeys(("memory", "startup"), ("cli", "run")),
     **dict.fromkeys(("generate", "inference"), ("generation", "inference", "generate")),
-    "dialogue": ("generate", "completion"),
+    "repl": ("generate", "completion"),
     "__main__": ("convert",),
     "names": ("formats_foreign", "formats_refused"),
     "__init__": ("run",),

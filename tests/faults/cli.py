@@ -249,7 +249,7 @@ FAULTS = (
     ),
     Fault(
         "flax: the folder that the user names for compiled programs is not taken",
-        "gpt_flax/device.py::keep_compiled",
+        "gpt_flax/device.py::enable_compilation_cache",
         '"JAX_COMPILATION_CACHE_DIR" not in os.environ',
         "True",
     ),

@@ -18,7 +18,7 @@ FAULTS = (
     Fault(
         "exact: every draw is decided anew",
         "gpt_common/exact.py::Judge._add_sure",
-        "drawn.slack <= self._limit",
+        "drawn.margin <= self._limit",
         "True",
     ),
     Fault(

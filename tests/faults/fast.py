@@ -191,7 +191,7 @@ FAULTS = (
     ),
     Fault(
         "malloc gives back what is large",
-        "gpt_common/hardware.py::keep_memory",
+        "gpt_common/hardware.py::tune_malloc",
         "mallopt(M_TRIM_THRESHOLD, -1)",
         "mallopt(M_TRIM_THRESHOLD, 2**31 - 1)",
     ),
@@ -266,7 +266,7 @@ FAULTS = (
     ),
     Fault(
         "malloc keeps a heap for each thread",
-        "gpt_common/hardware.py::keep_memory",
+        "gpt_common/hardware.py::tune_malloc",
         "mallopt(M_ARENA_MAX, 1)",
         "mallopt(M_ARENA_MAX, 64)",
     ),

@@ -25,8 +25,8 @@ FAULTS = (
     Fault(
         "exact: the command does not ask for it in torch",
         "gpt_torch/generate.py::main",
-        "grow(model, rows, config.sampling, dtype, exact)",
-        "grow(model, rows, config.sampling, dtype)",
+        "generate_stream(model, rows, config.sampling, dtype, exact)",
+        "generate_stream(model, rows, config.sampling, dtype)",
     ),
     Fault(
         "exact: the command does not ask for it in flax",
@@ -42,13 +42,13 @@ FAULTS = (
     ),
     Fault(
         "flax: a row goes on after a changed token where it was",
-        "gpt_flax/generate.py::grow",
+        "gpt_flax/generate.py::generate_stream",
         "add(completions, chunk)",
         "add(completions, chunk) and False",
     ),
     Fault(
         "torch: a row goes on after a changed token where it was",
-        "gpt_torch/generate.py::grow",
+        "gpt_torch/generate.py::generate_stream",
         "add(completions, chunk)",
         "add(completions, chunk) and False",
     ),
@@ -78,7 +78,7 @@ FAULTS = (
     ),
     Fault(
         "flax: each seed compiles anew",
-        "gpt_flax/generate.py::grow",
+        "gpt_flax/generate.py::generate_stream",
         "replace(sampling, seed=0)",
         "sampling",
     ),
@@ -103,8 +103,8 @@ FAULTS = (
     Fault(
         "torch: the command generates in float32",
         "gpt_torch/generate.py::main",
-        "grow(model, rows, config.sampling, dtype, exact)",
-        'grow(model, rows, config.sampling, "float32", exact)',
+        "generate_stream(model, rows, config.sampling, dtype, exact)",
+        'generate_stream(model, rows, config.sampling, "float32", exact)',
     ),
     Fault(
         "torch: the command holds float32",
@@ -115,13 +115,13 @@ FAULTS = (
     Fault(
         "flax: generation keeps no compiled program",
         "gpt_flax/generate.py::main",
-        "keep_compiled()",
+        "enable_compilation_cache()",
         "pass",
     ),
     Fault(
         "torch: generation keeps no memory",
         "gpt_torch/generate.py::main",
-        "keep_memory()",
+        "tune_malloc()",
         "pass",
     ),
     Fault(
@@ -216,48 +216,48 @@ FAULTS = (
         'any(key.key in ("attn", "mlp") for key in path)',
         'path[-1].key == "kernel"',
     ),
-    # Completions and the dialogue.
+    # Completions and the repl.
     Fault(
         "the window is one token short",
-        "gpt_common/completion.py::contexts",
+        "gpt_common/completion.py::pad_inputs",
         "(c.prompt + c.tokens)[-block_size:]",
         "(c.prompt + c.tokens)[-block_size + 1 :]",
     ),
     Fault(
         "a text to stop before is shown",
-        "gpt_common/completion.py::TextStream._take",
+        "gpt_common/completion.py::Detokenizer._take",
         "min(found)",
-        "len(self._held)",
+        "len(self._pending)",
     ),
     Fault(
         "a step takes the draw of the token before",
-        "gpt_common/completion.py::next_draws",
-        "[c.total for c in completions]",
-        "[c.total - 1 for c in completions]",
+        "gpt_common/completion.py::next_uniforms",
+        "[c.num_tokens for c in completions]",
+        "[c.num_tokens - 1 for c in completions]",
     ),
     Fault(
         "a prompt file loses its white space",
-        "gpt_common/dialogue.py::prompt_tokens",
+        "gpt_common/repl.py::prompt_tokens",
         r'content.decode().removesuffix("\n")',
         "content.decode().strip()",
     ),
     Fault(
         "tokens a second are by the time to the first token",
-        "gpt_common/dialogue.py::as_json",
+        "gpt_common/repl.py::as_json",
         "count / times[-1]",
         "count / times[0]",
     ),
     Fault(
         "an empty prompt shows <|endoftext|>",
-        "gpt_common/dialogue.py::prompt_text",
+        "gpt_common/repl.py::prompt_text",
         'return ""',
         "return tokenizer.END_OF_TEXT",
     ),
     Fault(
         "close draws are those that were not close",
-        "gpt_common/completion.py::Completion.close_draws",
-        "self.slacks[i] <= limit",
-        "self.slacks[i] >= limit",
+        "gpt_common/completion.py::Completion.borderline_tokens",
+        "self.margins[i] <= limit",
+        "self.margins[i] >= limit",
     ),
     Fault(
         "what is held back is lost where <|endoftext|> ends the text",
@@ -273,21 +273,21 @@ FAULTS = (
     ),
     Fault(
         "a byte that is no text ends a session",
-        "gpt_common/dialogue.py::ask",
+        "gpt_common/repl.py::read_prompts",
         'sys.stdin.reconfigure(errors="surrogateescape")',
         "pass",
     ),
     Fault(
         "Ctrl-C in an answer ends the session",
-        "gpt_common/dialogue.py::answer",
+        "gpt_common/repl.py::run_prompts",
         "print()",
         "raise",
     ),
     Fault(
         "an answer that does not fit is refused",
-        "gpt_common/dialogue.py::fitted",
-        "min(ANSWER_LENGTH, max(1, room))",
-        "ANSWER_LENGTH",
+        "gpt_common/repl.py::fit_to_context",
+        "min(REPLY_LENGTH, max(1, room))",
+        "REPLY_LENGTH",
     ),
     Fault(
         "any number of samples is begun",
@@ -297,13 +297,13 @@ FAULTS = (
     ),
     Fault(
         "exact: what is close is said as of float32",
-        "gpt_common/dialogue.py::explain",
+        "gpt_common/repl.py::explain",
         '"float64" if config.exact else config.dtype',
         "config.dtype",
     ),
     Fault(
         "JSON: dtype is always float32",
-        "gpt_common/dialogue.py::as_json",
+        "gpt_common/repl.py::as_json",
         '"dtype": config.dtype',
         '"dtype": "float32"',
     ),

@@ -48,7 +48,7 @@ FAULTS = (
     ),
     Fault(
         "resume: how the data is split may not change with it",
-        "gpt_common/run.py::MAY_CHANGE",
+        "gpt_common/run.py::RESUME_OVERRIDES",
         '"val_fraction"',
         '"data"',
     ),
@@ -132,13 +132,13 @@ FAULTS = (
     ),
     Fault(
         "a resumed run may not go on with other data",
-        "gpt_common/run.py::MAY_CHANGE",
+        "gpt_common/run.py::RESUME_OVERRIDES",
         '"data"',
         '"steps"',
     ),
     Fault(
         "a resumed run may change its batch",
-        "gpt_common/run.py::MAY_CHANGE",
+        "gpt_common/run.py::RESUME_OVERRIDES",
         "(field.name for field in dataclasses.fields(OutputOptions))",
         '("batch_size", *(field.name for field in dataclasses.fields(OutputOptions)))',
     ),

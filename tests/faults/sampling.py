@@ -5,27 +5,28 @@ from tests.faults.fault import Fault
 FAULTS = (
     Fault(
         "torch: top-k keeps one more",
-        "gpt_torch/sampling.py::rank",
+        "gpt_torch/sampling.py::sort_tokens",
         "torch.exp(scores - scores[:, :1])[:, :k]",
         "torch.exp(scores - scores[:, :1])[:, : k + 1]",
     ),
     Fault(
         "flax: temperature multiplies",
-        "gpt_flax/sampling.py::rank",
+        "gpt_flax/sampling.py::sort_tokens",
         "values.astype(jnp.float64) / (options.temperature or 1.0)",
         "values.astype(jnp.float64) * (options.temperature or 1.0)",
     ),
     Fault(
         "torch: top-p leaves out the token that crosses it",
-        "gpt_torch/sampling.py::last_kept",
-        "shares_above(ranked) < options.top_p",
-        "shares_above(ranked) + ranked.weights / ranked.cumulative[:, -1:] <= options.top_p",
+        "gpt_torch/sampling.py::cutoff_index",
+        "exclusive_cumulative(ordered) < options.top_p",
+        "exclusive_cumulative(ordered) + ordered.weights / ordered.cumulative[:, -1:]"
+        " <= options.top_p",
     ),
     Fault(
         "flax: min-p is a share of everything",
-        "gpt_flax/sampling.py::last_kept",
-        "ranked.weights",
-        "ranked.weights / ranked.cumulative[:, -1:]",
+        "gpt_flax/sampling.py::cutoff_index",
+        "ordered.weights",
+        "ordered.weights / ordered.cumulative[:, -1:]",
     ),
     Fault(
         "torch: the penalty favours negative logits",
@@ -35,13 +36,13 @@ FAULTS = (
     ),
     Fault(
         "torch: ties stand as topk leaves them",
-        "gpt_torch/sampling.py::most_probable",
+        "gpt_torch/sampling.py::top_k_tokens",
         "(values[:, k:] == values[:, k - 1 : k]).any()",
         "False",
     ),
     Fault(
         "torch: one tie too many is taken out at the edge",
-        "gpt_torch/sampling.py::without_late_ties",
+        "gpt_torch/sampling.py::drop_surplus_ties",
         "equal.cumsum(-1, dtype=torch.int32) > places",
         "equal.cumsum(-1, dtype=torch.int32) >= places",
     ),
@@ -58,8 +59,8 @@ FAULTS = (
         "penalize(logits, seen, options).gather(-1, token)",
     ),
     Fault(
-        "flax: the slack forgets the neighbours",
-        "gpt_flax/sampling.py::slack",
+        "flax: the margin forgets the neighbours",
+        "gpt_flax/sampling.py::margin",
         "jnp.where(chosen < end, after, jnp.inf) / 2",
         "jnp.full_like(after, jnp.inf)",
     ),
@@ -82,14 +83,14 @@ FAULTS = (
         "[seed, 0]",
     ),
     Fault(
-        "torch: the slack forgets the penalty",
-        "gpt_torch/sampling.py::slack",
+        "torch: the margin forgets the penalty",
+        "gpt_torch/sampling.py::margin",
         "torch.cat(moves, -1).amin(-1) * (options.temperature or 1.0) / penalty",
         "torch.cat(moves, -1).amin(-1) * (options.temperature or 1.0)",
     ),
     Fault(
-        "flax: the slack is of first order",
-        "gpt_flax/sampling.py::move_of_share",
+        "flax: the margin is of first order",
+        "gpt_flax/sampling.py::boundary_margin",
         "jnp.log1p(odds)",
         "odds",
     ),
@@ -101,8 +102,8 @@ FAULTS = (
     ),
     Fault(
         "torch: top-p keeps one more where the share is exactly that",
-        "gpt_torch/sampling.py::last_kept",
-        "shares_above(ranked) < options.top_p",
-        "shares_above(ranked) <= options.top_p",
+        "gpt_torch/sampling.py::cutoff_index",
+        "exclusive_cumulative(ordered) < options.top_p",
+        "exclusive_cumulative(ordered) <= options.top_p",
     ),
 )

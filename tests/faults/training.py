@@ -142,14 +142,14 @@ FAULTS = (
     Fault(
         "torch: a stop waits for samples",
         "gpt_torch/train.py::train",
-        "run.samples and not stop and run.due(output.sample_every, done)",
-        "run.samples and run.due(output.sample_every, done)",
+        "run.samples and not stop and run.is_due(output.sample_every, done)",
+        "run.samples and run.is_due(output.sample_every, done)",
     ),
     Fault(
         "flax: a stop waits for samples",
         "gpt_flax/train.py::train",
-        "run.samples and not stop and run.due(output.sample_every, done)",
-        "run.samples and run.due(output.sample_every, done)",
+        "run.samples and not stop and run.is_due(output.sample_every, done)",
+        "run.samples and run.is_due(output.sample_every, done)",
     ),
     Fault(
         "torch: --device does not reach the trainer",
@@ -205,7 +205,7 @@ FAULTS = (
     Fault(
         "flax: the trainer keeps no compiled program",
         "gpt_flax/train.py::main",
-        "keep_compiled()",
+        "enable_compilation_cache()",
         "pass",
     ),
     Fault(
@@ -262,13 +262,13 @@ FAULTS = (
     ),
     Fault(
         "torch: everything decays",
-        "gpt_torch/optimizer.py::decays",
+        "gpt_torch/optimizer.py::has_weight_decay",
         "parameter.ndim >= 2",
         "parameter.ndim >= 1",
     ),
     Fault(
         "flax: nothing decays",
-        "gpt_flax/optimizer.py::decays",
+        "gpt_flax/optimizer.py::has_weight_decay",
         "parameter.ndim >= 2",
         "parameter.ndim >= 3",
     ),
@@ -306,7 +306,7 @@ FAULTS = (
             b2=options.beta2,
             eps=options.eps,
             weight_decay=options.weight_decay,
-            mask=lambda params: jax.tree.map(decays, params),
+            mask=lambda params: jax.tree.map(has_weight_decay, params),
         )
         """,
         """
@@ -317,7 +317,7 @@ FAULTS = (
             eps=0.0,
             eps_root=options.eps,
             weight_decay=options.weight_decay,
-            mask=lambda params: jax.tree.map(decays, params),
+            mask=lambda params: jax.tree.map(has_weight_decay, params),
         )
         """,
     ),

@@ -60,7 +60,7 @@ def differing(ours, theirs, dtype):
         assert len(a.tokens) > 0
         if a.tokens != b.tokens:
             place = first_difference(a.tokens, b.tokens)
-            assert min(a.slacks[place], b.slacks[place]) <= ROUNDING[dtype]
+            assert min(a.margins[place], b.margins[place]) <= ROUNDING[dtype]
             count += 1
         else:
             assert a.logprobs == pytest.approx(b.logprobs, abs=1e-3)
@@ -82,7 +82,7 @@ def test_both_twins_write_the_same(setting, dtype, start):
 
 
 def test_in_bfloat16_twins_part_at_a_close_draw(start):
-    """Whose slack is ten times what was seen at most: half of what is held to be rounding."""
+    """Whose margin is ten times what was seen at most: half of what is held to be rounding."""
     prompts = ragged_prompts(start.config, 24)
     ours, theirs = (
         completions(framework, start, prompts, SamplingOptions(), LONG, dtype="bfloat16")
@@ -92,7 +92,7 @@ def test_in_bfloat16_twins_part_at_a_close_draw(start):
     for a, b in zip(ours, theirs, strict=True):
         if a.tokens != b.tokens:
             place = first_difference(a.tokens, b.tokens)
-            assert min(a.slacks[place], b.slacks[place]) <= 0.5 * ROUNDING["bfloat16"]
+            assert min(a.margins[place], b.margins[place]) <= 0.5 * ROUNDING["bfloat16"]
 
 
 @pytest.mark.parametrize("setting", ["as it comes", "all at once"])
@@ -208,7 +208,7 @@ def test_1000_prompts_of_gpt2_exactly():
 
     ours, theirs = (written(framework, prompts, 32) for framework in FRAMEWORKS)
     assert [c.tokens for c in ours] == [c.tokens for c in theirs]
-    assert not any(c.close_draws("float32") for c in ours)
+    assert not any(c.borderline_tokens("float32") for c in ours)
     print(f"{sum(len(c.exact_draws) for c in ours)} of 64000 draws decided in float64")
     for framework in FRAMEWORKS:
         alone = written(framework, prompts[::10], 1)
@@ -244,4 +244,4 @@ def test_greedy_of_gpt2_is_transformers(framework, greedy_texts):
         found = completion.prompt + completion.tokens
         if found != theirs:
             place = first_difference(found, theirs) - len(completion.prompt)
-            assert completion.slacks[place] <= ROUNDING["float32"]
+            assert completion.margins[place] <= ROUNDING["float32"]

@@ -13,7 +13,7 @@ from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import OptimizerOptions, SamplingOptions, StoppingOptions
 from gpt_flax import device as flax_device
 from gpt_torch import device as torch_device
-from gpt_torch.train import to_device, to_host
+from gpt_torch.train import async_to_host, to_device
 from tests.conftest import FRAMEWORKS, random_weights
 from tests.parity import reference
 from tests.parity.comparisons import SHAPE, SMALL, grown_gpt2, passes, real_tokens, runs
@@ -53,7 +53,7 @@ def test_training_a_small_model(agree):
 def test_a_number_is_read_while_later_work_goes_on():
     a = torch.ones(4096, 4096, device="cuda")
     torch.cuda.synchronize()
-    metrics = to_host({"loss": a[0, 0] + 1.5})
+    metrics = async_to_host({"loss": a[0, 0] + 1.5})
     for _ in range(100):
         a = a @ a / 4096
     later = torch.cuda.Event()

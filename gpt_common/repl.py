@@ -17,41 +17,43 @@ from gpt_common.config import GenerateConfig, GPTConfig, PromptOptions, Stopping
 from gpt_common.errors import InputError
 
 # Lets continuations grow until all have ended, and yields after each few tokens.
-Grow = Callable[[list[Completion]], Iterator[None]]
+GenerateStream = Callable[[list[Completion]], Iterator[None]]
 
-ANSWER_LENGTH = 100
+REPLY_LENGTH = 100
 
 
-def answer(config: GenerateConfig, model: GPTConfig, grow: Grow) -> None:
+def run_prompts(config: GenerateConfig, model: GPTConfig, stream: GenerateStream) -> None:
     """Continue the prompt, or one after the other, and show what comes.
 
     Raises `InputError` where the model cannot continue it. Ctrl-C ends an answer; where a prompt is
     asked for, the command.
     """
     if not config.prompt.interactive:
-        respond(prompt_tokens(config.prompt), config, model, grow)
+        run_prompt(prompt_tokens(config.prompt), config, model, stream)
         return
-    for line in ask():
+    for line in read_prompts():
         try:
-            tokens = tokenizer.encode(checked(line))
-            stopping = fitted(config.stopping, len(tokens), model)
-            respond(tokens, replace(config, stopping=stopping), model, grow)
+            tokens = tokenizer.encode(require_text(line))
+            stopping = fit_to_context(config.stopping, len(tokens), model)
+            run_prompt(tokens, replace(config, stopping=stopping), model, stream)
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
         except KeyboardInterrupt:
             print()
 
 
-def fitted(stopping: StoppingOptions, prompt_length: int, model: GPTConfig) -> StoppingOptions:
+def fit_to_context(
+    stopping: StoppingOptions, prompt_length: int, model: GPTConfig
+) -> StoppingOptions:
     """Return how far an answer goes where that is not said: 100 tokens, or what fits."""
     if stopping.max_length is not None or stopping.max_new_tokens is not None:
         return stopping
     room = model.block_size - max(1, prompt_length)
-    fits = ANSWER_LENGTH if stopping.window else min(ANSWER_LENGTH, max(1, room))
+    fits = REPLY_LENGTH if stopping.window else min(REPLY_LENGTH, max(1, room))
     return replace(stopping, max_new_tokens=fits)
 
 
-def ask() -> Iterator[str]:
+def read_prompts() -> Iterator[str]:
     """Yield the lines of a terminal, or of a pipe, until they end."""
     if isinstance(sys.stdin, TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # a byte that is no text must not end it
@@ -63,7 +65,7 @@ def ask() -> Iterator[str]:
             return
 
 
-def checked(line: str) -> str:
+def require_text(line: str) -> str:
     """Return a line. Raises `InputError` for bytes that are no text where it comes from."""
     try:
         line.encode()
@@ -84,15 +86,17 @@ def prompt_tokens(options: PromptOptions) -> list[int]:
         raise InputError(f"{source}: expected UTF-8 text, got: {error}") from None
 
 
-def respond(tokens: list[int], config: GenerateConfig, model: GPTConfig, grow: Grow) -> None:
+def run_prompt(
+    tokens: list[int], config: GenerateConfig, model: GPTConfig, stream: GenerateStream
+) -> None:
     """Continue one prompt and show what comes, as it comes."""
     count, options = config.prompt.count, (config.sampling, config.stopping)
     completions = start_completions([tokens], count, *options, model)
     if config.json:
-        times = chunk_times(grow(completions))
+        times = chunk_times(stream(completions))
         print(json.dumps(as_json(completions, times, config)))
         return
-    show(completions, grow(completions))
+    show(completions, stream(completions))
     if config.explain:
         explain(completions, config)
 
@@ -151,7 +155,7 @@ def as_json(
                 "tokens": completion.tokens,
                 "logprobs": completion.logprobs,
                 "finish": completion.finish,
-                "close_draws": completion.close_draws(config.dtype),
+                "close_draws": completion.borderline_tokens(config.dtype),
                 "exact_draws": completion.exact_draws,
             }
             for completion in completions
@@ -170,12 +174,12 @@ def explain(completions: list[Completion], config: GenerateConfig) -> None:
     """Print the draws that rounding may have decided, and how close they were."""
     limit = ROUNDING["float64" if config.exact else config.dtype]
     count = sum(len(c.tokens) for c in completions)
-    close = [(c, i) for c in completions for i in c.close_draws(config.dtype)]
+    close = [(c, i) for c in completions for i in c.borderline_tokens(config.dtype)]
     if config.exact:
         decided = sum(len(c.exact_draws) for c in completions)
         print(f"{decided} of {count} draws were within rounding: float64 has decided them")
     print(f"{len(close)} of {count} draws may take another token in another program:")
-    print(f"slack, the error of the logits that is enough, is below {limit:.0e} of the largest")
+    print(f"margin, the error of the logits that is enough, is below {limit:.0e} of the largest")
     for completion, i in close:
         token = tokenizer.token_bytes(completion.tokens[i]).decode(errors="replace")
-        print(f"sample {completion.sample}, token {i} {token!r}: {completion.slacks[i]:.1e}")
+        print(f"sample {completion.sample}, token {i} {token!r}: {completion.margins[i]:.1e}")
