@@ -25,7 +25,7 @@ NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", 
 # Tests of a file beside those that bear its name, or before them where they are much faster.
 TESTED_BY = {
     "model": ("generation", "model"),
-    "train": ("training", "run", "train", "generate"),
+    "train": ("training", "fast", "run", "train", "generate"),
     "optimizer": ("training", "train"),
     "fast": ("fast", "model"),
     "precision": ("precision", "model", "train"),
