@@ -6,7 +6,7 @@
 | `MLP.__call__`: `jax.nn.gelu` | `remat_gelu`            | CPUs; it needs less memory, too       |
 | `causal_attention`            | `blockwise_attention`   | CPUs; it needs less memory, too       |
 | `causal_attention`            | `cudnn_attention`       | NVIDIA GPUs, bfloat16                 |
-| `GPT.loss`: head, softmax     | `chunked_cross_entropy` | nowhere, but it needs far less memory |
+| `GPT.loss`: head, softmax     | `chunked_cross_entropy` | GPUs; it needs far less memory        |
 
 By how much is in `docs/speed.md`.
 """
@@ -30,9 +30,10 @@ from gpt_common.hardware import Processor
 from gpt_flax.model import GPT, MLP, Attention, causal_attention
 from gpt_flax.precision import DTYPES
 
-# Rows of logits at a time: 103 MB in float32 where the vocabulary is GPT-2's. With half of them XLA
-# multiplies so slowly that a step takes a fifth longer, and it needs no less memory.
-CHUNK_ROWS = 512
+# Rows of logits at a time. On a CPU 103 MB in float32 where the vocabulary is GPT-2's; with half of
+# them XLA multiplies so slowly that a step takes a fifth longer, and it needs no less memory. On a
+# GPU 0.8 GB; with fewer rows the gradient of the head, 154 MB, is read and written more often.
+CPU_LOSS_ROWS, GPU_LOSS_ROWS = 512, 4096
 BLOCK_ROWS = 128  # of queries at a time, at least
 SMALL_BATCH = 64  # rows at most: with 128 `small_batch_options` make a step a fifth longer
 
@@ -45,15 +46,15 @@ class FastOps:
     remat_gelu: bool = False
     blockwise_attention: bool = False
     cudnn_attention: bool = False
-    chunked_cross_entropy: bool = False
+    loss_rows: int = 0  # of logits at a time in `chunked_cross_entropy`; 0: the plain loss
     memory_scheduler: bool = False  # for a training step's operations
 
 
 def choose_fast_ops(device_type: str, dtype: Dtype, processor: Processor) -> FastOps:
     """Return the operations that are faster on a device, in a dtype, with a CPU `processor`.
 
-    XLA has fast kernels for the plain operations on a GPU, except attention in bfloat16. float64 is
-    for proofs: none for it.
+    XLA has fast kernels for the plain operations on a GPU, except attention in bfloat16, but would
+    keep the logits of a whole batch. float64 is for proofs: none for it.
     """
     if dtype == "float64":
         return FastOps()
@@ -63,10 +64,11 @@ def choose_fast_ops(device_type: str, dtype: Dtype, processor: Processor) -> Fas
             dense_2d=native,
             remat_gelu=True,
             blockwise_attention=native,
-            chunked_cross_entropy=True,
+            loss_rows=CPU_LOSS_ROWS,
             memory_scheduler=True,
         )
-    return FastOps(cudnn_attention=device_type == "gpu" and dtype == "bfloat16")
+    cudnn_attention = device_type == "gpu" and dtype == "bfloat16"
+    return FastOps(cudnn_attention=cudnn_attention, loss_rows=GPU_LOSS_ROWS)
 
 
 class FastGPT(GPT):
@@ -77,11 +79,11 @@ class FastGPT(GPT):
 
     def loss(self, tokens: Array, targets: Array) -> Array:
         """Return the mean cross-entropy in nats, without the logits of a whole batch."""
-        if not self.ops.chunked_cross_entropy:
+        if not self.ops.loss_rows:
             return super().loss(tokens, targets)
         x, weight = self.ln_f(self.hidden(tokens)), self.wte.embedding
         x, targets, vocab_size = flatten_batch(x), targets.ravel(), self.config.vocab_size
-        return chunked_cross_entropy(x, weight, targets, vocab_size, self.dtype)
+        return chunked_cross_entropy(x, weight, targets, vocab_size, self.dtype, self.ops.loss_rows)
 
     def hidden(
         self,
@@ -366,23 +368,23 @@ def attention_block_backward(
     return matmul(d_scores, k), matmul(transpose_contiguous(d_scores), q), dv
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def chunked_cross_entropy(
-    x: Array, weight: Array, targets: Array, vocab_size: int, dtype: DTypeLike
+    x: Array, weight: Array, targets: Array, vocab_size: int, dtype: DTypeLike, loss_rows: int
 ) -> Array:
     """Return `cross_entropy` of the logits x weight^T, the first `vocab_size` of each row.
 
     Fused linear layer and cross-entropy, for a chunk of rows at a time. `x` is `(N, C)`, `weight`
-    `(padded V, C)`, `targets` `(N,)`; the product is in `dtype`. The gradients are computed in the
+    `(padded V, C)`, `targets` `(N,)`; the product is in `dtype`, `loss_rows` rows at a time. The gradients are computed in the
     forward pass from a chunk's logits, so that neither the logits of a batch nor their gradients,
     206 MB each, are ever in memory as a whole.
     """
-    loss, _ = _chunked_cross_entropy_forward(x, weight, targets, vocab_size, dtype)
+    loss, _ = _chunked_cross_entropy_forward(x, weight, targets, vocab_size, dtype, loss_rows)
     return loss
 
 
 def _chunked_cross_entropy_forward(
-    x: Array, weight: Array, targets: Array, vocab_size: int, dtype: DTypeLike
+    x: Array, weight: Array, targets: Array, vocab_size: int, dtype: DTypeLike, loss_rows: int
 ) -> tuple[Array, tuple[Array, Array]]:
     # By `scan`: XLA would begin all chunks of an unrolled loop before it ends the first.
     count, x, w = len(x), x.astype(dtype), weight.astype(dtype)
@@ -400,10 +402,10 @@ def _chunked_cross_entropy_forward(
         return (loss + losses.sum(), d_weight), matmul(d_logits, w).astype(weight.dtype)
 
     sums, dx = (jnp.zeros((), sum_dtype), jnp.zeros(weight.shape, sum_dtype)), []
-    whole = count - count % CHUNK_ROWS
+    whole = count - count % loss_rows
     if whole:
-        rows = x[:whole].reshape(-1, CHUNK_ROWS, x.shape[1])
-        chunks = rows, targets[:whole].reshape(-1, CHUNK_ROWS)
+        rows = x[:whole].reshape(-1, loss_rows, x.shape[1])
+        chunks = rows, targets[:whole].reshape(-1, loss_rows)
         sums, dx_chunks = jax.lax.scan(add_chunk, sums, chunks)
         dx.append(dx_chunks.reshape(whole, -1))
     if whole < count:
@@ -414,7 +416,7 @@ def _chunked_cross_entropy_forward(
 
 
 def _chunked_cross_entropy_backward(
-    vocab_size: int, dtype: DTypeLike, grads: tuple[Array, Array], grad: Array
+    vocab_size: int, dtype: DTypeLike, loss_rows: int, grads: tuple[Array, Array], grad: Array
 ) -> tuple[Array, Array, None]:
     dx, d_weight = grads
     return grad * dx, grad * d_weight, None

@@ -1,9 +1,9 @@
 """Continue a prompt in Flax: `python -m gpt_flax.generate --help`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -198,8 +198,7 @@ def decode(
     """Draw a token for each of the `draws` `(R, steps)`; the old state is gone."""
     steps = draws.shape[1]
     draws = np.pad(draws, ((0, 0), (0, CHUNK - steps)))
-    small = is_small_batch(jax.default_backend(), len(draws), dtype)
-    decode_fn = jit_decode_small_batch if small and isinstance(model, InferenceGPT) else jit_decode
+    decode_fn = choose_decode(jax.default_backend(), len(draws), model, dtype)
     static_args = {"model": model, "sampling": sampling, "dtype": dtype}
     with jax.enable_x64(True):
         state, chunk = decode_fn(params, state, steps, draws, **static_args)
@@ -216,7 +215,7 @@ def decode_steps(
     sampling: SamplingOptions,
     dtype: Dtype,
 ) -> tuple[DecodeState, tuple[Array, Array, Array]]:
-    """Run as one loop on the device, of `CHUNK` draws a row, the first `steps`."""
+    """Run as one loop on the device: the first `steps` of `CHUNK` draws a row."""
     R = len(draws)
     last = jnp.zeros(R, jnp.int64)
 
@@ -231,14 +230,22 @@ def decode_steps(
     return jax.lax.fori_loop(0, steps, step, (state, chunk))
 
 
-jit_steps = partial(
-    jax.jit,
-    decode_steps,
-    static_argnames=("model", "sampling", "dtype"),
-    donate_argnames="state",
+STATIC = ("model", "sampling", "dtype")
+jit_steps = partial(jax.jit, decode_steps, donate_argnames="state")
+jit_decode = jit_steps(static_argnames=STATIC)
+jit_decode_small_batch = jit_steps(
+    static_argnames=STATIC, compiler_options=small_batch_options(jax.__version_info__)
 )
-jit_decode = jit_steps()
-jit_decode_small_batch = jit_steps(compiler_options=small_batch_options(jax.__version_info__))
+# On a GPU XLA would ask the host before each step of a loop whose length it does not know.
+jit_decode_on_gpu = jit_steps(static_argnames=(*STATIC, "steps"))
+
+
+def choose_decode(device_type: str, rows: int, model: GPT, dtype: Dtype) -> Callable[..., Any]:
+    """Return `decode_steps`, compiled as is fast on a device for a batch of `rows`."""
+    if device_type != "cpu":
+        return jit_decode_on_gpu
+    small = isinstance(model, InferenceGPT) and is_small_batch(device_type, rows, dtype)
+    return jit_decode_small_batch if small else jit_decode
 
 
 def next_logits(

@@ -1,0 +1,158 @@
+"""Flax's training and generation compiled for cards that are not there; the numbers need a GPU.
+
+`make gpu-proof` runs them, in an environment with jax's CUDA plugin: pip install -e ".[cuda]".
+"""
+
+import json
+import math
+import os
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from gpt_common.completion import CHUNK
+from gpt_common.config import PRESETS, OptimizerOptions, SamplingOptions
+from gpt_common.hardware import Processor
+from gpt_flax import generate, train
+from gpt_flax.cache import empty_cache
+from gpt_flax.fast import choose_fast_ops, create_model
+from gpt_flax.inference import prepare_for_inference
+from gpt_flax.model import GPT
+from gpt_flax.optimizer import create_optimizer
+from gpt_flax.precision import DTYPES
+from tests.gpu_proof.compiled import Product, Program, compile_for
+
+pytestmark = pytest.mark.compile_gpu
+
+CARDS = ("h100", "a100")
+LAYERS = int(
+    os.environ.get("GPU_PROOF_LAYERS", "2")
+)  # of GPT-2's twelve; `make gpu-proof` takes all
+PEAKS_FILE = Path(__file__).parent / "peaks.json"
+PEAKS = json.loads(PEAKS_FILE.read_text())  # bytes
+PEAK_CASES = [("h100", dtype, B) for dtype in ("bfloat16", "float32") for B in (16, 32, 64)] + [
+    ("a100", "bfloat16", 16)
+]
+SHAPE = replace(PRESETS["gpt2"], n_layer=LAYERS)
+PRECISION = {"float32": "highest", "tf32": "high", "bfloat16": "highest"}  # as XLA's text has it
+
+
+@pytest.fixture(autouse=True)
+def _only_with_the_plugin():
+    pytest.importorskip("jax_cuda13_plugin", reason='needs pip install -e ".[cuda]"')
+
+
+def parameters():
+    """The shapes and types of the weights."""
+    key, tokens = jax.ShapeDtypeStruct((2,), jnp.uint32), jnp.zeros((1, 8), jnp.int32)
+    return jax.eval_shape(lambda key: GPT(SHAPE).init(key, tokens)["params"], key)
+
+
+def tokens(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+
+def matmul_precision(dtype):
+    """As `select_device` sets it."""
+    return jax.default_matmul_precision("tensorfloat32" if dtype == "tf32" else "highest")
+
+
+@cache
+def compiled_step(card: str, dtype: str, B: int, T: int = 1024, A: int = 1) -> Program:
+    """The training step, as the trainer compiles it on that card."""
+    ops = choose_fast_ops("gpu", dtype, Processor())
+    model, optimizer = create_model(SHAPE, ops, dtype), create_optimizer(OptimizerOptions())
+    params = parameters()
+    state = train.TrainState(params, jax.eval_shape(optimizer.init, params))
+    inputs = state, tokens(A, B, T), tokens(A, B, T), jax.ShapeDtypeStruct((), jnp.float32)
+    static = {"model": model, "optimizer": optimizer, "grad_clip": 1.0, "dtype": dtype}
+    with matmul_precision(dtype):
+        return compile_for(card, train.compile_train_step(ops), *inputs, **static)
+
+
+@cache
+def compiled_decode(card: str, dtype: str, rows: int) -> Program:
+    """The loop from one token to the next, as `generate` compiles it on that card."""
+    params, model = prepared(dtype)
+    compute = DTYPES[dtype]
+    with jax.enable_x64(True), matmul_precision(dtype):
+        cache = jax.eval_shape(lambda: empty_cache(SHAPE, rows, 192, compute))
+        i64 = jax.ShapeDtypeStruct((rows, 1), jnp.int64)
+        state = generate.DecodeState(i64, i64, None, cache)
+        uniforms = jax.ShapeDtypeStruct((rows, CHUNK), jnp.float64)
+        static = {"model": model, "sampling": SamplingOptions(seed=0), "dtype": dtype}
+        decode = generate.choose_decode("gpu", rows, model, dtype)
+        return compile_for(card, decode, params, state, CHUNK, uniforms, **static)
+
+
+def prepared(dtype):
+    """The shapes of the inference weights, and their model."""
+    ops, models = choose_fast_ops("gpu", dtype, Processor()), []
+
+    def prepare(params):
+        prepared, model = prepare_for_inference(params, GPT(SHAPE), dtype, ops)
+        models.append(model)
+        return prepared
+
+    return jax.eval_shape(prepare, parameters()), models[0]
+
+
+@pytest.mark.parametrize("card", CARDS)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "tf32"])
+def test_every_product_is_in_the_type_and_precision_that_is_asked_for(card, dtype):
+    element = "bf16" if dtype == "bfloat16" else "f32"
+    products = compiled_step(card, dtype, 4).products
+    assert set(products) == {Product(element, element, PRECISION[dtype])}
+    linear, attention, head = 4 * LAYERS, 2 * LAYERS, 1
+    assert sum(products.values()) == 3 * (linear + head + (0 if dtype == "bfloat16" else attention))
+
+
+@pytest.mark.parametrize("card", CARDS)
+def test_cudnns_attention_runs_forward_and_backward_once_a_layer(card):
+    calls = compiled_step(card, "bfloat16", 4).calls
+    assert calls["__cudnn$fmhaSoftmax"] == calls["__cudnn$fmhaSoftmaxBackward"] == LAYERS
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_step_reuses_the_memory_of_the_old_state_and_copies_nothing(dtype):
+    program = compiled_step("h100", dtype, 4)
+    weights = sum(4 * leaf.size for leaf in jax.tree.leaves(parameters()))
+    assert program.aliased >= 3 * weights  # and both moments
+    assert not [m[1] for m in program.instructions if m[3] == "copy" and "f32" in m[2]]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_the_logits_of_a_batch_are_never_in_memory_as_a_whole(dtype):
+    """In a step of 16 sequences of 1,024 tokens."""
+    sizes = [math.prod(shape) for shape in compiled_step("h100", dtype, 16).arrays("f32")]
+    assert max(sizes) < 16 * 1024 * SHAPE.vocab_size
+
+
+def peak_name(card: str, dtype: str, B: int) -> str:
+    return f"{card} {dtype} {LAYERS} layers B={B} T=1024"
+
+
+@pytest.mark.parametrize(("card", "dtype", "B"), PEAK_CASES)
+def test_peak_memory_is_as_kept(card, dtype, B):
+    """In `peaks.json`, within a twentieth; `python -m tests.gpu_proof.report` writes it anew."""
+    peak = compiled_step(card, dtype, B).peak
+    assert peak == pytest.approx(PEAKS[peak_name(card, dtype, B)], rel=0.05)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("rows", [1, 5])
+def test_the_host_reads_no_condition_while_tokens_are_made(dtype, rows):
+    """Each loop has a trip count that XLA knows."""
+    loops = compiled_decode("h100", dtype, rows).loops
+    assert loops
+    assert all("known_trip_count" in loop for loop in loops)
+
+
+def test_accumulated_gradients_are_one_loop_whose_length_is_known():
+    loops = compiled_step("h100", "bfloat16", 2, 256, A=4).loops
+    assert loops
+    assert all("known_trip_count" in loop for loop in loops)
