@@ -18,7 +18,7 @@ from gpt_common.errors import InputError, NonFiniteError
 
 T = TypeVar("T")
 
-LONGEST_ERROR = 500  # characters
+MAX_ERROR_LENGTH = 500  # characters
 # Packages that an installation may be without, by the names that pip knows.
 OPTIONAL = {name: name for name in ("torch", "jax", "flax", "optax", "transformers")}
 OPTIONAL |= {"orbax": "orbax-checkpoint"}
@@ -37,7 +37,7 @@ OUT_OF_MEMORY = re.compile(
 )
 
 
-class Ended(BaseException):
+class Terminated(BaseException):
     """A signal asks the process to end. No `SystemExit`, which is what a parser raises too."""
 
     def __init__(self, number: int) -> None:
@@ -103,7 +103,7 @@ def run(main: Callable[[], None], smaller: str = "the model") -> None:
     where the reader of a pipe has gone.
     """
     _prepare_streams()
-    with _raising_signals():
+    with _signals_raise():
         _run(main, smaller)
 
 
@@ -120,7 +120,7 @@ def _run(main: Callable[[], None], smaller: str) -> None:
         _fail(str(error), 1)
     except KeyboardInterrupt:
         _fail("interrupted", 128 + signal.SIGINT)
-    except Ended as signalled:
+    except Terminated as signalled:
         sys.exit(128 + signalled.number)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
@@ -134,7 +134,7 @@ def _run(main: Callable[[], None], smaller: str) -> None:
 
 
 @contextlib.contextmanager
-def _raising_signals() -> Iterator[None]:
+def _signals_raise() -> Iterator[None]:
     """Let a signal that would end the process raise, so that nothing stays half-written.
 
     Before and after it does end the process: Python's own imports and exit are no place to raise.
@@ -152,7 +152,7 @@ def _raising_signals() -> Iterator[None]:
 
 def _end(number: int, frame: object) -> None:
     signal.signal(number, signal.SIG_DFL)  # a library may swallow the exception; the next one ends
-    raise Ended(number)
+    raise Terminated(number)
 
 
 def _prepare_streams() -> None:
@@ -190,8 +190,8 @@ def _fail(message: str, code: int) -> None:
     """Print an error as one line and exit; what a file made us say cannot steer the terminal."""
     words = " ".join(message.split())
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
-    if len(line) > LONGEST_ERROR:
-        line = line[: LONGEST_ERROR - 3] + "..."
+    if len(line) > MAX_ERROR_LENGTH:
+        line = line[: MAX_ERROR_LENGTH - 3] + "..."
     try:
         print(f"error: {line}", file=sys.stderr)
         sys.stderr.flush()
@@ -213,11 +213,11 @@ def print_notes(notes: Sequence[str]) -> None:
 class Stdout:
     """Standard output for a run, which goes on where nobody can read it any more.
 
-    A pipe may be closed, a terminal hung up, a disk full. `reader_gone` tells the first of them.
+    A pipe may be closed, a terminal hung up, a disk full. `pipe_closed` tells the first of them.
     """
 
     def __init__(self) -> None:
-        self.reader_gone = False
+        self.pipe_closed = False
 
     def write(self, text: str) -> None:
         """Write text, or nothing where standard output is lost."""
@@ -231,7 +231,7 @@ class Stdout:
         try:
             action()
         except OSError as error:
-            self.reader_gone |= isinstance(error, BrokenPipeError)
+            self.pipe_closed |= isinstance(error, BrokenPipeError)
             _discard(sys.stdout)
 
     def __getattr__(self, name: str) -> Any:

@@ -10,25 +10,25 @@ class InputError(ValueError):
     """
 
 
-MOST_SHOWN = 80  # characters, or bits, of a value in a message
+MAX_SHOWN = 80  # characters, or bits, of a value in a message
 
 
 class NonFiniteError(ArithmeticError):
     """A loss, a gradient norm or a weight is infinite or NaN. The command exits with code 1."""
 
 
-def printable(text: str, most: int = MOST_SHOWN) -> str:
+def printable(text: str, most: int = MAX_SHOWN) -> str:
     """Return what a file holds as text for a message: short, and with no control characters."""
     cut = text[:most] + ("..." if len(text) > most else "")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
 
 
-def shown(value: object) -> str:
+def brief(value: object) -> str:
     """Return a value that a file holds for a message; of what may be large, its type only."""
     if isinstance(value, str):
         return f"'{printable(value)}'"
     small = value is None or isinstance(value, bool | float)
-    if small or (isinstance(value, int) and value.bit_length() <= MOST_SHOWN):
+    if small or (isinstance(value, int) and value.bit_length() <= MAX_SHOWN):
         return str(value)
     return type(value).__name__
 

@@ -12,11 +12,11 @@ from typing import IO, Any, SupportsFloat, cast
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from gpt_common.checkpoint import LOG
 from gpt_common.cli import Stdout
 from gpt_common.config import GPTConfig
 from gpt_common.errors import NonFiniteError
-from gpt_common.storage import atomic_file, naming
+from gpt_common.run_folder import LOG
+from gpt_common.storage import atomic_file, filename_in_errors
 from gpt_common.weights import num_parameters
 
 
@@ -79,9 +79,9 @@ class RunLog:
         self._file.close()
 
     @property
-    def reader_gone(self) -> bool:
+    def pipe_closed(self) -> bool:
         """Whether the console is a pipe whose reader has left: nobody waits for the run."""
-        return self._stdout.reader_gone
+        return self._stdout.pipe_closed
 
     def step(self, step: int, learning_rate: float, metrics: Mapping[str, SupportsFloat]) -> None:
         """Report this step; where its metrics may still be on the device, the one before it."""
@@ -146,7 +146,7 @@ class RunLog:
         self.console.print(line)
 
     def _write(self, **entry: Any) -> None:
-        with naming(self._path):
+        with filename_in_errors(self._path):
             self._file.write(json.dumps(entry) + "\n")
             self._file.flush()
 

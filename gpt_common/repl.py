@@ -156,7 +156,7 @@ def as_json(
                 "logprobs": completion.logprobs,
                 "finish": completion.finish,
                 "close_draws": completion.borderline_tokens(config.dtype),
-                "exact_draws": completion.exact_draws,
+                "exact_draws": completion.exact_tokens,
             }
             for completion in completions
         ],
@@ -176,7 +176,7 @@ def explain(completions: list[Completion], config: GenerateConfig) -> None:
     count = sum(len(c.tokens) for c in completions)
     close = [(c, i) for c in completions for i in c.borderline_tokens(config.dtype)]
     if config.exact:
-        decided = sum(len(c.exact_draws) for c in completions)
+        decided = sum(len(c.exact_tokens) for c in completions)
         print(f"{decided} of {count} draws were within rounding: float64 has decided them")
     print(f"{len(close)} of {count} draws may take another token in another program:")
     print(f"margin, the error of the logits that is enough, is below {limit:.0e} of the largest")

@@ -33,12 +33,12 @@ DTYPES = {
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 MappedFile = npt.NDArray[np.uint8]
 
-# The names that `temporary_beside` and `_aside` return.
+# The names that `temporary_path` and `_backup` return.
 TEMPORARY = re.compile(r"\..+-[0-9a-f]{32}\.part")
-ASIDE = re.compile(r"\.(.+)-aside\.part")
+BACKUP = re.compile(r"\.(.+)-aside\.part")
 
-MOST_JSON_BYTES = 1 << 22  # fifty times the index of the largest GPT-2
-MOST_HEADER_BYTES = 1 << 24  # a safetensors header of 150 thousand tensors
+MAX_JSON_BYTES = 1 << 22  # fifty times the index of the largest GPT-2
+MAX_HEADER_BYTES = 1 << 24  # a safetensors header of 150 thousand tensors
 
 
 def require_file(path: Path) -> None:
@@ -53,8 +53,8 @@ def require_file(path: Path) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file. Raises `InputError` where it is missing or damaged."""
     require_file(path)
-    if (size := path.stat().st_size) > MOST_JSON_BYTES:
-        raise InputError(f"{path}: expected JSON of at most {MOST_JSON_BYTES} bytes, got {size}")
+    if (size := path.stat().st_size) > MAX_JSON_BYTES:
+        raise InputError(f"{path}: expected JSON of at most {MAX_JSON_BYTES} bytes, got {size}")
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -71,7 +71,7 @@ def read_safetensors(path: Path) -> Weights:
     """
     require_file(path)
     length = int.from_bytes(first_bytes(path, 8), "little")
-    if length > MOST_HEADER_BYTES:
+    if length > MAX_HEADER_BYTES:
         raise InputError(
             f"{path}: expected a whole safetensors file, got a header of {length} bytes"
         )
@@ -100,7 +100,7 @@ def _tensor(path: Path, content: MappedFile, start: int, name: str, entry: dict)
 
 def map_file(path: Path) -> MappedFile:
     """Return the bytes of a file, memory-mapped: one open file for all arrays in it."""
-    with naming(path):
+    with filename_in_errors(path):
         return np.memmap(path, np.uint8, "r").view(np.ndarray)
 
 
@@ -145,9 +145,9 @@ def write_array(file, array: Array) -> None:  # type: ignore[no-untyped-def]
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path; its file replaces `path` when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = temporary_beside(path)
+    part = temporary_path(path)
     try:
-        with naming(path):
+        with filename_in_errors(path):
             yield part
             sync(part)
             os.replace(part, path)
@@ -164,9 +164,9 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     recover_folder(folder)
-    part = temporary_beside(folder)
+    part = temporary_path(folder)
     try:
-        with naming(folder):
+        with filename_in_errors(folder):
             part.mkdir()
             yield part
             for file in part.rglob("*"):
@@ -175,7 +175,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
             # No portable call replaces a folder in one step. So the old one is kept, complete and
             # under a name that readers know, until the rename of the new one is on the disk.
             if folder.is_dir():
-                os.rename(folder, _aside(folder))
+                os.rename(folder, _backup(folder))
             os.rename(part, folder)
             sync(folder.parent)
     finally:
@@ -184,7 +184,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def filename_in_errors(path: Path) -> Iterator[None]:
     """Add `path` to an `OSError` that names no file, such as that of a full disk."""
     try:
         yield
@@ -195,23 +195,23 @@ def naming(path: Path) -> Iterator[None]:
 
 def existing_folder(folder: Path) -> Path:
     """Return `folder`, or where the old one was kept if a crash came while it was replaced."""
-    aside = _aside(folder)
+    aside = _backup(folder)
     return aside if aside.exists() and not folder.exists() else folder
 
 
 def recover_folder(folder: Path) -> None:
     """Put back the old folder that a crash left aside, or remove it where the new one exists."""
-    if not _aside(folder).exists():
+    if not _backup(folder).exists():
         return
     if folder.exists():
-        remove_folder(_aside(folder))
+        remove_folder(_backup(folder))
     else:
-        os.rename(_aside(folder), folder)
+        os.rename(_backup(folder), folder)
 
 
 def remove_folder(folder: Path) -> None:
     """Remove a folder so that a crash leaves either all of it under its name or nothing."""
-    part = temporary_beside(folder)
+    part = temporary_path(folder)
     os.rename(folder, part)
     sync(folder.parent)
     _remove(part)
@@ -225,7 +225,7 @@ def clean_folder(folder: Path) -> None:
     for path in list(folder.iterdir()):
         if TEMPORARY.fullmatch(path.name):
             _remove(path)
-        elif match := ASIDE.fullmatch(path.name):
+        elif match := BACKUP.fullmatch(path.name):
             recover_folder(folder / match[1])
 
 
@@ -236,12 +236,12 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def temporary_beside(path: Path) -> Path:
+def temporary_path(path: Path) -> Path:
     """Return a new hidden path in the same folder, and so on the same disk."""
     return path.parent / f".{path.name}-{uuid.uuid4().hex}.part"
 
 
-def _aside(folder: Path) -> Path:
+def _backup(folder: Path) -> Path:
     return folder.parent / f".{folder.name}-aside.part"
 
 

@@ -85,7 +85,7 @@ def require_plausible(config: GPTConfig, num_tensors: int, size: int, source: st
         )
 
 
-def fitting_weights(arrays: Mapping[str, Array], config: GPTConfig, source: str) -> Weights:
+def match_weights(arrays: Mapping[str, Array], config: GPTConfig, source: str) -> Weights:
     """Return the weights of a model in the order of `weight_shapes`.
 
     For a model without biases `arrays` may have biases of zeros, which are dropped. Raises

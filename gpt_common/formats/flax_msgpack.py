@@ -6,7 +6,7 @@ from typing import Any
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import GPTConfig
 from gpt_common.formats import huggingface_flax, msgpack_files, twins
-from gpt_common.formats.base import Format, config_of, described_file
+from gpt_common.formats.base import Format, config_of, file_with_config
 from gpt_common.formats.names import check_weights
 from gpt_common.weights import Weights
 
@@ -32,7 +32,7 @@ def read_tree(tree: dict[str, Any], config: GPTConfig, source: str) -> Weights:
 
 def write(path: Path, checkpoint: Checkpoint) -> None:
     """Write a file and its configuration beside it."""
-    with described_file(path, checkpoint.config) as part:
+    with file_with_config(path, checkpoint.config) as part:
         msgpack_files.save(part, twins.padded_arrays(checkpoint, flax_name))
 
 
@@ -42,5 +42,5 @@ FORMAT = Format(
     msgpack_files.is_msgpack_file,
     read,
     write,
-    described=True,
+    has_config_file=True,
 )

@@ -7,11 +7,13 @@ import json
 from functools import partial
 from pathlib import Path
 
-from gpt_common.checkpoint import Checkpoint, read_checkpoint, write_checkpoint, write_description
+from gpt_common.checkpoint import Checkpoint, write_checkpoint, write_config_and_tokenizer
 from gpt_common.errors import InputError, printable
 from gpt_common.formats import torch_files
-from gpt_common.formats.base import Format, read_config
+from gpt_common.formats.base import Format
 from gpt_common.formats.names import check_weights, hf_weights
+from gpt_common.hf_config import read_config
+from gpt_common.run_folder import read_checkpoint
 from gpt_common.storage import atomic_folder, read_json, read_safetensors, write_safetensors
 from gpt_common.weights import Array, Weights, num_bytes, with_zero_biases
 
@@ -74,7 +76,7 @@ def write(path: Path, checkpoint: Checkpoint, name: str) -> None:
         return
     weights = with_zero_biases(checkpoint.weights, checkpoint.config)
     with atomic_folder(path) as part:
-        write_description(part, checkpoint.config)
+        write_config_and_tokenizer(part, checkpoint.config)
         if name == PICKLE:
             _write_file(part / name, weights)
         else:

@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gpt_common.checkpoint import Checkpoint, write_description
+from gpt_common.checkpoint import Checkpoint, write_config_and_tokenizer
 from gpt_common.config import GPTConfig
 from gpt_common.formats import msgpack_files
-from gpt_common.formats.base import Format, read_config
+from gpt_common.formats.base import Format
 from gpt_common.formats.names import check_weights, transposed_linears
+from gpt_common.hf_config import read_config
 from gpt_common.storage import atomic_folder
 from gpt_common.weights import (
     Weights,
@@ -62,7 +63,7 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
     """Write a folder, with the tokenizer."""
     weights = transposed_linears(with_zero_biases(checkpoint.weights, checkpoint.config))
     with atomic_folder(path) as part:
-        write_description(part, checkpoint.config)
+        write_config_and_tokenizer(part, checkpoint.config)
         msgpack_files.save(part / FILE, {flax_path(name): w for name, w in weights.items()})
 
 

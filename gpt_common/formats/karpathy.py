@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from gpt_common.checkpoint import MOST_SIZE, shape_of
 from gpt_common.config import Activation, GPTConfig
-from gpt_common.errors import InputError, shown
+from gpt_common.errors import InputError, brief
 from gpt_common.formats import torch_files
 from gpt_common.formats.names import HEAD, check_weights, hf_weights, transposed_linears
+from gpt_common.hf_config import MAX_SIZE, make_config
 from gpt_common.storage import atomic_file
 from gpt_common.weights import EMBEDDING, Weights
 
@@ -20,13 +20,13 @@ def read_shape(fields: dict[str, Any], activation: Activation, source: str) -> G
     Raises `InputError` for an invalid one.
     """
     sizes = {name: fields.get(name) for name in SHAPE_FIELDS}
-    return shape_of(sizes, activation, source, fields.get("bias", True))
+    return make_config(sizes, activation, source, fields.get("bias", True))
 
 
 def whole_number(value: Any, name: str, source: str) -> int:
-    """Return `value`. Raises `InputError` unless it is an integer of at most `MOST_SIZE`."""
-    if type(value) is not int or abs(value) > MOST_SIZE:
-        raise InputError(f"{source}: {name}: expected a whole number, got {shown(value)}")
+    """Return `value`. Raises `InputError` unless it is an integer of at most `MAX_SIZE`."""
+    if type(value) is not int or abs(value) > MAX_SIZE:
+        raise InputError(f"{source}: {name}: expected a whole number, got {brief(value)}")
     return value
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from gpt_common.checkpoint import Checkpoint, shape_of
+from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import GPTConfig
 from gpt_common.errors import InputError
 from gpt_common.formats.base import Format, require_activation
 from gpt_common.formats.names import LINEAR, check_weights, pad_rows
+from gpt_common.hf_config import make_config
 from gpt_common.storage import atomic_file, first_bytes, map_file, mapped_array, write_array
 from gpt_common.weights import EMBEDDING, Array, Weights, block_shapes, with_zero_biases
 
@@ -36,7 +37,7 @@ def read_header(path: Path) -> tuple[GPTConfig, np.dtype, int]:
     _, version, *sizes, rows = header[:8].tolist()
     if version not in VERSIONS:
         raise InputError(f"{path}: expected version 3 (float32) or 5 (bfloat16), got {version}")
-    config = shape_of(dict(zip(SIZES, sizes, strict=True)), "gelu_new", str(path))
+    config = make_config(dict(zip(SIZES, sizes, strict=True)), "gelu_new", str(path))
     if rows < config.vocab_size:
         raise InputError(
             f"{path}: expected at least {config.vocab_size} rows of embedding, got {rows}"

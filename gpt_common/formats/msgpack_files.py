@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from gpt_common.errors import MOST_SHOWN, InputError, printable, reason, shown
+from gpt_common.errors import MAX_SHOWN, InputError, brief, printable, reason
 from gpt_common.storage import first_bytes, require_file
 from gpt_common.weights import Array
 
 # The first byte of a msgpack map with at least one entry; no other format here begins with it.
 FIRST_BYTES = {*range(0x81, 0x90), 0xDE, 0xDF}
-MOST_OBJECTS = 200_000  # in a file; GPT-2's largest has five thousand
-MOST_LEVELS = 8  # of names; the twins' have 4
-MOST_DIMENSIONS = 64  # numpy's
+MAX_OBJECTS = 200_000  # in a file; GPT-2's largest has five thousand
+MAX_LEVELS = 8  # of names; the twins' have 4
+MAX_DIMENSIONS = 64  # numpy's
 
 
 def is_msgpack_file(path: Path) -> bool:
@@ -28,10 +28,10 @@ def flatten(tree: dict[Any, Any], source: str) -> dict[str, Array]:
 
     def walk(branch: dict[Any, Any], parents: tuple[str, ...]) -> None:
         for name, value in branch.items():
-            if not isinstance(name, str) or len(name) > MOST_SHOWN:
-                raise InputError(f"{source}: expected short names that are text, got {shown(name)}")
-            if len(parents) == MOST_LEVELS:
-                raise InputError(f"{source}: expected at most {MOST_LEVELS} levels of names")
+            if not isinstance(name, str) or len(name) > MAX_SHOWN:
+                raise InputError(f"{source}: expected short names that are text, got {brief(name)}")
+            if len(parents) == MAX_LEVELS:
+                raise InputError(f"{source}: expected at most {MAX_LEVELS} levels of names")
             path = (*parents, name)
             if isinstance(value, dict):
                 walk(value, path)
@@ -73,8 +73,8 @@ def require_few_objects(content: bytes) -> None:
     def forget(entries: list) -> None:
         nonlocal count
         count += 1 + len(entries)
-        if count > MOST_OBJECTS:
-            raise ValueError(f"more than {MOST_OBJECTS} objects")
+        if count > MAX_OBJECTS:
+            raise ValueError(f"more than {MAX_OBJECTS} objects")
 
     def look_into(code: int, data: bytes) -> None:
         unpack(data, raw=True)
@@ -85,8 +85,8 @@ def require_few_objects(content: bytes) -> None:
         object_pairs_hook=forget,
         list_hook=forget,
         strict_map_key=False,
-        max_map_len=MOST_OBJECTS,
-        max_array_len=MOST_DIMENSIONS,
+        max_map_len=MAX_OBJECTS,
+        max_array_len=MAX_DIMENSIONS,
     )
     unpack(content)
 

@@ -8,7 +8,7 @@ import numpy as np
 from gpt_common.config import GPTConfig
 from gpt_common.errors import InputError, printable
 from gpt_common.storage import DTYPE_NAMES
-from gpt_common.weights import EMBEDDING, Array, Weights, fitting_weights
+from gpt_common.weights import EMBEDDING, Array, Weights, match_weights
 
 WRAPPERS = ("_orig_mod.", "module.")  # left in front by torch.compile and DistributedDataParallel
 MASK_BUFFERS = re.compile(r"\.attn\.(bias|masked_bias)$")
@@ -58,7 +58,7 @@ def check_weights(weights: Weights, config: GPTConfig, source: str) -> Weights:
 
     Raises `InputError` where names or shapes do not fit the configuration, or types differ.
     """
-    weights = fitting_weights(weights, config, source)
+    weights = match_weights(weights, config, source)
     types = {tensor.dtype for tensor in weights.values()}
     if len(types) != 1 or not types <= set(DTYPE_NAMES):
         found = ", ".join(sorted(str(dtype) for dtype in types))

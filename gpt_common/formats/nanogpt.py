@@ -13,7 +13,7 @@ from typing import Any
 
 from gpt_common.checkpoint import Checkpoint, TrainingState, read_state_fields, state_fields
 from gpt_common.config import DataOptions, GPTConfig, ModelOptions, OptimizerOptions, TrainConfig
-from gpt_common.errors import InputError, shown
+from gpt_common.errors import InputError, brief
 from gpt_common.formats import karpathy, torch_files
 from gpt_common.formats.base import Format, require_activation
 from gpt_common.formats.karpathy import whole_number
@@ -35,7 +35,7 @@ WHOLE: dict[str, str] = {
 REAL: dict[str, str] = {
     n: n for n in ("learning_rate", "min_lr", "weight_decay", "beta1", "beta2", "grad_clip")
 }
-MOST_KEPT, LONGEST = 1000, 1000  # entries, and characters of one
+MAX_ENTRIES, MAX_CHARACTERS = 1000, 1000  # entries, and characters of one
 
 
 def detect(path: Path) -> bool:
@@ -73,12 +73,12 @@ def require_dict(value: Any, name: str, source: str) -> dict[Any, Any]:
 def plain(content: Any) -> dict[str, Any]:
     """Return the entries of a dict that are booleans, finite numbers or short strings.
 
-    A tensor of one number counts as a number. There are at most `MOST_KEPT` entries.
+    A tensor of one number counts as a number. There are at most `MAX_ENTRIES` entries.
     """
     entries = content.items() if isinstance(content, dict) else ()
     values = {name: scalar(value) for name, value in entries if isinstance(name, str)}
-    fitting = [(n, v) for n, v in values.items() if len(n) <= LONGEST and v is not None]
-    return dict(fitting[:MOST_KEPT])
+    fitting = [(n, v) for n, v in values.items() if len(n) <= MAX_CHARACTERS and v is not None]
+    return dict(fitting[:MAX_ENTRIES])
 
 
 def scalar(value: Any) -> bool | int | float | str | None:
@@ -91,7 +91,7 @@ def scalar(value: Any) -> bool | int | float | str | None:
         except RuntimeError:  # a dtype without numbers
             return None
     if isinstance(value, str):
-        return value if len(value) <= LONGEST else None
+        return value if len(value) <= MAX_CHARACTERS else None
     if isinstance(value, int):
         return value if abs(value) < 2**63 else None
     return value if isinstance(value, float) and math.isfinite(value) else None
@@ -176,16 +176,8 @@ def read_fields(content: dict[str, Any], config: GPTConfig, source: str) -> dict
     except (TypeError, ValueError, RecursionError):
         raise InputError(f"{place}: expected the state of a run in JSON") from None
     fields = read_state_fields(entries, place)
-    stored_options(fields["options"], place)
+    TrainConfig.from_dict(fields["options"], place)
     return fields
-
-
-def stored_options(groups: dict[str, Any], source: str) -> TrainConfig:
-    """Return a run's options. Raises `InputError` for invalid ones."""
-    try:
-        return TrainConfig.from_dict(groups)
-    except InputError as error:
-        raise InputError(f"{source}: options: {error}") from None
 
 
 # Settings and options.
@@ -227,7 +219,7 @@ def _whole(value: Any, name: str, source: str) -> int:
 
 def _real(value: Any, name: str, source: str) -> float:
     if type(value) not in (int, float):
-        raise InputError(f"{source}: config: {name}: expected a number, got {shown(value)}")
+        raise InputError(f"{source}: config: {name}: expected a number, got {brief(value)}")
     return float(value)
 
 
@@ -279,7 +271,7 @@ def settings(
     """
     if training is None:
         return before
-    now = as_settings(stored_options(training.options, NAME))
+    now = as_settings(TrainConfig.from_dict(training.options, NAME))
     said = as_settings(read_options({"config": before}, config, NAME))
     return before | {n: v for n, v in now.items() if not before or v != said.get(n)}
 
@@ -302,7 +294,7 @@ def optimizer_state(training: TrainingState | None, config: GPTConfig) -> dict[s
     """
     names, shapes = parameter_order(config), weight_shapes(config)
     matrices = sum(len(shapes[name]) >= 2 for name in names)
-    options = stored_options(training.options, NAME) if training else TrainConfig()
+    options = TrainConfig.from_dict(training.options, NAME) if training else TrainConfig()
     optimizer = options.optimizer
     common = {
         "lr": optimizer.learning_rate,

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt_common.checkpoint import Checkpoint, shape_of
+from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import GPTConfig
 from gpt_common.errors import InputError, reason
 from gpt_common.formats.base import Format
 from gpt_common.formats.names import check_weights
+from gpt_common.hf_config import make_config
 from gpt_common.storage import read_json
 from gpt_common.weights import Array, Weights, num_bytes, require_plausible, weight_shapes
 
@@ -58,7 +59,7 @@ def read_config(path: Path) -> GPTConfig:
     """Return the shape from `hparams.json`. Raises `InputError` where it is damaged."""
     content = read_json(path)
     sizes = {ours: content.get(theirs) for ours, theirs in FIELDS.items()}
-    return shape_of(sizes, "gelu_new", str(path))
+    return make_config(sizes, "gelu_new", str(path))
 
 
 def load(prefix: Path) -> dict[str, Array]:

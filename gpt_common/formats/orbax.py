@@ -15,11 +15,12 @@ import numpy as np
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.errors import InputError, reason
 from gpt_common.formats import flax_msgpack, twins
-from gpt_common.formats.base import Format, read_config, write_config
-from gpt_common.storage import MOST_JSON_BYTES, atomic_folder, require_file
+from gpt_common.formats.base import Format, write_config
+from gpt_common.hf_config import read_config
+from gpt_common.storage import MAX_JSON_BYTES, atomic_folder, require_file
 
 PARAMS = "params"
-MOST_COMPRESSED = 16  # bytes in memory for a byte on the disk; for trained weights it is 1.1
+MAX_COMPRESSION = 16  # bytes in memory for a byte on the disk; for trained weights it is 1.1
 OS_ERROR = re.compile(r"os_error_code='(\d+)'")
 
 
@@ -48,7 +49,7 @@ def load(path: Path) -> dict[str, Any]:
                 if metadata is None:
                     raise ValueError("metadata that cannot be read")
                 claimed = sum(map(claimed_bytes, jax.tree.leaves(metadata.tree)))
-                if claimed > MOST_COMPRESSED * size:
+                if claimed > MAX_COMPRESSION * size:
                     raise ValueError(f"arrays of {claimed} bytes in {size} bytes of files")
                 as_numpy = jax.tree.map(
                     lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata.tree
@@ -65,8 +66,8 @@ def size_of_files(folder: Path) -> int:
     files = [path for path in folder.rglob("*") if not path.is_dir()]
     for file in files:
         require_file(file)
-        if file.name.startswith(("_", ".")) and file.stat().st_size > MOST_JSON_BYTES:
-            raise InputError(f"{file}: expected at most {MOST_JSON_BYTES} bytes of metadata")
+        if file.name.startswith(("_", ".")) and file.stat().st_size > MAX_JSON_BYTES:
+            raise InputError(f"{file}: expected at most {MAX_JSON_BYTES} bytes of metadata")
     return sum(file.stat().st_size for file in files)
 
 

@@ -11,13 +11,13 @@ from typing import IO, Any
 import ml_dtypes
 import numpy as np
 
-from gpt_common.errors import InputError, printable, reason, shown
+from gpt_common.errors import InputError, brief, printable, reason
 from gpt_common.storage import require_file
 from gpt_common.weights import Array, num_bytes
 
 LEGACY_START = b"\x80\x02"  # a pickle of protocol 2: how files of torch before 1.6 begin
-MOST_OPCODES = 300_000  # in a pickle: those of eight thousand tensors
-MOST_IN_TUPLE = 1000  # objects; a tensor takes 20
+MAX_OPCODES = 300_000  # in a pickle: those of eight thousand tensors
+MAX_IN_TUPLE = 1000  # objects; a tensor takes 20
 MARK = 0  # on the stack, instead of a size
 
 
@@ -123,8 +123,8 @@ def _check_pickle(file: IO[bytes], path: Path) -> list[int]:
     stack: list[int] = []
     numbers: list[int] = []
     for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
-        if count == MOST_OPCODES:
-            raise InputError(f"{path}: expected at most {MOST_OPCODES} opcodes in a pickle")
+        if count == MAX_OPCODES:
+            raise InputError(f"{path}: expected at most {MAX_OPCODES} opcodes in a pickle")
         if opcode.name in ("BINPUT", "LONG_BINPUT"):
             sizes[argument] = stack[-1]
         elif opcode.name in ("BINGET", "LONG_BINGET"):
@@ -132,8 +132,8 @@ def _check_pickle(file: IO[bytes], path: Path) -> list[int]:
         else:
             stack += _sizes_after(opcode, stack)
             numbers += [argument] if isinstance(argument, int) else []
-        if stack and stack[-1] > MOST_IN_TUPLE:
-            raise InputError(f"{path}: expected at most {MOST_IN_TUPLE} objects in a tuple")
+        if stack and stack[-1] > MAX_IN_TUPLE:
+            raise InputError(f"{path}: expected at most {MAX_IN_TUPLE} objects in a tuple")
     return numbers
 
 
@@ -164,7 +164,7 @@ def to_arrays(tensors: Mapping[str, Any], source: str) -> dict[str, Array]:
     for name, tensor in tensors.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
             kind = type(tensor).__name__
-            raise InputError(f"{source}: expected tensors by name, got {shown(name)}: {kind}")
+            raise InputError(f"{source}: expected tensors by name, got {brief(name)}: {kind}")
         try:
             arrays[name] = to_array(tensor)
             storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()

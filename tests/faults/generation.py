@@ -225,7 +225,7 @@ FAULTS = (
     ),
     Fault(
         "a text to stop before is shown",
-        "gpt_common/completion.py::Detokenizer._take",
+        "gpt_common/completion.py::Detokenizer._append",
         "min(found)",
         "len(self._pending)",
     ),
@@ -264,11 +264,11 @@ FAULTS = (
         "gpt_common/completion.py::Completion.add",
         """
         if self.finish:
-            self.stream.end()
+            self.detokenizer.end()
         """,
         """
         if self.finish == "length":
-            self.stream.end()
+            self.detokenizer.end()
         """,
     ),
     Fault(

@@ -96,13 +96,13 @@ FAULTS = (
     Fault(
         "nanoGPT: a file of bias=False is refused",
         "gpt_common/formats/karpathy.py::read_shape",
-        'shape_of(sizes, activation, source, fields.get("bias", True))',
-        "shape_of(sizes, activation, source)",
+        'make_config(sizes, activation, source, fields.get("bias", True))',
+        "make_config(sizes, activation, source)",
     ),
     Fault(
         "nanoGPT: a large setting is kept whatever its size",
         "gpt_common/formats/nanogpt.py::scalar",
-        "value if len(value) <= LONGEST else None",
+        "value if len(value) <= MAX_CHARACTERS else None",
         "value",
     ),
     Fault(
