@@ -276,8 +276,8 @@ def test_the_command(call, tmp_path):
     assert decided > 0
     assert report["exact"] is True
     assert [sample["close_draws"] for sample in report["samples"]] == [[]] * 5
-    assert f"\n{decided} of 60 draws were within rounding: float64 has decided them\n" in shown[0]
-    assert "\n0 of 60 draws may take another token" in shown[0]
-    assert "is below 1e-13 of the largest" in shown[0]
+    assert f"\n{decided} of 60 tokens were borderline and sampled in float64\n" in shown[0]
+    assert "\n0 of 60 tokens are borderline" in shown[0]
+    assert "largest logit, of at most 1e-13" in shown[0]
     plain = shown[0].partition(f"\n{decided} of 60")[0]
     assert plain + "\n" == call("gpt_torch.generate", *args).stdout

@@ -33,7 +33,7 @@ def test_an_untied_head_is_refused(tmp_path):
     reference.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
-    with pytest.raises(InputError, match=r"lm_head.weight differs from transformer.wte.weight"):
+    with pytest.raises(InputError, match=r"expected lm_head.weight tied to transformer.wte.weight"):
         registry.read(str(tmp_path))
 
 

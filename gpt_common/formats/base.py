@@ -33,6 +33,11 @@ class Format:
     has_config_file: bool = False  # FILE.json
 
 
+def has_files(*names: str) -> Callable[[Path], bool]:
+    """Return a function that says whether a folder has all of these files."""
+    return lambda path: all((path / name).is_file() for name in names)
+
+
 def config_path(path: Path) -> Path:
     """Return the path of the configuration of a weights file: `FILE.json`."""
     return path.with_name(path.name + ".json")

@@ -1,4 +1,4 @@
-"""What nanoGPT and build-nanogpt share: names, layout, and the fields of the model's shape."""
+"""Shared by the formats of nanoGPT and build-nanogpt: names, layout, configuration."""
 
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,7 @@ SHAPE_FIELDS = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
 
 
 def read_shape(fields: dict[str, Any], activation: Activation, source: str) -> GPTConfig:
-    """Return the model's shape from a file's fields; `bias` is True where it is not among them.
-
-    Raises `InputError` for an invalid one.
-    """
+    """Return the configuration in a file's fields; raises `InputError` for invalid ones."""
     sizes = {name: fields.get(name) for name in SHAPE_FIELDS}
     return make_config(sizes, activation, source, fields.get("bias", True))
 
@@ -31,7 +28,7 @@ def whole_number(value: Any, name: str, source: str) -> int:
 
 
 def read_weights(state: Any, config: GPTConfig, source: str) -> Weights:
-    """Return the weights in a state dict. Raises `InputError` where they do not fit."""
+    """Return the weights in a state dict. Raises `InputError` if they do not fit `config`."""
     if not isinstance(state, dict):
         raise InputError(f"{source}: model: expected tensors by name, got {type(state).__name__}")
     tensors = hf_weights(torch_files.to_arrays(state, source), source)

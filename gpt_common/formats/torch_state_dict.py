@@ -1,4 +1,4 @@
-"""The state dict of `gpt_torch` in a `.pt` file, with its configuration beside: `FILE.json`."""
+"""The state dict of `gpt_torch` in a `.pt` file, with its configuration in `FILE.json`."""
 
 from pathlib import Path
 
@@ -34,17 +34,11 @@ def read(path: Path) -> Checkpoint:
 
 
 def write(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a file and its configuration beside it."""
+    """Write a file and its configuration."""
     arrays = transposed_linears(twins.padded_arrays(checkpoint, torch_name))
     with file_with_config(path, checkpoint.config) as part:
         torch_files.save(part, {n: torch_files.to_tensor(array) for n, array in arrays.items()})
 
 
-FORMAT = Format(
-    "torch",
-    ".pt state dict of gpt_torch, FILE.json beside",
-    detect,
-    read,
-    write,
-    has_config_file=True,
-)
+DESCRIPTION = ".pt state dict of gpt_torch, FILE.json beside"
+FORMAT = Format("torch", DESCRIPTION, detect, read, write, has_config_file=True)

@@ -125,12 +125,12 @@ FAULTS = (
     Fault(
         "SIGTERM does not end a command that is no run",
         "gpt_common/cli.py::_signals_raise",
-        "_end",
+        "_terminate",
         "signal.SIG_IGN",
     ),
     Fault(
         "SIGTERM is taken for the parser's exit",
-        "gpt_common/cli.py::_end",
+        "gpt_common/cli.py::_terminate",
         "raise Terminated(number)",
         "sys.exit(128 + number)",
     ),
@@ -138,7 +138,7 @@ FAULTS = (
         "a signal is raised after the command too",
         "gpt_common/cli.py::_signals_raise",
         """
-        for number in taken:
+        for number in default:
             signal.signal(number, signal.SIG_DFL)
         """,
         "pass",
@@ -165,7 +165,7 @@ FAULTS = (
     Fault(
         "what is shown of a file has no end",
         "gpt_common/errors.py::printable",
-        "text[:most]",
+        "text[:max_length]",
         "text",
     ),
     Fault(

@@ -150,13 +150,13 @@ FAULTS = (
     Fault(
         "nanoGPT: settings that we have no word for are lost",
         "gpt_common/formats/nanogpt.py::settings",
-        "before | {n: v for n, v in now.items() if not before or v != said.get(n)}",
-        "{n: v for n, v in now.items() if not before or v != said.get(n)}",
+        "before | {n: v for n, v in now.items() if not before or v != old.get(n)}",
+        "{n: v for n, v in now.items() if not before or v != old.get(n)}",
     ),
     Fault(
         "nanoGPT: what the run has changed is not said",
         "gpt_common/formats/nanogpt.py::settings",
-        "not before or v != said.get(n)",
+        "not before or v != old.get(n)",
         "not before",
     ),
     Fault(
