@@ -3,11 +3,12 @@
 import re
 from pathlib import Path
 
-from gpt_common.checkpoint import CONFIG, STEP_FOLDER, is_run
-from gpt_common.errors import InputError, printable, shown
+from gpt_common.checkpoint import CONFIG
+from gpt_common.errors import InputError, brief, printable
 from gpt_common.formats import registry
-from gpt_common.formats.base import Format, beside
+from gpt_common.formats.base import Format, config_path
 from gpt_common.formats.orbax import PARAMS
+from gpt_common.run_folder import STEP_FOLDER, is_run
 from gpt_common.storage import existing_folder, read_json
 
 # What the folder of a model holds; whatever else is there belongs to somebody.
@@ -26,7 +27,7 @@ def check_destination(destination: Path, target: Format, source: Path, overwrite
     """
     if destination.name in ("", ".."):
         raise InputError(f"{destination}: expected the name of a file or of a folder")
-    places = [destination, beside(destination)] if target.described else [destination]
+    places = [destination, config_path(destination)] if target.has_config_file else [destination]
     for place in places:
         found = existing_folder(place)
         if found.is_symlink():
@@ -70,7 +71,7 @@ def require_model(found: Path, place: Path, beside: bool) -> None:
 def require_configuration(path: Path) -> None:
     """Raise `InputError` where a file is not the configuration of a GPT-2."""
     if (found := read_json(path).get("model_type")) != "gpt2":
-        raise InputError(f"{path}: expected a model's, with model_type gpt2, got {shown(found)}")
+        raise InputError(f"{path}: expected a model's, with model_type gpt2, got {brief(found)}")
 
 
 def require_model_folder(folder: Path, place: Path) -> None:

@@ -22,11 +22,12 @@ from rich.console import Console
 from rich.table import Table
 
 from gpt_common import cli
-from gpt_common.checkpoint import Checkpoint, to_hugging_face
+from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import Dtype, GPTConfig
 from gpt_common.data import Batch, BatchLoader, load_tokens
 from gpt_common.errors import InputError, require_positive
 from gpt_common.formats import registry
+from gpt_common.hf_config import config_to_hf
 from gpt_common.weights import check_shapes, num_parameters, weight_shapes, with_zero_biases
 
 Array = npt.NDArray[np.float64]
@@ -250,7 +251,7 @@ def huggingface_model(checkpoint: Checkpoint, dtype: Dtype) -> Any:
         from transformers import GPT2Config, GPT2LMHeadModel
     except ImportError:
         raise InputError("huggingface needs transformers: pip install transformers") from None
-    model: Any = GPT2LMHeadModel(GPT2Config(**to_hugging_face(checkpoint.config)))
+    model: Any = GPT2LMHeadModel(GPT2Config(**config_to_hf(checkpoint.config)))
     precision = np.float64 if dtype == "float64" else np.float32
     weights = with_zero_biases(checkpoint.weights, checkpoint.config)
     copies = {name: np.array(weight, precision) for name, weight in weights.items()}

@@ -29,7 +29,7 @@ from gpt_common.config import (
     SamplingOptions,
     StoppingOptions,
 )
-from gpt_common.exact import Float64GPT, Judge
+from gpt_common.exact import ExactSampler, Float64GPT
 from gpt_common.formats.registry import read_weights
 from gpt_common.hardware import tune_malloc
 from gpt_common.repl import prompt_tokens, run_prompts, texts
@@ -100,8 +100,8 @@ def generate_stream(
     exact: Float64GPT | None = None,
 ) -> Iterator[None]:
     """Continue until all have ended; yield after each few tokens, which the caller may show."""
-    block_size, longest = model.config.block_size, max(c.length for c in completions)
-    judge = exact and Judge(exact, sampling, partial(sample_arrays, sampling))
+    block_size, longest = model.config.block_size, max(c.max_length for c in completions)
+    judge = exact and ExactSampler(exact, sampling, partial(sample_arrays, sampling))
     add = judge.add_chunk if judge else add_chunk
     state = None
     while steps := next_chunk_length(completions, block_size):

@@ -17,7 +17,8 @@ from gpt_common.config import Dtype, TrainConfig
 from gpt_common.data import BatchLoader
 from gpt_common.formats.registry import read_weights
 from gpt_common.hardware import processor, tune_malloc
-from gpt_common.run import SMALLER, Run, parse_train_config, start_run
+from gpt_common.resume import parse_train_config
+from gpt_common.run import MEMORY_OPTIONS, Run, start_run
 from gpt_common.schedule import learning_rate
 from gpt_torch.device import resolve_dtype, select_device
 from gpt_torch.fast import FastOps, choose_fast_ops
@@ -200,4 +201,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, SMALLER)
+    cli.run(main, MEMORY_OPTIONS)
