@@ -169,10 +169,6 @@ def matmul(a: Array, b: Array) -> Array:
     return jnp.matmul(a, b, preferred_element_type=jnp.promote_types(a.dtype, jnp.float32))
 
 
-def _matmul_forward(a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
-    return matmul(a, b), (a, b)
-
-
 def _matmul_backward(residuals: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
     a, b = residuals
     grad = grad.astype(a.dtype)
@@ -180,7 +176,7 @@ def _matmul_backward(residuals: tuple[Array, Array], grad: Array) -> tuple[Array
     return da.astype(a.dtype), db.astype(b.dtype)
 
 
-matmul.defvjp(_matmul_forward, _matmul_backward)
+matmul.defvjp(lambda a, b: (matmul(a, b), (a, b)), _matmul_backward)
 
 
 @jax.custom_vjp
@@ -213,12 +209,6 @@ def dense_2d(x: Array, kernel: Array, bias: Array | None) -> Array:
     return y.astype(x.dtype).reshape(*x.shape[:-1], -1)
 
 
-def _dense_2d_forward(
-    x: Array, kernel: Array, bias: Array | None
-) -> tuple[Array, tuple[Array, Array, Array | None]]:
-    return dense_2d(x, kernel, bias), (x, kernel, bias)
-
-
 def _dense_2d_backward(
     residuals: tuple[Array, Array, Array | None], grad: Array
 ) -> tuple[Array, Array, Array | None]:
@@ -230,7 +220,7 @@ def _dense_2d_backward(
     return dx.reshape(x.shape), d_kernel.astype(kernel.dtype), d_bias
 
 
-dense_2d.defvjp(_dense_2d_forward, _dense_2d_backward)
+dense_2d.defvjp(lambda *inputs: (dense_2d(*inputs), inputs), _dense_2d_backward)
 
 
 def flatten_batch(a: Array) -> Array:
@@ -358,9 +348,8 @@ def attention_block_backward(
     exp_scores = jnp.exp(scores - row_max)
     dy_scaled = dy_scaled.astype(q.dtype)
     dv = matmul(transpose_contiguous(exp_scores.astype(q.dtype)), dy_scaled)
-    d_scores = (
-        exp_scores * (matmul(dy_scaled, transpose_contiguous(v)) - delta) / math.sqrt(q.shape[3])
-    )
+    d_weights = matmul(dy_scaled, transpose_contiguous(v))
+    d_scores = exp_scores * (d_weights - delta) / math.sqrt(q.shape[3])
     d_scores = d_scores.astype(q.dtype)
     return matmul(d_scores, k), matmul(transpose_contiguous(d_scores), q), dv
 
@@ -412,14 +401,10 @@ def _chunked_cross_entropy_forward(
     return loss / count, (jnp.concatenate(dx), d_weight.astype(weight.dtype))
 
 
-def _chunked_cross_entropy_backward(
-    vocab_size: int, dtype: DTypeLike, grads: tuple[Array, Array], grad: Array
-) -> tuple[Array, Array, None]:
-    dx, d_weight = grads
-    return grad * dx, grad * d_weight, None
-
-
-chunked_cross_entropy.defvjp(_chunked_cross_entropy_forward, _chunked_cross_entropy_backward)
+chunked_cross_entropy.defvjp(
+    _chunked_cross_entropy_forward,
+    lambda vocab_size, dtype, grads, grad: (grad * grads[0], grad * grads[1], None),
+)
 
 
 def row_losses(logits: Array, targets: Array) -> tuple[Array, Array]:

@@ -220,10 +220,7 @@ def decode_steps(
 
 
 jit_steps = partial(
-    jax.jit,
-    decode_steps,
-    static_argnames=("model", "sampling", "dtype"),
-    donate_argnames="state",
+    jax.jit, decode_steps, static_argnames=("model", "sampling", "dtype"), donate_argnames="state"
 )
 jit_decode = jit_steps()
 jit_decode_small_batch = jit_steps(compiler_options=small_batch_options(jax.__version_info__))

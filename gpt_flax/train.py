@@ -22,12 +22,7 @@ from gpt_flax.device import enable_compilation_cache, resolve_dtype, select_devi
 from gpt_flax.fast import FastOps, choose_fast_ops, create_model, train_step_options
 from gpt_flax.generate import generate_texts
 from gpt_flax.model import GPT
-from gpt_flax.optimizer import (
-    clip_and_update,
-    create_optimizer,
-    restore_state,
-    state_to_hf,
-)
+from gpt_flax.optimizer import clip_and_update, create_optimizer, restore_state, state_to_hf
 from gpt_flax.precision import autocast, master_dtype
 from gpt_flax.weights import Params, from_hf, to_hf
 

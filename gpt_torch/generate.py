@@ -22,13 +22,7 @@ from gpt_common.completion import (
     seen_tokens,
     start_completions,
 )
-from gpt_common.config import (
-    Dtype,
-    GenerateConfig,
-    PromptOptions,
-    SamplingOptions,
-    StoppingOptions,
-)
+from gpt_common.config import Dtype, GenerateConfig, PromptOptions, SamplingOptions, StoppingOptions
 from gpt_common.exact import Float64GPT, Judge
 from gpt_common.formats.registry import read_weights
 from gpt_common.hardware import tune_malloc
@@ -143,11 +137,7 @@ def prefill(
 
 @torch.inference_mode()
 def decode(
-    model: GPT,
-    state: DecodeState,
-    uniforms: np.ndarray,
-    sampling: SamplingOptions,
-    dtype: Dtype,
+    model: GPT, state: DecodeState, uniforms: np.ndarray, sampling: SamplingOptions, dtype: Dtype
 ) -> tuple[DecodeState, SampledTokens]:
     """Sample a token for each of the `uniforms` `(R, steps)`; update the state in place."""
     last = torch.zeros(len(uniforms), dtype=torch.int64, device=state.tokens.device)

@@ -22,13 +22,11 @@ def create_optimizer(model: nn.Module, options: OptimizerOptions) -> AdamW:
 
     Each training step sets the learning rate.
     """
-    parameters = list(model.parameters())
+    decay = [p for p in model.parameters() if has_weight_decay(p)]
+    no_decay = [p for p in model.parameters() if not has_weight_decay(p)]
     groups = [
-        {
-            "params": [p for p in parameters if has_weight_decay(p)],
-            "weight_decay": options.weight_decay,
-        },
-        {"params": [p for p in parameters if not has_weight_decay(p)], "weight_decay": 0.0},
+        {"params": decay, "weight_decay": options.weight_decay},
+        {"params": no_decay, "weight_decay": 0.0},
     ]
     betas = (options.beta1, options.beta2)
     return AdamW(groups, lr=options.learning_rate, betas=betas, eps=options.eps, fused=True)

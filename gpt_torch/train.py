@@ -23,12 +23,7 @@ from gpt_torch.device import resolve_dtype, select_device
 from gpt_torch.fast import FastOps, choose_fast_ops
 from gpt_torch.generate import generate_texts, load_model
 from gpt_torch.model import GPT
-from gpt_torch.optimizer import (
-    clip_and_update,
-    create_optimizer,
-    restore_state,
-    state_to_hf,
-)
+from gpt_torch.optimizer import clip_and_update, create_optimizer, restore_state, state_to_hf
 from gpt_torch.precision import autocast, master_dtype
 from gpt_torch.weights import to_hf
 
