@@ -37,7 +37,6 @@ from gpt_common.exact import Float64GPT, Judge
 from gpt_common.formats.registry import read_weights
 from gpt_common.hardware import processor
 from gpt_common.repl import prompt_tokens, run_prompts, texts
-from gpt_common.weights import Weights
 from gpt_flax.cache import Cache, cache_dtype, empty_cache, forward_cached
 from gpt_flax.device import enable_compilation_cache, resolve_dtype, select_device
 from gpt_flax.fast import (
@@ -92,7 +91,7 @@ def generate(
     """
     sampling, stopping = sampling or SamplingOptions(), stopping or StoppingOptions()
     completions = start_completions(prompts, num_samples, sampling, stopping, model.config)
-    weights = partial(master_weights, params, model)
+    weights = partial(to_hf, params, model.config)
     float64 = Float64GPT(model.config, weights, dtype) if exact else None
     for _ in generate_stream(params, model, completions, sampling, dtype, float64):
         pass
@@ -164,7 +163,7 @@ def prefill_step(
     sampling: SamplingOptions,
     dtype: Dtype,
 ) -> tuple[DecodeState, tuple[Array, Array, Array]]:
-    """Read padded prompts, and sample a token for each row: the compiled part of `prefill`."""
+    """Read padded prompts, and sample a token for each row: the compiled `prefill`."""
     R, T = tokens.shape
     compute = jnp.bfloat16 if dtype == "bfloat16" else params["wte"]["embedding"].dtype
     cache = empty_cache(model.config, R, length, cache_dtype(jax.default_backend(), compute))
@@ -204,7 +203,7 @@ def decode_steps(
     sampling: SamplingOptions,
     dtype: Dtype,
 ) -> tuple[DecodeState, tuple[Array, Array, Array]]:
-    """Sample `steps` tokens, at most `CHUNK`, in one loop on the device: the compiled part."""
+    """Sample `steps` tokens, at most `CHUNK`, in a loop on the device: the compiled `decode`."""
     R = len(uniforms)
     last = jnp.zeros(R, jnp.int64)
 
@@ -270,11 +269,6 @@ def generate_texts(
     """Return the continuations of a prompt as texts, which begin with it."""
     prompts = [prompt_tokens(prompt)]
     return texts(generate(params, model, prompts, sampling, stopping, prompt.count, dtype))
-
-
-def master_weights(params: Params, model: GPT) -> Weights:
-    """Return the weights of any `GPT`, also an `InferenceGPT`, under Hugging Face's names."""
-    return to_hf(params, model.config)
 
 
 def main() -> None:

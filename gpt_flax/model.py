@@ -136,7 +136,7 @@ class GPT(nn.Module):
     def head(self, x: Array) -> Array:
         """Return the logits `(..., V)` of the residual stream `(..., C)`, after its last norm."""
         logits = self.wte.attend(self.ln_f(x))[..., : self.config.vocab_size]
-        return logits.astype(self.wte.embedding.dtype)  # not a softmax in bfloat16
+        return logits.astype(self.wte.embedding.dtype)  # for a softmax in at least float32
 
 
 def cross_entropy(logits: Array, targets: Array) -> Array:

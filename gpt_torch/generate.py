@@ -161,7 +161,7 @@ def sample_next(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sample a token for each row, and make it the one that the model reads next."""
     device, length = logits.device, state.cache[0].keys.shape[2]
-    if device.type == "mps":  # no float64 there
+    if device.type == "mps":  # without float64
         logits = logits.cpu()
     sampled = sample(logits, uniforms.to(logits.device), state.seen, sampling)
     if state.seen is not None:

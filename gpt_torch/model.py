@@ -122,13 +122,13 @@ class GPT(nn.Module):
     def head(self, x: Tensor) -> Tensor:
         """Return the logits `(..., V)` of the residual stream `(..., C)`, after its last norm."""
         logits = F.linear(self.ln_f(x), self.wte.weight)[..., : self.config.vocab_size]
-        return logits.to(self.wte.weight.dtype)  # not a softmax in bfloat16
+        return logits.to(self.wte.weight.dtype)  # for a softmax in at least float32
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the mean of -log p(target), in nats, over the positions of `(B, T, V)` logits.
 
-    `F.cross_entropy` on a CPU has errors of 1e-4 in float32 where the loss is near 0.
+    `F.cross_entropy` on a CPU has errors of 1e-4 in float32 if the loss is near 0.
     """
     target_logits = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)  # (B, T)
     return (logits.logsumexp(-1) - target_logits).mean()
