@@ -12,7 +12,7 @@ FAULTS = (
     ),
     Fault(
         "convert: --weights_only keeps the state of the run",
-        "convert/__main__.py::convert",
+        "convert/__main__.py::apply_options",
         "config.weights_only or not target.keeps_training",
         "not target.keeps_training",
     ),
@@ -65,8 +65,8 @@ FAULTS = (
     Fault(
         "--overwrite: a checkpoint of a run",
         "convert/destination.py::require_model_folder",
-        "STEP_FOLDER.fullmatch(place.name)",
-        "STEP_FOLDER.fullmatch(place.suffix)",
+        "STEP_FOLDER.fullmatch(path.name)",
+        "STEP_FOLDER.fullmatch(path.suffix)",
     ),
     Fault(
         "--overwrite: files that are no model",
@@ -89,8 +89,8 @@ FAULTS = (
     Fault(
         "a folder that stands aside is not there",
         "convert/destination.py::check_destination",
-        "existing_folder(place)",
-        "place",
+        "existing_folder(path)",
+        "path",
     ),
     Fault(
         "--overwrite: a folder by the name of a file",

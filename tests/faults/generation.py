@@ -12,8 +12,8 @@ FAULTS = (
     ),
     Fault(
         "flax: a drawn token is not marked as seen",
-        "gpt_flax/generate.py::advance",
-        "seen = seen.at[jnp.arange(len(seen)), drawn[0]].set(True)",
+        "gpt_flax/generate.py::sample_next",
+        "seen = seen.at[jnp.arange(len(seen)), sampled[0]].set(True)",
         "pass",
     ),
     Fault(
@@ -164,18 +164,18 @@ FAULTS = (
     Fault(
         "torch: keys are kept as values",
         "gpt_torch/cache.py::CachedAttention.__call__",
-        "update(self.cache.values, v, self.at)",
-        "update(self.cache.values, k, self.at)",
+        "update_cache(self.cache.values, v, self.at)",
+        "update_cache(self.cache.values, k, self.at)",
     ),
     Fault(
         "flax: keys are kept one place late",
-        "gpt_flax/cache.py::update",
+        "gpt_flax/cache.py::update_cache",
         "cached.at[at.rows, :, at.positions]",
         "cached.at[at.rows, :, at.positions + 1]",
     ),
     Fault(
         "flax: a single row's keys are kept one place late",
-        "gpt_flax/cache.py::update",
+        "gpt_flax/cache.py::update_cache",
         "at.positions[0, 0]",
         "at.positions[0, 0] + 1",
     ),
