@@ -163,47 +163,50 @@ def start_completions(
 
     Raises `InputError` if the prompts or options do not fit the model, or memory is too small.
     """
-    if not prompts:
-        raise InputError("expected a prompt or more, got none")
-    if sampling.top_k > config.vocab_size:
-        raise InputError(
-            f"top_k must be at most vocab_size {config.vocab_size}, got {sampling.top_k}"
-        )
     rows = [[int(token) for token in prompt] or [tokenizer.END_OF_TEXT_TOKEN] for prompt in prompts]
-    for prompt in rows:
-        check_prompt(prompt, stopping.total_length(len(prompt)), stopping, config)
+    check_prompts(rows, sampling, stopping, config)
     check_memory(rows, num_samples, stopping, config)
     end_token = None if stopping.ignore_end else tokenizer.END_OF_TEXT_TOKEN
-    return [
-        Completion(
-            prompt,
-            sample,
-            stopping.total_length(len(prompt)),
-            Detokenizer(stopping.stop),
-            end_token,
-        )
-        for prompt in rows
-        for sample in range(num_samples)
-    ]
+    completions = []
+    for prompt in rows:
+        length = stopping.total_length(len(prompt))
+        for sample in range(num_samples):
+            detokenizer = Detokenizer(stopping.stop)
+            completions.append(Completion(prompt, sample, length, detokenizer, end_token))
+    return completions
 
 
-def check_prompt(
-    prompt: list[int], length: int, stopping: StoppingOptions, config: GPTConfig
+def check_prompts(
+    prompts: list[list[int]],
+    sampling: SamplingOptions,
+    stopping: StoppingOptions,
+    config: GPTConfig,
 ) -> None:
-    """Raise `InputError` if the model cannot continue the prompt to `length` tokens."""
-    if wrong := [token for token in prompt if not 0 <= token < config.vocab_size]:
+    """Raise `InputError` if there is no prompt, or the model cannot continue one as requested."""
+    if not prompts:
+        raise InputError("expected a prompt or more, got none")
+    vocab_size = config.vocab_size
+    if sampling.top_k > vocab_size:
+        raise InputError(f"top_k must be at most vocab_size {vocab_size}, got {sampling.top_k}")
+    for prompt in prompts:
+        if wrong := [token for token in prompt if not 0 <= token < vocab_size]:
+            raise InputError(
+                f"expected a prompt of tokens below vocab_size {vocab_size}, got {wrong[0]}"
+            )
+        _check_length(len(prompt), stopping, config.block_size)
+
+
+def _check_length(prompt_length: int, stopping: StoppingOptions, block_size: int) -> None:
+    length = stopping.total_length(prompt_length)
+    if length <= prompt_length:
         raise InputError(
-            f"expected a prompt of tokens below vocab_size {config.vocab_size}, got {wrong[0]}"
-        )
-    if length <= len(prompt):
-        raise InputError(
-            f"max_length must be above the prompt's {len(prompt)} tokens, got {length} "
+            f"max_length must be above the prompt's {prompt_length} tokens, got {length} "
             f"(or give max_new_tokens)"
         )
-    if length > config.block_size and not stopping.window:
+    if length > block_size and not stopping.window:
         raise InputError(
-            f"expected at most block_size {config.block_size} tokens, where learned positions "
-            f"end, got {length} ({len(prompt)} of the prompt); window goes past it"
+            f"expected at most block_size {block_size} tokens, where learned positions "
+            f"end, got {length} ({prompt_length} of the prompt); window goes past it"
         )
 
 

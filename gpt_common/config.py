@@ -89,7 +89,7 @@ PRESETS: dict[Preset, GPTConfig] = {
 
 
 def _hint(metavar: str, default: str) -> Any:
-    """Return how `--help` shows a flag and its default, where that is None."""
+    """Return how `--help` shows a flag and its default if that is None."""
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
 
 

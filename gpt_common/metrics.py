@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, SupportsFloat, cast
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from gpt_common.cli import Stdout
 from gpt_common.errors import NonFiniteError
+from gpt_common.progress import plain_console
 from gpt_common.run_folder import LOG
 from gpt_common.storage import atomic_file, filename_in_errors
 
@@ -36,13 +36,7 @@ class RunLog:
         asynchronous: bool = False,
     ) -> None:
         self._stdout = Stdout()
-        self.console = Console(
-            file=cast(IO[str], self._stdout),
-            highlight=False,
-            markup=False,
-            emoji=False,
-            soft_wrap=True,
-        )
+        self.console = plain_console(file=cast(IO[str], self._stdout))
         self._steps, self._log_every = steps, log_every
         self._tokens_per_step = tokens_per_step
         self._asynchronous = asynchronous
@@ -91,14 +85,8 @@ class RunLog:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise NonFiniteError(f"step {step}: loss {loss}, gradient norm {norm}: not finite")
         self.finite_steps = step + 1
-        self._write(
-            step=step,
-            loss=loss,
-            grad_norm=norm,
-            learning_rate=learning_rate,
-            seconds=seconds,
-            tokens_per_second=rate,
-        )
+        entry = {"step": step, "loss": loss, "grad_norm": norm, "learning_rate": learning_rate}
+        self._write(**entry, seconds=seconds, tokens_per_second=rate)
         self._progress.update(self._task, completed=step + 1)
         if step % self._log_every == 0 or step + 1 == self._steps:
             self.print(  # 80 columns; the file has every digit

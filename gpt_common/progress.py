@@ -2,9 +2,17 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import IO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+
+def plain_console(file: IO[str] | None = None) -> Console:
+    """Return a console, by default of standard error, without markup, highlighting or wrapping."""
+    return Console(
+        file=file, stderr=file is None, highlight=False, markup=False, emoji=False, soft_wrap=True
+    )
 
 
 @contextmanager
@@ -14,7 +22,7 @@ def progress(work: str, size: int, large: int) -> Iterator[Callable[[int], objec
     For at least `large` bytes, standard error shows a bar on a terminal, elsewhere one line. It
     depends on the size, not on time, so that the output of a command is always the same.
     """
-    console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console = plain_console()
     line = f"{work}: {size / 1e6:,.0f} MB"
     if size >= large and console.is_terminal:
         text = TextColumn("{task.description}", markup=False)

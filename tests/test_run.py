@@ -313,7 +313,7 @@ def test_a_run_is_not_resumed_on_other_data(call, train, framework, tmp_path):
     result = call(f"gpt_{framework}.train", "--resume", folder, "--steps", 6)
     assert_one_line_error(result, f"{text}: not the data")
     output = train(framework, "--resume", folder, "--steps", 6, "--data", text)
-    assert "past its end" in output
+    assert "past the end of the data" in output
     train(framework, "--resume", folder, "--steps", 7)
     assert read_checkpoint(folder).training.step == 7
 

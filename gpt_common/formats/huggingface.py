@@ -23,7 +23,7 @@ SHARD_BYTES = 1 << 30
 
 
 def read(path: Path, name: str) -> Checkpoint:
-    """Read a folder, and the state of the run where it has a `training_state.json`."""
+    """Read a folder, with the training state if it has a `training_state.json`."""
     config = read_config(path / "config.json")
     tensors = _read_shards(path, name) if name.endswith(".index.json") else _read_file(path / name)
     weights = check_weights(hf_weights(tensors, str(path / name)), config, str(path / name))

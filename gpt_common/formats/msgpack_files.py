@@ -46,7 +46,7 @@ def flatten(tree: dict[Any, Any], source: str) -> dict[str, Array]:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Return the tree in a msgpack file. Raises `InputError` where it is damaged."""
+    """Return the tree in a msgpack file. Raises `InputError` if it is damaged."""
     from flax.serialization import msgpack_restore
 
     require_file(path)
@@ -79,15 +79,9 @@ def require_few_objects(content: bytes) -> None:
     def count_nested(code: int, data: bytes) -> None:
         unpack(data, raw=True)
 
-    unpack = partial(
-        msgpack.unpackb,
-        ext_hook=count_nested,
-        object_pairs_hook=count_entries,
-        list_hook=count_entries,
-        strict_map_key=False,
-        max_map_len=MAX_OBJECTS,
-        max_array_len=MAX_DIMENSIONS,
-    )
+    counters = {"object_pairs_hook": count_entries, "list_hook": count_entries}
+    limits = {"max_map_len": MAX_OBJECTS, "max_array_len": MAX_DIMENSIONS, "strict_map_key": False}
+    unpack = partial(msgpack.unpackb, ext_hook=count_nested, **counters, **limits)
     unpack(content)
 
 
