@@ -121,12 +121,12 @@ class Difference:
     name: str
     max_abs: float
     relative: float
-    tolerance: float
+    allowed: float  # the tolerance, under the name that it has in JSON
 
     @property
     def agrees(self) -> bool:
         """Whether the relative difference is within the tolerance; NaN is not."""
-        return self.relative <= self.tolerance
+        return self.relative <= self.allowed
 
 
 @dataclass(frozen=True)
@@ -392,7 +392,7 @@ def difference_table(comparison: Comparison) -> Table:
         table.add_column(column, justify="right")
     table.add_column("")
     for d in (*comparison.layers, comparison.loss):
-        numbers = (f"{value:.1e}" for value in (d.max_abs, d.relative, d.tolerance))
+        numbers = (f"{value:.1e}" for value in (d.max_abs, d.relative, d.allowed))
         mark, style = ("", None) if d.agrees else ("differs", "red")
         table.add_row(d.name, *numbers, mark, style=style)
     return table
@@ -403,7 +403,7 @@ def verdict(comparison: Comparison) -> str:
     first = comparison.first_difference
     if first is None:
         return "AGREE in every layer and the loss"
-    numbers = f"relative {first.relative:.1e}, tolerance {first.tolerance:.1e}"
+    numbers = f"relative {first.relative:.1e}, tolerance {first.allowed:.1e}"
     return f"DIFFER, first in {first.name}: {numbers}"
 
 
@@ -440,7 +440,7 @@ def plot_report(report: Report, path: Path) -> None:
     for comparison, curve in zip(report.comparisons, curves, strict=True):
         label = f"{comparison.other} against {comparison.reference}"
         axes.semilogy(np.maximum(curve, floor), marker="o", markersize=3, linewidth=1, label=label)
-    tolerances = [d.tolerance for d in report.comparisons[0].layers]
+    tolerances = [d.allowed for d in report.comparisons[0].layers]
     style: dict[str, Any] = {"color": "0.5", "linewidth": 1, "drawstyle": "steps-mid"}
     axes.semilogy(tolerances, "--", label="tolerance", **style)
     every = math.ceil(len(names) / MAX_LABELS)
