@@ -16,14 +16,14 @@ import pytest
 import torch
 from flax.serialization import msgpack_serialize
 
-from gpt_common.checkpoint import OPTIMIZER, STATE, Checkpoint, write_checkpoint
+from gpt_common.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from gpt_common.config import GPTConfig, TrainConfig
 from gpt_common.errors import InputError
 from gpt_common.formats import build_nanogpt, msgpack_files, openai, registry, torch_files
 from gpt_common.formats.registry import FORMATS
 from gpt_common.formats.torch_files import CLASSES
 from gpt_common.hf_config import config_to_hf
-from gpt_common.run_folder import read_checkpoint, step_folder, update_latest
+from gpt_common.run_folder import OPTIMIZER, STATE, step_folder, update_latest
 from gpt_common.storage import MAX_HEADER_BYTES, MAX_JSON_BYTES, write_safetensors
 from gpt_common.weights import num_parameters, require_plausible, weight_shapes
 from tests.conftest import assert_one_line_error, random_checkpoint, random_weights
