@@ -269,7 +269,7 @@ def test_truncated_files_are_refused(checkpoint_folder, name, share):
     path = checkpoint_folder / name
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(InputError, match="expected a safetensors file"):
+    with pytest.raises(InputError, match="expected a whole safetensors file"):
         read_checkpoint(checkpoint_folder)
 
 

@@ -279,7 +279,7 @@ def test_a_header_of_a_safetensors_file_that_is_too_long(tmp_path):
     with file.open("r+b") as opened:
         opened.write((MAX_HEADER_BYTES + 1).to_bytes(8, "little"))
         opened.truncate(MAX_HEADER_BYTES + 100)
-    assert "expected a safetensors file, got a header of" in refusal(path)
+    assert "expected a whole safetensors file, got a header of" in refusal(path)
 
 
 # What is not a file, and JSON that is not what it should be.
