@@ -1,4 +1,4 @@
-"""Which device computes, and in which numbers."""
+"""The device, and the dtypes that it can compute in."""
 
 import torch
 
@@ -7,10 +7,10 @@ from gpt_common.errors import InputError
 
 
 def select_device(name: Device, dtype: Dtype) -> torch.device:
-    """Return the device called `name`; `auto` takes cuda, else mps, else cpu.
+    """Return the device called `name`; `auto` is cuda, else mps, else cpu.
 
-    Sets the precision of float32 matrix products: TensorFloat-32 where `dtype` is tf32 and nowhere
-    else. Raises `InputError` where the device is not there or cannot compute in `dtype`.
+    Sets the precision of float32 matrix products: TensorFloat-32 only if `dtype` is tf32. Raises
+    `InputError` if the device is not available or cannot compute in `dtype`.
     """
     found = available_devices()
     if name != "auto" and name not in found:
@@ -28,13 +28,13 @@ def select_device(name: Device, dtype: Dtype) -> torch.device:
 
 
 def available_devices() -> list[str]:
-    """Return the names of the devices that are there, the preferred first."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    return [*(name for name in there if there[name]), "cpu"]
+    """Return the names of the available devices, the preferred one first."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return [*(name for name in available if available[name]), "cpu"]
 
 
 def resolve_dtype(dtype: DtypeOption, name: Device) -> Dtype:
-    """Return `dtype`; `auto` is bfloat16 on a GPU that has it, and float32 on any other device."""
+    """Return `dtype`; `auto` is bfloat16 on a GPU that supports it, else float32."""
     if dtype != "auto":
         return dtype
     return "bfloat16" if has_bfloat16(select_device(name, "float32")) else "float32"

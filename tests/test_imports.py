@@ -137,7 +137,8 @@ ONLY_TORCH = {
     *("OneDNNLinear", "OneDNNLinear.forward", "OneDNNLinear.backward"),
     *("BlockwiseAttention", "BlockwiseAttention.forward", "BlockwiseAttention.backward"),
     *("ChunkedCrossEntropy", "ChunkedCrossEntropy.forward", "ChunkedCrossEntropy.backward"),
-    *("attention_weights", "active_cache", "stack", "drop_surplus_ties"),
+    *("attention_weights", "active_cache", "stack", "master_weights"),
+    "drop_surplus_ties",
     *("InferenceLinear", "InferenceLinear.__init__", "InferenceLinear.forward"),
     *("can_pack", "onednn_dtypes"),
 }
@@ -145,13 +146,13 @@ ONLY_FLAX = {
     *("eval_step", "enable_compilation_cache", "in_bfloat16"),
     *("call_fast", "fast_attention", "train_step_options"),
     *("is_small_batch", "small_batch_options"),
-    *("matmul", "_matmul_forward", "_matmul_backward", "transpose_contiguous"),
-    *("dense_2d", "_dense_2d_forward", "_dense_2d_backward", "flatten_batch"),
+    *("matmul", "_matmul_backward", "transpose_contiguous"),
+    *("dense_2d", "_dense_2d_backward", "flatten_batch"),
     *("remat_gelu", "_remat_gelu_backward", "upcast", "cudnn_attention"),
     *("_blockwise_attention_forward", "_blockwise_attention_backward"),
     *("swap_time_and_heads", "causal_scores", "row_losses"),
     *("attention_block_forward", "attention_block_backward"),
-    *("_chunked_cross_entropy_forward", "_chunked_cross_entropy_backward"),
+    "_chunked_cross_entropy_forward",
     *("prefill_step", "decode_steps", "gather"),
 }
 

@@ -162,7 +162,7 @@ def saved(content, tmp_path):
 
 
 def options_of(path) -> TrainConfig:
-    return TrainConfig.from_dict(registry.read(str(path))[0].training.options)
+    return TrainConfig.from_dict(registry.read(str(path))[0].training.options, str(path))
 
 
 # On in a twin.
@@ -252,7 +252,7 @@ def test_a_file_that_says_nothing_of_its_run(content, saved):
 
 def test_what_its_batches_are_is_said_of_its_runs_alone(saved, tmp_path):
     run, _ = registry.read(str(saved()))
-    assert "draws its batches at random, the twins take the data in order" in run.notes[-1]
+    assert "samples its batches at random, the twins read the data in order" in run.notes[-1]
     versions = {"framework": "torch"}
     ours = dataclasses.replace(run, training=dataclasses.replace(run.training, versions=versions))
     written(ours, tmp_path)
