@@ -1,6 +1,8 @@
 """Which device computes, and in which numbers."""
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from gpt_common.config import Device, Dtype, DtypeOption
 from gpt_common.errors import InputError
@@ -22,7 +24,13 @@ def select_device(name: Device, dtype: Dtype) -> torch.device:
         device.type == "cuda" and dtype == "bfloat16" and not torch.cuda.is_bf16_supported()
     )
     if lacks_float64 or lacks_tf32 or lacks_bfloat16:
-        raise InputError(f"device {device.type} cannot compute in {dtype}; try --dtype float32")
+        kind = device.type.replace("cuda", "cuda (ROCm)") if torch.version.hip else device.type
+        raise InputError(f"device {kind} cannot compute in {dtype}; try --dtype float32")
+    if device.type == "mps" and dtype == "bfloat16" and torch.__version__ < "2.13":
+        # Before 2.13 its causal mask lets tokens see up to three later ones.
+        raise InputError(
+            f"device mps: in bfloat16 expected torch 2.13 or later, got {torch.__version__}"
+        )
     torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
     return device
 
@@ -43,3 +51,11 @@ def resolve_dtype(dtype: DtypeOption, name: Device) -> Dtype:
 def has_bfloat16(device: torch.device) -> bool:
     """Whether the device is a GPU that multiplies matrices of bfloat16 in hardware."""
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def upload(array: np.ndarray, device: torch.device) -> Tensor:
+    """Return an array as a tensor on the device, without waiting for what a GPU still computes."""
+    tensor = torch.from_numpy(array)
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)

@@ -4,7 +4,7 @@
 | ----------------------------- | ----------------------- | ---------------------------------- |
 | `nn.Linear.forward`           | `onednn_linear`         | AMD CPUs with AVX-512, float32     |
 | `causal_attention`            | `blockwise_attention`   | CPUs that compute in bfloat16      |
-| `GPT.loss`: head, softmax     | `chunked_cross_entropy` | CPUs; it needs less memory, too    |
+| `GPT.loss`: head, softmax     | `chunked_cross_entropy` | CPUs, CUDA; it needs less memory   |
 
 By how much is in `docs/speed.md`.
 """
@@ -24,18 +24,22 @@ from gpt_common.hardware import Processor
 from gpt_torch.model import GPT, Attention, causal_attention
 from gpt_torch.precision import compute_dtype
 
-CHUNK_ROWS = 512  # of logits at a time: 103 MB in float32 where the vocabulary is GPT-2's
-SOFTMAX_ROWS = 64  # of them at a time through the softmax: 13 MB, which a cache can hold
+CPU_LOSS_ROWS = 512  # of logits at a time: 103 MB in float32 where the vocabulary is GPT-2's
+CUDA_LOSS_ROWS = 4096  # 823 MB: large products, and few kernels to launch
+SOFTMAX_ROWS = 64  # of a CPU's at a time through the softmax: 13 MB, which a cache can hold
 BLOCK_ROWS = 128  # of queries at a time, at least
 
 
 @dataclass(frozen=True)
 class FastOps:
-    """The fast operations of a `FastGPT`; none by default."""
+    """The fast operations of a `FastGPT`; none by default.
+
+    The loss makes the logits of `loss_rows` rows at a time; 0 means all at once.
+    """
 
     onednn_linear: bool = False
     blockwise_attention: bool = False
-    chunked_cross_entropy: bool = False
+    loss_rows: int = 0
 
 
 def choose_fast_ops(
@@ -43,16 +47,17 @@ def choose_fast_ops(
 ) -> FastOps:
     """Return the operations that are faster on a device, in a dtype, with a CPU `processor`.
 
-    GPUs have fast kernels for the plain operations, and float64 is for proofs: none for either.
+    GPUs have fast kernels for the plain operations but the loss, and float64 is for proofs.
     torch.compile cannot lower oneDNN's linear layer with weights that change.
     """
     if device_type != "cpu" or dtype == "float64":
-        return FastOps()
+        on_cuda = device_type == "cuda" and dtype != "float64"
+        return FastOps(loss_rows=CUDA_LOSS_ROWS if on_cuda else 0)
     return FastOps(
         # On AMD, MKL uses AVX2 only and oneDNN AVX-512; without AVX-512 they are equally fast.
         onednn_linear=dtype == "float32" and processor.amd and processor.avx512 and not compiled,
         blockwise_attention=dtype == "bfloat16" and processor.bfloat16,
-        chunked_cross_entropy=True,
+        loss_rows=CPU_LOSS_ROWS,
     )
 
 
@@ -69,7 +74,7 @@ class FastGPT(GPT):
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Return the mean cross-entropy in nats, without the logits of a whole batch."""
-        if not self.ops.chunked_cross_entropy:
+        if not self.ops.loss_rows:
             return super().loss(tokens, targets)
         x, vocab_size = self.ln_f(self.hidden(tokens)), self.config.vocab_size
         return chunked_cross_entropy(x, self.wte.weight, targets, vocab_size, self.ops)
@@ -212,12 +217,13 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         dtype, losses = compute_dtype(x), []
         w, dx = weight.to(dtype), torch.empty_like(x)
         d_weight = torch.zeros_like(weight) if differentiate else None
-        for start in range(0, len(x), CHUNK_ROWS):
-            rows = slice(start, start + CHUNK_ROWS)
+        softmax_rows = SOFTMAX_ROWS if x.device.type == "cpu" else ops.loss_rows
+        for start in range(0, len(x), ops.loss_rows):
+            rows = slice(start, start + ops.loss_rows)
             x_rows = x[rows].to(dtype)
             logits = matmul(x_rows, w)  # (R, V)
             logits[:, vocab_size:] = -math.inf
-            blocks = zip(logits.split(SOFTMAX_ROWS), targets[rows].split(SOFTMAX_ROWS), strict=True)
+            blocks = zip(logits.split(softmax_rows), targets[rows].split(softmax_rows), strict=True)
             losses += [row_losses_(*block, len(x), weight.dtype) for block in blocks]
             if d_weight is not None:
                 dx[rows] = matmul(logits, w.t()).to(x.dtype)

@@ -19,7 +19,7 @@ from gpt_common.formats.registry import read_weights
 from gpt_common.hardware import processor, tune_malloc
 from gpt_common.run import SMALLER, Run, parse_train_config, start_run
 from gpt_common.schedule import learning_rate
-from gpt_torch.device import resolve_dtype, select_device
+from gpt_torch.device import resolve_dtype, select_device, upload
 from gpt_torch.fast import FastOps, choose_fast_ops
 from gpt_torch.generate import generate_texts, load_model
 from gpt_torch.model import GPT
@@ -119,10 +119,7 @@ def evaluate(
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
     """Return int32 tokens as int64 on the device: what torch's losses take as targets."""
-    tokens = torch.from_numpy(array).long()
-    if device.type != "cuda":
-        return tokens.to(device)
-    return tokens.pin_memory().to(device, non_blocking=True)  # else it waits for the step before
+    return upload(array, device).long()
 
 
 class AsyncScalar:

@@ -137,7 +137,8 @@ ONLY_TORCH = {
     *("OneDNNLinear", "OneDNNLinear.forward", "OneDNNLinear.backward"),
     *("BlockwiseAttention", "BlockwiseAttention.forward", "BlockwiseAttention.backward"),
     *("ChunkedCrossEntropy", "ChunkedCrossEntropy.forward", "ChunkedCrossEntropy.backward"),
-    *("attention_weights", "active_cache", "stack", "drop_surplus_ties"),
+    *("attention_weights", "active_cache", "stack", "drop_surplus_ties", "upload"),
+    *("sampling_device", "has_static_cache", "cache_length"),
     *("InferenceLinear", "InferenceLinear.__init__", "InferenceLinear.forward"),
     *("can_pack", "onednn_dtypes"),
 }

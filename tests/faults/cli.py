@@ -232,8 +232,8 @@ FAULTS = (
     Fault(
         "torch: mps computes in float64",
         "gpt_torch/device.py::select_device",
-        'device.type == "mps"',
-        'device.type == "cuda"',
+        'device.type == "mps" and dtype == "float64"',
+        'device.type == "cuda" and dtype == "float64"',
     ),
     Fault(
         "flax: a step on a CPU has memory of its own",
