@@ -1,4 +1,4 @@
-# Each target sets up .venv by itself. ARGS goes to the command: make train ARGS="--preset tiny"
+# Each target creates .venv itself. ARGS goes to the command: make train ARGS="--preset tiny"
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -18,13 +18,13 @@ train-flax: .venv/installed ## the same in Flax
 test: .venv/installed-dev ## the fast tests
 	$(BIN)/python -m pytest -m "not slow" --numprocesses auto $(ARGS)
 
-parity: .venv/installed-dev ## both twins against a float64 reference, GPT-2 124M included
+parity: .venv/installed-dev ## compare both twins with the float64 reference, GPT-2 124M included
 	$(BIN)/python -m pytest tests/parity $(ARGS)
 
 faults: .venv/installed-dev ## mutation testing: the tests must catch each known fault
 	$(BIN)/python -m tests.faults $(ARGS)
 
-benchmark: .venv/installed-dev ## training and generation against Hugging Face's, with plots
+benchmark: .venv/installed-dev ## training and generation against Hugging Face's GPT-2, with plots
 	$(BIN)/python -m benchmarks.train_step --out benchmarks/results/train_step.json $(ARGS)
 	$(BIN)/python -m benchmarks.generate --out benchmarks/results/generate.json
 	$(BIN)/python -m benchmarks.plot benchmarks/results/train_step.json \
@@ -40,7 +40,7 @@ lint: .venv/installed-dev ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: .venv/installed-dev ## let ruff lay out the code
+format: .venv/installed-dev ## format the code with ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -51,7 +51,7 @@ clean: ## remove .venv and all caches
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and \
 		"error: expected Python 3.11 or later, got %d.%d from $(PYTHON): try make PYTHON=python3.11" % v[:2])'
 	@echo "Setting up .venv, once: this takes a minute or two"
-	@test -e $@ || rm -rf .venv  # what an attempt that failed has left
+	@test -e $@ || rm -rf .venv  # left by a failed attempt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@

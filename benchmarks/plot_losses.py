@@ -16,9 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gpt_common import cli
-from gpt_common.checkpoint import LOG
 from gpt_common.errors import InputError
 from gpt_common.metrics import read_log
+from gpt_common.run_folder import LOG
 
 COLORS = ("#ee4c2c", "#3467c1")
 

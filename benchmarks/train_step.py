@@ -20,11 +20,10 @@ from benchmarks import environment, report
 from benchmarks.candidate import Candidate, candidates, corpus, stderr_console
 from benchmarks.implementations import BASELINE, Framework, Implementation, select_implementations
 from benchmarks.report import Result
-from benchmarks.spec import Dtype, Spec, check_length
+from benchmarks.spec import Dtype, Spec, check_length, flops_per_token
 from gpt_common import cli
 from gpt_common.config import PRESETS, Device, GPTConfig, Preset
 from gpt_common.errors import require_positive
-from gpt_common.metrics import flops_per_token
 
 FORMULA = "a token: 6 N + 12 L C T, N the weights without the positions' (gpt_common.metrics)"
 MAX_TOKENS = 8192  # rows of the matmul that measures the peak: more are no faster, and take memory

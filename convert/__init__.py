@@ -1,4 +1,4 @@
-"""GPT-2 checkpoints from every format to every other: `python -m convert SOURCE DESTINATION`."""
+"""Converters of GPT-2 checkpoints, from any format to any other: `python -m convert`."""
 
 from gpt_common.startup import prepare
 

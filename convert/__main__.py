@@ -16,6 +16,7 @@ from gpt_common import cli
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.errors import InputError
 from gpt_common.formats import registry
+from gpt_common.formats.base import Format
 from gpt_common.tokenizer import VOCAB_SIZE
 from gpt_common.weights import EMBEDDING, Weights, num_parameters
 
@@ -30,7 +31,7 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class ConvertConfig:
-    """Convert a GPT-2 checkpoint, bit for bit. The source's format is found by what it is."""
+    """Convert a GPT-2 checkpoint, bit for bit. The format of the source is detected."""
 
     source: Annotated[
         tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE", help_behavior_hint="")
@@ -41,31 +42,31 @@ class ConvertConfig:
     ] = ""
     """The file or folder to write."""
     to: Annotated[
-        str | None, tyro.conf.arg(metavar="FORMAT", help_behavior_hint="(default: by the ending)")
+        str | None, tyro.conf.arg(metavar="FORMAT", help_behavior_hint="(default: by the suffix)")
     ] = None
     """The format to write; --list shows them all."""
     dtype: Annotated[
         Literal["float64", "float32", "float16", "bfloat16"] | None,
         tyro.conf.arg(
             metavar="{float64,float32,float16,bfloat16}",
-            help_behavior_hint="(default: every bit stays)",
+            help_behavior_hint="(default: no cast)",
         ),
     ] = None
     """Cast the weights."""
     vocab_size: Annotated[
         int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: all)")
     ] = None
-    """Keep the first rows of the embedding only: 50257 cuts those that pad it to 50304."""
+    """Keep only the first rows of the embedding: 50257 cuts those that pad it to 50304."""
     overwrite: bool = False
-    """Replace the model that is at the destination."""
+    """Replace the model at the destination."""
     weights_only: bool = False
     """Leave out the state of the run: moments, step, options."""
     list: bool = False
-    """Show the formats."""
+    """List the formats."""
 
 
 def convert(config: ConvertConfig, console: Console) -> None:
-    """Convert, and say what was done. Raises `InputError` before anything is written."""
+    """Convert, and print a summary. Raises `InputError` before anything is written."""
     started = time.perf_counter()
     destination = Path(config.destination)
     target = registry.destination_format(destination, config.to)
@@ -73,6 +74,23 @@ def convert(config: ConvertConfig, console: Console) -> None:
     with console.status(f"reading {config.source}"):
         checkpoint, source = registry.read(config.source)
     notes = [f"{source.name} -> {target.name}", *checkpoint.notes]
+    checkpoint, changes = apply_options(checkpoint, target, config)
+    with console.status(f"writing {destination}"):
+        assert target.write is not None  # checked by destination_format
+        target.write(destination, checkpoint)
+    for note in notes + changes:
+        console.print(note)
+    console.print(summary(checkpoint, time.perf_counter() - started))
+
+
+def apply_options(
+    checkpoint: Checkpoint, target: Format, config: ConvertConfig
+) -> tuple[Checkpoint, list[str]]:
+    """Return the checkpoint as the target is to hold it, and a note on each change.
+
+    Raises `InputError` as `cast` and `cut_vocabulary` do.
+    """
+    notes = []
     if config.dtype:
         notes.append(f"cast to {config.dtype}")
         checkpoint = cast(checkpoint, DTYPES[config.dtype])
@@ -86,19 +104,14 @@ def convert(config: ConvertConfig, console: Console) -> None:
         notes.append(f"{why}the state of the run: left out")
         checkpoint = replace(checkpoint, training=None)
     if target.needs_biases and not checkpoint.config.bias:
-        notes.append(f"{target.name} has no models without biases: each is there, and is zero")
-    with console.status(f"writing {destination}"):
-        assert target.write is not None  # destination_format has seen to it
-        target.write(destination, checkpoint)
-    for note in notes:
-        console.print(note)
-    console.print(summary(checkpoint, time.perf_counter() - started))
+        notes.append(f"{target.name} has no models without biases: writing zeros for them")
+    return checkpoint, notes
 
 
 def cast(checkpoint: Checkpoint, dtype: np.dtype) -> Checkpoint:
-    """Return a checkpoint with its weights in another type; the moments stay as they are.
+    """Return a checkpoint with its weights in another dtype; the moments stay as they are.
 
-    Raises `InputError` where a weight is too large for the type.
+    Raises `InputError` if a weight overflows in `dtype`.
     """
     weights: Weights = {}
     for name, weight in checkpoint.weights.items():
@@ -110,9 +123,9 @@ def cast(checkpoint: Checkpoint, dtype: np.dtype) -> Checkpoint:
 
 
 def cut_vocabulary(checkpoint: Checkpoint, vocab_size: int) -> Checkpoint:
-    """Return a checkpoint with the first tokens only, in the weights and in both moments.
+    """Return a checkpoint with only the first tokens, in the weights and in both moments.
 
-    Raises `InputError` where it has fewer.
+    Raises `InputError` if it has fewer tokens.
     """
     if not 0 < vocab_size <= checkpoint.config.vocab_size:
         raise InputError(
@@ -133,7 +146,7 @@ def cut_vocabulary(checkpoint: Checkpoint, vocab_size: int) -> Checkpoint:
 
 
 def summary(checkpoint: Checkpoint, seconds: float) -> Table:
-    """Return a table of what was converted."""
+    """Return a table of the size and dtype of the converted checkpoint."""
     weights = checkpoint.weights.values()
     table = Table("tensors", "parameters", "bytes", "dtype", "seconds", box=None)
     table.add_row(

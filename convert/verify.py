@@ -1,8 +1,8 @@
-"""Tell, layer by layer, whether two models compute the same: `python -m convert.verify --help`.
+"""Compare the outputs of two models, layer by layer: `python -m convert.verify --help`.
 
 python -m convert.verify runs/torch                         # one checkpoint in both twins
 python -m convert.verify runs/torch runs/flax               # two checkpoints, both in PyTorch
-python -m convert.verify runs/torch --against huggingface   # and in transformers' own GPT-2
+python -m convert.verify runs/torch --against huggingface   # and with transformers' GPT-2
 """
 
 from __future__ import annotations
@@ -22,39 +22,40 @@ from rich.console import Console
 from rich.table import Table
 
 from gpt_common import cli
-from gpt_common.checkpoint import Checkpoint, to_hugging_face
+from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import Dtype, GPTConfig
 from gpt_common.data import Batch, BatchLoader, load_tokens
 from gpt_common.errors import InputError, require_positive
 from gpt_common.formats import registry
+from gpt_common.hf_config import config_to_hf
 from gpt_common.weights import check_shapes, num_parameters, weight_shapes, with_zero_biases
 
 Array = npt.NDArray[np.float64]
 CpuDtype = Literal["float32", "bfloat16", "float64"]
 
-MOST_LABELS = 40
+MAX_LABELS = 40
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """The largest relative differences at which two models still agree."""
+    """The largest relative differences of two models that agree."""
 
     layers: float
     logits: float
     loss: float
 
     def of(self, layer: str) -> float:
-        """Return what is allowed in a layer; the logits are the last of them."""
+        """Return the tolerance of a layer's output, or of the logits."""
         return self.logits if layer == "logits" else self.layers
 
 
-# Seen at most, in fresh, large random and trained weights, from 100 thousand parameters to 124
-# million, of the twins and of transformers:
+# The largest differences measured, of the twins and of transformers, with fresh, large random and
+# trained weights, from 100 thousand to 124 million parameters:
 #   float64   layers 2.5e-15, logits 2.2e-15, loss 8.1e-16
 #   float32   layers 1.4e-6,  logits 1.2e-6,  loss 1.6e-7
 #   bfloat16  layers 1.2e-2,  logits 8.2e-3,  loss 1.5e-3
-# One case goes beyond that in float32: large random weights in twelve layers amplify rounding, to
-# 4e-5 of a layer, and to 8e-14 in float64. So it is float64 that tells a fault from rounding.
+# With one exception: twelve layers of large random weights amplify rounding, to 4e-5 of a layer in
+# float32 and 8e-14 in float64. So use float64 to tell a fault from rounding.
 TOLERANCES: dict[CpuDtype, Tolerance] = {
     "float64": Tolerance(layers=1e-12, logits=1e-12, loss=1e-13),
     "float32": Tolerance(layers=4e-6, logits=2e-6, loss=5e-7),
@@ -66,8 +67,8 @@ TOLERANCES: dict[CpuDtype, Tolerance] = {
 class VerifyConfig:
     """Compare a checkpoint in both twins, or two checkpoints in PyTorch, layer by layer.
 
-    Exit code 0 where they agree, 1 where they do not. Everything runs on the CPU. Where they differ
-    by little, --dtype float64 tells a fault from rounding.
+    Exit code 0 if they agree, 1 if they do not. Everything runs on the CPU. To tell a fault from
+    rounding, use --dtype float64.
     """
 
     checkpoint: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")]
@@ -76,26 +77,26 @@ class VerifyConfig:
         tyro.conf.Positional[str | None],
         tyro.conf.arg(metavar="[OTHER]", help_behavior_hint="(default: the Flax twin)"),
     ] = None
-    """A second checkpoint, to compare in place of the Flax twin."""
+    """A second checkpoint, to compare instead of the Flax twin."""
     dtype: CpuDtype = "float32"
-    """Numbers to compute with, as in training."""
+    """The dtype to compute in, as in training."""
     against: Annotated[
         Literal["huggingface"] | None,
-        tyro.conf.arg(metavar="huggingface", help_behavior_hint="(default: nothing more)"),
+        tyro.conf.arg(metavar="huggingface", help_behavior_hint="(default: none)"),
     ] = None
-    """Compare CHECKPOINT in PyTorch with transformers' GPT2LMHeadModel, too."""
+    """Also compare CHECKPOINT in PyTorch with transformers' GPT2LMHeadModel."""
     data: Annotated[str, tyro.conf.arg(metavar="NAME|PATH")] = "shakespeare"
-    """As in training; where it has tokens that the model does not, random ones in its place."""
+    """As in training; random tokens if it has tokens beyond the model's vocabulary."""
     batch_size: int = 2
     """Sequences (B)."""
     seq_len: int = 64
     """Tokens in a sequence (T); at most the model's block_size."""
     json: bool = False
-    """Print one JSON object in place of the tables."""
+    """Print one JSON object instead of the tables."""
     plot: Annotated[
-        Path | None, tyro.conf.arg(metavar="FILE.png", help_behavior_hint="(default: no picture)")
+        Path | None, tyro.conf.arg(metavar="FILE.png", help_behavior_hint="(default: no plot)")
     ] = None
-    """Draw the relative differences."""
+    """Plot the relative differences."""
 
     def __post_init__(self) -> None:
         require_positive("batch_size", self.batch_size)
@@ -106,7 +107,7 @@ class VerifyConfig:
 
 @dataclass(frozen=True)
 class Trace:
-    """What a model computed on the way: each layer's output, the logits last, and the loss."""
+    """The outputs of a model: those of each layer, the logits last, and the loss."""
 
     name: str
     layers: dict[str, Array]
@@ -115,22 +116,22 @@ class Trace:
 
 @dataclass(frozen=True)
 class Difference:
-    """How far a result is from its reference, and how far it may be."""
+    """The difference of an output from its reference, and the tolerance of its relative value."""
 
     name: str
     max_abs: float
     relative: float
-    allowed: float
+    allowed: float  # the tolerance, under the name that it has in JSON
 
     @property
     def agrees(self) -> bool:
-        """Whether the relative difference is within what is allowed; NaN is not."""
+        """Whether the relative difference is within the tolerance; NaN is not."""
         return self.relative <= self.allowed
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A model against its reference: layers in the order of the computation, the loss, KL."""
+    """A model against its reference: layers in the order of computation, the loss, KL."""
 
     reference: str
     other: str
@@ -141,18 +142,18 @@ class Comparison:
 
     @property
     def first_difference(self) -> Difference | None:
-        """The first layer, or else the loss, that is not within what is allowed."""
+        """The first layer, or else the loss, that is not within its tolerance."""
         return next((d for d in [*self.layers, self.loss] if not d.agrees), None)
 
     @property
     def agrees(self) -> bool:
-        """Whether the layers and the loss are all within what is allowed."""
+        """Whether all layers and the loss are within their tolerances."""
         return self.first_difference is None
 
 
 @dataclass(frozen=True)
 class Report:
-    """The comparisons, and what they were made on."""
+    """All comparisons, the model's shape and a description of the tokens."""
 
     config: VerifyConfig
     model: GPTConfig
@@ -166,7 +167,7 @@ class Report:
 
 
 def load(path: str) -> Checkpoint:
-    """Return the model at `path`, in whatever format. Raises `InputError` where there is none."""
+    """Return the model at `path`, in any format. Raises `InputError` if there is none."""
     checkpoint = registry.read_weights(path)
     cli.print_notes(checkpoint.notes)
     return checkpoint
@@ -175,7 +176,7 @@ def load(path: str) -> Checkpoint:
 def verify(config: VerifyConfig) -> Report:
     """Run the models on the same tokens and compare them.
 
-    Raises `InputError` where a checkpoint cannot be read or the shapes of two differ.
+    Raises `InputError` if a checkpoint cannot be read or the shapes of two differ.
     """
     checkpoint = load(config.checkpoint)
     batch, tokens = choose_tokens(config, checkpoint.config)
@@ -195,9 +196,9 @@ def verify(config: VerifyConfig) -> Report:
 
 
 def choose_tokens(config: VerifyConfig, model: GPTConfig) -> tuple[Batch, str]:
-    """Return the first batch of the data, and in words what it is.
+    """Return the first batch of the data, and a description of it.
 
-    Random tokens where the data has some that the vocabulary does not.
+    The tokens are random if the data has tokens beyond the model's vocabulary.
     """
     B, T = config.batch_size, min(config.seq_len, model.block_size)
     x, y = BatchLoader(load_tokens(config.data), B, T).next_batch()
@@ -225,7 +226,7 @@ def trace_torch(name: str, checkpoint: Checkpoint, batch: Batch, dtype: Dtype) -
 
 
 def trace_huggingface(name: str, checkpoint: Checkpoint, batch: Batch, dtype: Dtype) -> Trace:
-    """Run transformers' GPT-2 on a batch. Raises `InputError` where it is not installed."""
+    """Run transformers' GPT-2 on a batch. Raises `InputError` if it is not installed."""
     import torch
 
     from gpt_torch.model import cross_entropy
@@ -241,7 +242,7 @@ def trace_huggingface(name: str, checkpoint: Checkpoint, batch: Batch, dtype: Dt
 
 
 def huggingface_model(checkpoint: Checkpoint, dtype: Dtype) -> Any:
-    """Return transformers' model, filled by name: no code of the twins maps its weights."""
+    """Return transformers' model with the checkpoint's weights, without any code of the twins."""
     import torch
 
     from gpt_torch.precision import master_dtype
@@ -250,7 +251,7 @@ def huggingface_model(checkpoint: Checkpoint, dtype: Dtype) -> Any:
         from transformers import GPT2Config, GPT2LMHeadModel
     except ImportError:
         raise InputError("huggingface needs transformers: pip install transformers") from None
-    model: Any = GPT2LMHeadModel(GPT2Config(**to_hugging_face(checkpoint.config)))
+    model: Any = GPT2LMHeadModel(GPT2Config(**config_to_hf(checkpoint.config)))
     precision = np.float64 if dtype == "float64" else np.float32
     weights = with_zero_biases(checkpoint.weights, checkpoint.config)
     copies = {name: np.array(weight, precision) for name, weight in weights.items()}
@@ -261,30 +262,30 @@ def huggingface_model(checkpoint: Checkpoint, dtype: Dtype) -> Any:
 
 
 def record(model: Any) -> dict[str, Array]:
-    """Return a dict that fills with the output of each layer as a torch GPT-2 runs.
+    """Register hooks on a torch GPT-2; return the dict that they fill with each layer's output.
 
     `model` has the blocks `h`, each with `attn` and `mlp`, and `ln_f`.
     """
     layers: dict[str, Array] = {}
 
-    def keep(name: str, output: Any) -> None:
+    def save(name: str, output: Any) -> None:
         # transformers' attention returns a tuple, its output first
         tensor = output[0] if isinstance(output, tuple) else output
         layers[name] = tensor.detach().cpu().double().numpy()
 
-    def watch(name: str, module: Any) -> None:
-        module.register_forward_hook(lambda _module, _inputs, output: keep(name, output))
+    def hook(name: str, module: Any) -> None:
+        module.register_forward_hook(lambda _module, _inputs, output: save(name, output))
 
-    model.h[0].register_forward_pre_hook(lambda _module, inputs: keep("embedding", inputs))
+    model.h[0].register_forward_pre_hook(lambda _module, inputs: save("embedding", inputs))
     for n, block in enumerate(model.h):
-        watch(f"h.{n}.attn", block.attn)
-        watch(f"h.{n}.mlp", block.mlp)
-    watch("ln_f", model.ln_f)
+        hook(f"h.{n}.attn", block.attn)
+        hook(f"h.{n}.mlp", block.mlp)
+    hook("ln_f", model.ln_f)
     return layers
 
 
-def is_kept(module: Any, method: str) -> bool:
-    """Whether Linen keeps what this module returns."""
+def is_captured(module: Any, method: str) -> bool:
+    """Whether Linen should capture this module's output."""
     return method == "__call__" and module.name in ("wte", "attn", "mlp", "ln_f")
 
 
@@ -311,15 +312,15 @@ def flax_loss_and_layers(
     from gpt_flax.precision import autocast
 
     with autocast(dtype):
-        (logits, loss), kept = model.apply(
-            {"params": params}, x, y, capture_intermediates=is_kept, mutable="intermediates"
+        (logits, loss), captured = model.apply(
+            {"params": params}, x, y, capture_intermediates=is_captured, mutable="intermediates"
         )
-    outputs = flatten_dict(kept["intermediates"], sep=".")  # "h_0.attn.__call__": (output,)
+    outputs = flatten_dict(captured["intermediates"], sep=".")  # "h_0.attn.__call__": (output,)
     layers = {
         path.removesuffix(".__call__").replace("h_", "h."): output
         for path, (output,) in outputs.items()
     }
-    # Linen keeps what modules return, and no module returns the sum of the two embeddings.
+    # Linen captures outputs of modules, and the sum of the two embeddings is not one.
     layers["embedding"] = layers.pop("wte") + params["wpe"]["embedding"][: x.shape[1]]
     return loss, layers | {"logits": logits}
 
@@ -341,21 +342,21 @@ def compare(reference: Trace, other: Trace, tolerance: Tolerance) -> Comparison:
     )
 
 
-def difference(name: str, expected: Array, found: Array, allowed: float) -> Difference:
-    """Return how far `found` is from `expected`: the largest |d|, and ||d|| / ||expected||.
+def difference(name: str, expected: Array, found: Array, tolerance: float) -> Difference:
+    """Return the largest |d| and ||d|| / ||expected||, where d is `found - expected`.
 
-    Where all that is expected is zero, the relative difference is 1, or 0 if so is what was found.
+    If `expected` is all zeros, the relative difference is 1, or 0 if `found` is, too.
     """
     d = found - expected
     scale = np.linalg.norm(expected) or np.linalg.norm(found) or 1.0
-    return Difference(name, float(np.abs(d).max()), float(np.linalg.norm(d) / scale), allowed)
+    return Difference(name, float(np.abs(d).max()), float(np.linalg.norm(d) / scale), tolerance)
 
 
 def kl_divergence(reference: Array, other: Array) -> float:
     """Return KL(reference || other) of the next token, in nats, the mean over all positions."""
     log_p, log_q = log_softmax(reference), log_softmax(other)
     p, q = np.exp(log_p), np.exp(log_q)
-    # q - p sums to 0; beside the rest it cancels the rounding errors of the two sums to 1
+    # q - p sums to 0: it cancels the rounding errors of the sums of p and q
     nats = np.sum(p * (log_p - log_q) + (q - p), axis=-1)
     return max(float(nats.mean()), 0.0)
 
@@ -385,9 +386,9 @@ def print_report(report: Report) -> None:
 
 
 def difference_table(comparison: Comparison) -> Table:
-    """Return a row for each layer and one for the loss; what is not within is marked."""
+    """Return a row for each layer and one for the loss; rows beyond the tolerance are marked."""
     table = Table("", box=box.SIMPLE_HEAD, show_edge=False)
-    for column in ("largest abs", "relative", "allowed"):
+    for column in ("largest abs", "relative", "tolerance"):
         table.add_column(column, justify="right")
     table.add_column("")
     for d in (*comparison.layers, comparison.loss):
@@ -398,13 +399,12 @@ def difference_table(comparison: Comparison) -> Table:
 
 
 def verdict(comparison: Comparison) -> str:
-    """Return in a line whether the two agree, and where they first do not."""
+    """Return one line: whether the two agree, and the first layer that does not."""
     first = comparison.first_difference
     if first is None:
         return "AGREE in every layer and the loss"
-    return (
-        f"DIFFER, first in {first.name}: relative {first.relative:.1e}, allowed {first.allowed:.1e}"
-    )
+    numbers = f"relative {first.relative:.1e}, tolerance {first.allowed:.1e}"
+    return f"DIFFER, first in {first.name}: {numbers}"
 
 
 def as_json(report: Report) -> str:
@@ -417,7 +417,7 @@ def as_json(report: Report) -> str:
         "agree": report.agrees,
         "comparisons": [comparison_json(c) for c in report.comparisons],
     }
-    # Python would write NaN, which JSON does not know
+    # Python would write NaN, which is not JSON
     return json.dumps(json.loads(json.dumps(content), parse_constant=lambda name: None))
 
 
@@ -429,7 +429,7 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
 
 
 def plot_report(report: Report, path: Path) -> None:
-    """Draw the relative difference of every layer, a line for each comparison."""
+    """Plot the relative difference of every layer, a line for each comparison."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
@@ -440,12 +440,15 @@ def plot_report(report: Report, path: Path) -> None:
     for comparison, curve in zip(report.comparisons, curves, strict=True):
         label = f"{comparison.other} against {comparison.reference}"
         axes.semilogy(np.maximum(curve, floor), marker="o", markersize=3, linewidth=1, label=label)
-    allowed = [d.allowed for d in report.comparisons[0].layers]
-    axes.semilogy(allowed, "--", color="0.5", linewidth=1, drawstyle="steps-mid", label="allowed")
-    every = math.ceil(len(names) / MOST_LABELS)
+    tolerances = [d.allowed for d in report.comparisons[0].layers]
+    style: dict[str, Any] = {"color": "0.5", "linewidth": 1, "drawstyle": "steps-mid"}
+    axes.semilogy(tolerances, "--", label="tolerance", **style)
+    every = math.ceil(len(names) / MAX_LABELS)
     axes.set_xticks(range(0, len(names), every), names[::every], rotation=90, fontsize=8)
     axes.set_ylabel("relative difference")
-    axes.set_title(f"{report.config.dtype}; equal bits are drawn at {floor:.0e}", fontsize=9)
+    axes.set_title(
+        f"{report.config.dtype}; differences of 0 are plotted at {floor:.0e}", fontsize=9
+    )
     axes.legend(frameon=False, fontsize=8)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

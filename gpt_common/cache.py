@@ -1,4 +1,4 @@
-"""Where tokens, downloads and compiled programs are kept from one run to the next."""
+"""The cache folder, for encoded tokens, downloads and compiled programs."""
 
 import os
 import tempfile
@@ -8,9 +8,9 @@ from gpt_common.errors import InputError
 
 
 def cache_folder() -> Path:
-    """Return the folder of the cache: GPT_TWINS_CACHE, or one in the user's cache folder.
+    """Return GPT_TWINS_CACHE, else `gpt-twins` in the user's cache folder.
 
-    A user without a home, as containers have, gets one in the temporary folder.
+    For a user without a home directory, as in a container, it is in the temporary folder.
     """
     if named := os.environ.get("GPT_TWINS_CACHE"):
         return Path(named)
@@ -23,13 +23,13 @@ def cache_folder() -> Path:
 
 
 def _temporary_cache() -> Path:
-    """Return a folder that only this user can write to, where all can make one of its name."""
+    """Return a temporary folder. Raises `InputError` if other users can write to it."""
     folder = Path(tempfile.gettempdir()) / f"gpt-twins-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     status = folder.lstat()
     if status.st_uid != os.getuid() or status.st_mode & 0o022:
         raise InputError(
-            f"{folder}: expected a folder of this user's alone; "
+            f"{folder}: expected a folder that only this user can write to; "
             "name another folder for the cache with GPT_TWINS_CACHE"
         )
     return folder

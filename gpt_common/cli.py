@@ -1,4 +1,4 @@
-"""The command line of both twins: options in, one line out where something is wrong."""
+"""The command line of both twins: parsing, one-line errors, signals, closed pipes."""
 
 from __future__ import annotations
 
@@ -18,27 +18,23 @@ from gpt_common.errors import InputError, NonFiniteError
 
 T = TypeVar("T")
 
-LONGEST_ERROR = 500  # characters
-# Packages that an installation may be without, by the names that pip knows.
+MAX_ERROR_LENGTH = 500  # characters
+# Packages that may not be installed, by module, with their names for pip.
 OPTIONAL = {name: name for name in ("torch", "jax", "flax", "optax", "transformers")}
 OPTIONAL |= {"orbax": "orbax-checkpoint"}
-# What asks a process to end: Ctrl-C, `kill`, a closed terminal, schedulers before the time is up.
+# Sent by Ctrl-C, `kill`, a closed terminal, and schedulers before the time limit.
 STOP_SIGNALS = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGXCPU,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
+    *(signal.SIGINT, signal.SIGTERM, signal.SIGHUP),
+    *(signal.SIGXCPU, signal.SIGUSR1, signal.SIGUSR2),
 )
-# What torch, XLA, numpy and C++ say where memory does not suffice.
+# In the messages of torch, XLA, numpy and C++.
 OUT_OF_MEMORY = re.compile(
     r"not enough memory|out of memory|RESOURCE_EXHAUSTED|bad_alloc|Unable to allocate", re.I
 )
 
 
-class Ended(BaseException):
-    """A signal asks the process to end. No `SystemExit`, which is what a parser raises too."""
+class Terminated(BaseException):
+    """A signal asks the process to end. Not a `SystemExit`, which the parser raises too."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -46,16 +42,12 @@ class Ended(BaseException):
 
 
 def parse(
-    options: type[T],
-    command: str,
-    args: Sequence[str] | None = None,
-    default: T | None = None,
+    options: type[T], command: str, args: Sequence[str] | None = None, default: T | None = None
 ) -> T:
-    """Return `options`, a dataclass, filled from the command line over its own or other defaults.
+    """Return an instance of the dataclass `options` with the command line's flags over `default`.
 
-    `command` is what `python -m` runs, the docstring of the class opens the help; underscores and
-    dashes both work. `--help` exits with code 0; raises `InputError` for arguments that do not
-    parse.
+    `command` is the module that `python -m` runs; flags may have underscores or dashes. `--help`
+    exits with code 0. Raises `InputError` for invalid arguments.
     """
     boxes = io.StringIO()
     try:
@@ -75,7 +67,7 @@ def parse(
 
 
 def _first_sentence(box: str) -> str:
-    """Return what tyro's error box says, and the flags that it suggests, as one line."""
+    """Return the error in tyro's box, and the flags that it suggests, as one line."""
     rows = re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()[1:]
     sections: list[list[str]] = [[]]
     for cell in (row.strip("│╭╮╰╯ ") for row in rows):
@@ -96,14 +88,13 @@ def _first_sentence(box: str) -> str:
 
 
 def run(main: Callable[[], None], smaller: str = "the model") -> None:
-    """Call `main` and exit as a command does: one line on standard error where it fails.
+    """Call `main` as a command: an error is one line on standard error and an exit code.
 
-    `smaller` names what to make smaller where memory does not suffice. Exit codes: 2 for wrong
-    input, 1 for a run that diverged, 128 plus its number after a signal (130 after Ctrl-C), 141
-    where the reader of a pipe has gone.
+    The code is 2 for invalid input or too little memory (`smaller` names what to reduce), 1 for a
+    run that diverged, 128 plus its number for a signal (Ctrl-C: 130), and 141 for a closed pipe.
     """
     _prepare_streams()
-    with _raising_signals():
+    with _signals_raise():
         _run(main, smaller)
 
 
@@ -111,7 +102,7 @@ def _run(main: Callable[[], None], smaller: str) -> None:
     try:
         main()
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader, `head` for one, has had enough
+    except BrokenPipeError:  # by a reader such as `head`
         _discard(sys.stdout)
         sys.exit(128 + signal.SIGPIPE)
     except (InputError, OSError) as error:
@@ -120,7 +111,7 @@ def _run(main: Callable[[], None], smaller: str) -> None:
         _fail(str(error), 1)
     except KeyboardInterrupt:
         _fail("interrupted", 128 + signal.SIGINT)
-    except Ended as signalled:
+    except Terminated as signalled:
         sys.exit(128 + signalled.number)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
@@ -134,51 +125,48 @@ def _run(main: Callable[[], None], smaller: str) -> None:
 
 
 @contextlib.contextmanager
-def _raising_signals() -> Iterator[None]:
-    """Let a signal that would end the process raise, so that nothing stays half-written.
+def _signals_raise() -> Iterator[None]:
+    """Make signals that would end the process raise, so that temporary files are removed.
 
-    Before and after it does end the process: Python's own imports and exit are no place to raise.
+    Outside of this context they end it: during Python's imports and exit nothing should raise.
     """
-    taken = [n for n in STOP_SIGNALS if signal.getsignal(n) is signal.SIG_DFL]
-    for number in taken:
+    default = [n for n in STOP_SIGNALS if signal.getsignal(n) is signal.SIG_DFL]
+    for number in default:
         is_ctrl_c = number == signal.SIGINT
-        signal.signal(number, signal.default_int_handler if is_ctrl_c else _end)
+        signal.signal(number, signal.default_int_handler if is_ctrl_c else _terminate)
     try:
         yield
     finally:
-        for number in taken:
+        for number in default:
             signal.signal(number, signal.SIG_DFL)
 
 
-def _end(number: int, frame: object) -> None:
-    signal.signal(number, signal.SIG_DFL)  # a library may swallow the exception; the next one ends
-    raise Ended(number)
+def _terminate(number: int, frame: object) -> None:
+    signal.signal(number, signal.SIG_DFL)  # if a library swallows the exception, the next one ends
+    raise Terminated(number)
 
 
 def _prepare_streams() -> None:
-    """Give closed standard streams a place to go, and a `?` to what the terminal cannot show."""
+    """Open closed standard streams; print a `?` for what the terminal cannot encode."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
-        if stream is None:  # a daemon's
+        if stream is None:  # as in a daemon
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
         elif mode == "w" and isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
 
 
 def _discard(stream: TextIO) -> None:
-    """Let a stream that cannot be written to take what is left in its buffer, and whatever comes.
+    """Redirect a broken stream to /dev/null.
 
-    Otherwise Python tries once more as it exits, and exits with code 120.
+    Otherwise Python flushes its buffer at exit, and exits with code 120.
     """
-    with contextlib.suppress(OSError, ValueError):  # a stream without a file
+    with contextlib.suppress(OSError, ValueError):  # a stream without a file descriptor
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Whether numpy, torch or XLA could not have the memory that it asked for.
-
-    By its text: neither framework is imported here, and XLA's error is of a general type.
-    """
+    # By its message: the frameworks are not imported here, and XLA's error is a RuntimeError.
     return isinstance(error, MemoryError) or bool(OUT_OF_MEMORY.search(str(error)))
 
 
@@ -187,15 +175,15 @@ def _first_line(error: Exception) -> str:
 
 
 def _fail(message: str, code: int) -> None:
-    """Print an error as one line and exit; what a file made us say cannot steer the terminal."""
+    """Print an error as one line, without control characters, and exit."""
     words = " ".join(message.split())
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
-    if len(line) > LONGEST_ERROR:
-        line = line[: LONGEST_ERROR - 3] + "..."
+    if len(line) > MAX_ERROR_LENGTH:
+        line = line[: MAX_ERROR_LENGTH - 3] + "..."
     try:
         print(f"error: {line}", file=sys.stderr)
         sys.stderr.flush()
-    except OSError:  # the exit code tells it
+    except OSError:
         _discard(sys.stderr)
     try:
         sys.stdout.flush()
@@ -205,33 +193,33 @@ def _fail(message: str, code: int) -> None:
 
 
 def print_notes(notes: Sequence[str]) -> None:
-    """Tell the user what a checkpoint's reader has noted, apart from what a command returns."""
+    """Print the notes of a checkpoint on standard error."""
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
 
 
 class Stdout:
-    """Standard output for a run, which goes on where nobody can read it any more.
+    """Standard output that never raises: a run continues if a terminal hangs up or a disk is full.
 
-    A pipe may be closed, a terminal hung up, a disk full. `reader_gone` tells the first of them.
+    `pipe_closed` is set when it is a pipe whose reader has exited.
     """
 
     def __init__(self) -> None:
-        self.reader_gone = False
+        self.pipe_closed = False
 
     def write(self, text: str) -> None:
-        """Write text, or nothing where standard output is lost."""
+        """Write text; do nothing if standard output is lost."""
         self._attempt(lambda: sys.stdout.write(text))
 
     def flush(self) -> None:
-        """Bring what has been written to its reader."""
+        """Flush the buffer."""
         self._attempt(sys.stdout.flush)
 
     def _attempt(self, action: Callable[[], object]) -> None:
         try:
             action()
         except OSError as error:
-            self.reader_gone |= isinstance(error, BrokenPipeError)
+            self.pipe_closed |= isinstance(error, BrokenPipeError)
             _discard(sys.stdout)
 
     def __getattr__(self, name: str) -> Any:
@@ -239,11 +227,10 @@ class Stdout:
 
 
 class StopSignal:
-    """Turns a signal that asks the process to end into a request, which the loop reads.
+    """Context in which a signal only sets `received()`; at its end the process exits.
 
-    One that the process was started to ignore, as by nohup, stays ignored. A Ctrl-C after the first
-    signal interrupts at once. When the block has ended, the process exits with 128 plus the number
-    of the signal: 130 for Ctrl-C.
+    The exit code is 128 plus the number of the signal. A signal that is ignored, as by nohup, stays
+    ignored. Ctrl-C after a first signal interrupts immediately.
     """
 
     def __init__(self) -> None:
@@ -251,12 +238,12 @@ class StopSignal:
         self._previous: dict[int, Any] = {}
 
     def received(self) -> bool:
-        """Whether there has been a signal."""
+        """Whether a signal has been received."""
         return self._number != 0
 
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is not threading.main_thread():
-            return self  # Python allows handlers nowhere else
+            return self  # Python allows handlers in the main thread only
         handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
         self._previous = {n: h for n, h in handlers.items() if h is not signal.SIG_IGN}
         for number in self._previous:

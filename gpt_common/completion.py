@@ -1,4 +1,4 @@
-"""Continuations as they grow: their tokens, their text, and where they end."""
+"""Continuations of prompts during generation: their tokens, text and stopping conditions."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from gpt_common.sampling import uniforms
 
 FinishReason = Literal["length", "end", "stop"]
 
-# Tokens that a twin makes before it looks at them. A few, so that a text is shown as it grows and
-# ends soon after its end, yet a GPU is not asked after every token.
+# Tokens per call of the device: few, so that text streams and generation stops early, but more than
+# one, so that a GPU is not synchronized after every token.
 CHUNK = 4
 
-# The error of a logit over the largest that is taken for rounding: more than five times the largest
-# that GPT-2 124M has shown (float32 1.8e-6: Flax, one row, cached; uncached 1.4e-6 of 1,024 tokens;
-# models of width 40 and 64 at most 8e-7; float64 3e-15; bfloat16 7e-3; no tf32).
+# Upper bounds of the logits' rounding error, relative to the largest logit: more than five times
+# the largest measured for GPT-2 124M (float32 1.8e-6: Flax, one row, cached; uncached 1.4e-6 over
+# 1,024 tokens; models of width 40 and 64 at most 8e-7; float64 3e-15; bfloat16 7e-3; not tf32).
 ROUNDING: dict[DtypeOption, float] = {
     "float64": 1e-13,
     "float32": 1e-5,
@@ -34,10 +34,10 @@ ROUNDING: dict[DtypeOption, float] = {
 
 
 class SampledTokens(NamedTuple):
-    """Sampled tokens: one number each for one token, `(n, R)` for a chunk of R continuations.
+    """Sampled tokens: scalars for one token, arrays `(n, R)` for a chunk of R continuations.
 
-    `logprob` is the token's log-probability under the model itself, in nats. `margin` is the error
-    of all logits, as a share of the largest, up to which the same token is sampled.
+    `logprob` is the log-probability under the model's own logits, in nats. `margin` is the error of
+    the logits, relative to the largest, below which the same token is sampled.
     """
 
     token: npt.NDArray[np.int64]
@@ -46,10 +46,9 @@ class SampledTokens(NamedTuple):
 
 
 class Detokenizer:
-    """Text from tokens as they come, held back until it is sure.
+    """Incremental detokenizer. `text` is final: it only ever gets longer.
 
-    What is not sure yet: a character whose bytes are not all there, and the beginning of a text to
-    stop before.
+    An incomplete UTF-8 character and a possible beginning of a stop text are pending.
     """
 
     def __init__(self, stop: Sequence[str] = ()) -> None:
@@ -60,103 +59,95 @@ class Detokenizer:
         self._pending = ""
 
     def add(self, token: int) -> None:
-        """Take one more token."""
-        self._take(self._decoder.decode(tokenizer.token_bytes(token)))
+        """Add a token."""
+        self._append(self._decoder.decode(tokenizer.token_bytes(token)))
 
     def end(self) -> None:
-        """Take it that no more tokens come."""
-        self._take(self._decoder.decode(b"", final=True))
+        """Flush pending text after the last token."""
+        self._append(self._decoder.decode(b"", final=True))
         if not self.stopped:
             self.text, self._pending = self.text + self._pending, ""
 
-    def _take(self, more: str) -> None:
+    def _append(self, text: str) -> None:
         if self.stopped:
             return
-        self._pending += more
-        found = [place for stop in self._stop if (place := self._pending.find(stop)) >= 0]
+        self._pending += text
+        found = [index for stop in self._stop if (index := self._pending.find(stop)) >= 0]
         self.stopped = bool(found)
-        sure = min(found) if found else len(self._pending) - self._beginning_of_stop()
-        self.text, self._pending = self.text + self._pending[:sure], self._pending[sure:]
+        final = min(found) if found else len(self._pending) - self._partial_stop_length()
+        self.text, self._pending = self.text + self._pending[:final], self._pending[final:]
 
-    def _beginning_of_stop(self) -> int:
-        """Return the length of the longest end of the held text that a stop text begins with."""
-        return max(
-            (
-                n
-                for stop in self._stop
-                for n in range(1, len(stop))
-                if self._pending.endswith(stop[:n])
-            ),
-            default=0,
-        )
+    def _partial_stop_length(self) -> int:
+        """Return the length of the longest end of the pending text that begins a stop text."""
+        beginnings = (stop[:n] for stop in self._stop for n in range(1, len(stop)))
+        return max((len(text) for text in beginnings if self._pending.endswith(text)), default=0)
 
 
 @dataclass
 class Completion:
     """One continuation of a prompt.
 
-    `finish` says why it ended: its length, `<|endoftext|>` (the last of its tokens, not of its
-    text), or a text to stop before. `sample` is its number among those of the same prompt. The
-    numbers of `exact_draws`, those decided in float64, are of the float64 logits.
+    `sample` is its index among those of the same prompt. `finish` is None while it is unfinished,
+    then "length", "end" (`<|endoftext|>`, which is in `tokens` but not in `text`) or "stop".
     """
 
     prompt: list[int]
     sample: int
-    length: int  # prompt included, at which it ends
-    stream: Detokenizer
+    max_length: int  # in tokens, prompt included
+    detokenizer: Detokenizer
     end_token: int | None = tokenizer.END_OF_TEXT_TOKEN
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     margins: list[float] = field(default_factory=list)
-    exact_draws: list[int] = field(default_factory=list)  # indices of `tokens`
+    exact_tokens: list[int] = field(default_factory=list)  # indices of those sampled in float64
     finish: FinishReason | None = None
 
     @property
     def text(self) -> str:
-        """The text of `tokens` so far, as much of it as is sure."""
-        return self.stream.text
+        """The final text of `tokens`."""
+        return self.detokenizer.text
 
     @property
     def num_tokens(self) -> int:
-        """Tokens so far, prompt included."""
+        """Number of tokens so far, prompt included."""
         return len(self.prompt) + len(self.tokens)
 
     @property
     def num_remaining(self) -> int:
-        """Tokens that are still to be made, at most."""
-        return 0 if self.finish else self.length - self.num_tokens
+        """Largest number of tokens still to be generated; 0 when finished."""
+        return 0 if self.finish else self.max_length - self.num_tokens
 
-    def add(self, drawn: SampledTokens, exact: bool = False) -> None:
-        """Take one more token, `exact` where float64 decided.
+    def add(self, sampled: SampledTokens, exact: bool = False) -> None:
+        """Add a token unless finished; `exact` if it was sampled from float64 logits.
 
-        Raises `NonFiniteError` where the logits were not finite.
+        Raises `NonFiniteError` if the logits were not finite.
         """
         if self.finish:
             return
-        if not np.isfinite(drawn.logprob):
+        if not np.isfinite(sampled.logprob):
             raise NonFiniteError(f"token {len(self.tokens)}: the model's logits are not finite")
         if exact:
-            self.exact_draws.append(len(self.tokens))
-        self.tokens.append(int(drawn.token))
-        self.logprobs.append(float(drawn.logprob))
-        self.margins.append(float(drawn.margin))
+            self.exact_tokens.append(len(self.tokens))
+        self.tokens.append(int(sampled.token))
+        self.logprobs.append(float(sampled.logprob))
+        self.margins.append(float(sampled.margin))
         if self.tokens[-1] == self.end_token:
             self.finish = "end"
         else:
-            self.stream.add(self.tokens[-1])
-            if self.stream.stopped:
+            self.detokenizer.add(self.tokens[-1])
+            if self.detokenizer.stopped:
                 self.finish = "stop"
             elif not self.num_remaining:
                 self.finish = "length"
         if self.finish:
-            self.stream.end()
+            self.detokenizer.end()
 
     def borderline_tokens(self, dtype: DtypeOption) -> list[int]:
-        """Return the indices of `tokens` that rounding in `dtype` may have decided.
+        """Return the indices of `tokens` whose margin is within the rounding error of `dtype`.
 
-        Of those that float64 has decided, its own rounding.
+        For `exact_tokens` it is the rounding error of float64.
         """
-        exact = set(self.exact_draws)
+        exact = set(self.exact_tokens)
         limits = (ROUNDING["float64" if i in exact else dtype] for i in range(len(self.tokens)))
         return [i for i, limit in enumerate(limits) if self.margins[i] <= limit]
 
@@ -168,101 +159,107 @@ def start_completions(
     stopping: StoppingOptions,
     config: GPTConfig,
 ) -> list[Completion]:
-    """Return `num_samples` continuations of each prompt, all still to be made.
+    """Return `num_samples` new continuations of each prompt; an empty prompt is `<|endoftext|>`.
 
-    An empty prompt is `<|endoftext|>`. Raises `InputError` where the model cannot make them.
+    Raises `InputError` if the prompts or options do not fit the model, or memory is too small.
     """
-    if not prompts:
-        raise InputError("expected a prompt or more, got none")
-    if sampling.top_k > config.vocab_size:
-        raise InputError(
-            f"top_k must be at most vocab_size {config.vocab_size}, got {sampling.top_k}"
-        )
-    rows = [[int(token) for token in given] or [tokenizer.END_OF_TEXT_TOKEN] for given in prompts]
-    for prompt in rows:
-        check_prompt(prompt, stopping.end(len(prompt)), stopping, config)
+    rows = [[int(token) for token in prompt] or [tokenizer.END_OF_TEXT_TOKEN] for prompt in prompts]
+    check_prompts(rows, sampling, stopping, config)
     check_memory(rows, num_samples, stopping, config)
+    end_token = None if stopping.ignore_end else tokenizer.END_OF_TEXT_TOKEN
     completions = []
     for prompt in rows:
-        length = stopping.end(len(prompt))
+        length = stopping.total_length(len(prompt))
         for sample in range(num_samples):
-            end = None if stopping.ignore_end else tokenizer.END_OF_TEXT_TOKEN
-            stream = Detokenizer(stopping.stop)
-            completions.append(Completion(prompt, sample, length, stream, end))
+            detokenizer = Detokenizer(stopping.stop)
+            completions.append(Completion(prompt, sample, length, detokenizer, end_token))
     return completions
 
 
-def check_prompt(
-    prompt: list[int], length: int, stopping: StoppingOptions, config: GPTConfig
+def check_prompts(
+    prompts: list[list[int]],
+    sampling: SamplingOptions,
+    stopping: StoppingOptions,
+    config: GPTConfig,
 ) -> None:
-    """Raise `InputError` where the model cannot continue the prompt to `length` tokens."""
-    if wrong := [token for token in prompt if not 0 <= token < config.vocab_size]:
+    """Raise `InputError` if there is no prompt, or the model cannot continue one as requested."""
+    if not prompts:
+        raise InputError("expected a prompt or more, got none")
+    vocab_size = config.vocab_size
+    if sampling.top_k > vocab_size:
+        raise InputError(f"top_k must be at most vocab_size {vocab_size}, got {sampling.top_k}")
+    for prompt in prompts:
+        if wrong := [token for token in prompt if not 0 <= token < vocab_size]:
+            raise InputError(
+                f"expected a prompt of tokens below vocab_size {vocab_size}, got {wrong[0]}"
+            )
+        _check_length(len(prompt), stopping, config.block_size)
+
+
+def _check_length(prompt_length: int, stopping: StoppingOptions, block_size: int) -> None:
+    length = stopping.total_length(prompt_length)
+    if length <= prompt_length:
         raise InputError(
-            f"expected a prompt of tokens below vocab_size {config.vocab_size}, got {wrong[0]}"
-        )
-    if length <= len(prompt):
-        raise InputError(
-            f"max_length must be above the prompt's {len(prompt)} tokens, got {length} "
+            f"max_length must be above the prompt's {prompt_length} tokens, got {length} "
             f"(or give max_new_tokens)"
         )
-    if length > config.block_size and not stopping.window:
+    if length > block_size and not stopping.window:
         raise InputError(
-            f"expected at most block_size {config.block_size} tokens, where learned positions "
-            f"end, got {length} ({len(prompt)} of the prompt); window goes past it"
+            f"expected at most block_size {block_size} tokens, where learned positions "
+            f"end, got {length} ({prompt_length} of the prompt); window goes past it"
         )
 
 
 def check_memory(
     prompts: list[list[int]], num_samples: int, stopping: StoppingOptions, config: GPTConfig
 ) -> None:
-    """Raise `InputError` where keys, values (of 2 bytes) and logits alone are too much to hold."""
-    length = min(max(stopping.end(len(prompt)) for prompt in prompts), config.block_size)
+    """Raise `InputError` if keys, values (of 2 bytes) and logits alone do not fit in memory."""
+    length = min(max(stopping.total_length(len(prompt)) for prompt in prompts), config.block_size)
     row = 4 * config.n_layer * config.n_embd * length + 8 * config.vocab_size
     rows = num_samples * len(prompts)
     require_memory(rows * row, f"a batch of {rows} continuations", "--num_samples or --max_length")
 
 
 def pad_inputs(completions: Sequence[Completion], block_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return what the model reads, `(R, T)` int64, and the length of each row, `(R,)`.
+    """Return the last `block_size` tokens of each row, `(R, T)` int64, and their lengths, `(R,)`.
 
-    That is the last `block_size` tokens of each; the rows are as long as the longest, and what
-    follows the end of the others means nothing.
+    Rows shorter than T are padded with zeros on the right.
     """
     rows = [(c.prompt + c.tokens)[-block_size:] for c in completions]
     lengths = np.array([len(row) for row in rows])
     tokens = np.zeros((len(rows), lengths.max()), np.int64)
-    for row, given in zip(tokens, rows, strict=True):
-        row[: len(given)] = given
+    for padded, row in zip(tokens, rows, strict=True):
+        padded[: len(row)] = row
     return tokens, lengths
 
 
 def add_chunk(completions: Sequence[Completion], chunk: SampledTokens) -> bool:
-    """Give each continuation its tokens of a chunk `(n, R)`; return whether one was changed: no."""
+    """Add the tokens of a chunk `(n, R)` to each completion; return False: none was changed."""
     for step in zip(*chunk, strict=True):
-        for completion, *drawn in zip(completions, *step, strict=True):
-            completion.add(SampledTokens(*drawn))
+        for completion, *sampled in zip(completions, *step, strict=True):
+            completion.add(SampledTokens(*sampled))
     return False
 
 
 def next_chunk_length(completions: Sequence[Completion], block_size: int) -> int:
-    """Return how many tokens the next chunk should have; 0 where all continuations have ended.
+    """Return the number of tokens in the next chunk; 0 when all continuations are finished.
 
-    Where a row has come to `block_size` it is 1, and the tokens are to be encoded anew.
+    It is 1 when the context of a row is full: every token then needs a new prefill.
     """
-    growing = [c for c in completions if c.num_remaining]
-    room = min((block_size - c.num_tokens + 1 for c in growing), default=1)
-    return min(CHUNK, max((c.num_remaining for c in growing), default=0), max(1, room))
+    unfinished = [c for c in completions if c.num_remaining]
+    room = min((block_size - c.num_tokens + 1 for c in unfinished), default=1)
+    return min(CHUNK, max((c.num_remaining for c in unfinished), default=0), max(1, room))
 
 
 def is_context_full(completions: Sequence[Completion], block_size: int) -> bool:
-    """Whether the last token of a row that still grows stands beyond the learned positions."""
+    """Whether the last token of an unfinished row is beyond the learned positions."""
     return any(c.num_remaining and c.num_tokens > block_size for c in completions)
 
 
 def next_uniforms(
     seed: int, completions: Sequence[Completion], steps: int
 ) -> npt.NDArray[np.float64]:
-    """Return the uniform numbers that decide each row's next tokens, `(R, steps)`."""
+    """Return the uniform samples for each row's next tokens, `(R, steps)`."""
     starts = [c.num_tokens for c in completions]
     return uniforms(seed, [c.sample for c in completions], steps, starts)
 
@@ -276,7 +273,7 @@ def last_tokens(
 
 
 def seen_tokens(completions: Sequence[Completion], vocab_size: int) -> npt.NDArray[np.bool_]:
-    """Return which tokens have occurred in each row, `(R, V)`."""
+    """Return a mask of the tokens that each row contains, `(R, V)`."""
     seen = np.zeros((len(completions), vocab_size), np.bool_)
     for row, completion in zip(seen, completions, strict=True):
         row[completion.prompt + completion.tokens] = True

@@ -1,7 +1,7 @@
 """The model's shape (`GPTConfig`) and the command-line options that both twins share.
 
-The options are dataclasses: a field is a flag, its docstring the flag's help, a nested dataclass a
-group in `--help`. `gpt_common.cli` turns them into a command line.
+A field of an options dataclass is a flag, its docstring the flag's help, a nested dataclass a group
+in `--help`. `gpt_common.cli` parses the command line into them.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import tyro
 from gpt_common.errors import (
     FLOAT32_MAX,
     InputError,
+    brief,
     require_fraction,
     require_not_negative,
     require_positive,
-    shown,
 )
 
 T = TypeVar("T")
@@ -31,18 +31,18 @@ DtypeOption = Literal["auto"] | Dtype
 Preset = Literal["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "shakespeare", "tiny"]
 
 LAYER_NORM_EPSILON = 1e-5
-MOST_LAYERS = 1000  # that are made anew: beyond it a model takes hours to build and compile
+MAX_LAYERS = 1000  # of a new model: more take hours to build and compile
 DEFAULT_LENGTH = 30  # the lecture's
-VOCAB_MULTIPLE = 64  # 50257 pads to 50304, a size that matrix hardware likes
+VOCAB_MULTIPLE = 64  # pads 50257 to 50304, which GPUs multiply faster
 
 
 @dataclass(frozen=True)
 class GPTConfig:
     """The shape of a GPT-2: pre-LayerNorm blocks, learned positions, tied head.
 
-    `activation` is `gelu_new` (the tanh form, GPT-2's own) or `gelu` (the erf form). Without `bias`
-    neither linear layers nor norms have one.
-    Raises `InputError` where a size is not positive or `n_embd` is not divisible by `n_head`.
+    `activation` is `gelu_new` (the tanh approximation, as in GPT-2) or `gelu` (with erf). `bias`
+    applies to linear layers and norms.
+    Raises `InputError` if a size is not positive or `n_embd` is not divisible by `n_head`.
     """
 
     n_layer: int = 12
@@ -64,17 +64,17 @@ class GPTConfig:
         if self.activation not in get_args(Activation):
             raise InputError(
                 f"activation must be one of {', '.join(get_args(Activation))}, "
-                f"got {shown(self.activation)}"
+                f"got {brief(self.activation)}"
             )
 
     @property
     def padded_vocab_size(self) -> int:
-        """Rows of the embedding in memory: `vocab_size` rounded up to a multiple of 64."""
+        """Rows of the token embedding in memory: `vocab_size` rounded up to a multiple of 64."""
         return round_up(self.vocab_size, VOCAB_MULTIPLE)
 
 
 def round_up(number: int, multiple: int) -> int:
-    """Return the next multiple that is not below `number`."""
+    """Return `number` rounded up to a multiple of `multiple`."""
     return -(-number // multiple) * multiple
 
 
@@ -88,68 +88,66 @@ PRESETS: dict[Preset, GPTConfig] = {
 }
 
 
-# A size that defaults to the preset's.
-_Size = Annotated[
-    int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: the preset's)")
-]
+def _hint(metavar: str, default: str) -> Any:
+    """Return how `--help` shows a flag and its default if that is None."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
+
+
+_Size = Annotated[int | None, _hint("INT", "the preset's")]
+_Length = Annotated[int | None, _hint("INT", "none")]
 
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """The model, and where its weights come from."""
+    """The model and its initial weights."""
 
     preset: Preset = "gpt2"
-    """A named shape; each size below overrides it."""
+    """Named sizes; each flag below overrides one."""
     n_layer: _Size = None
-    """Number of blocks."""
+    """Number of transformer blocks."""
     n_head: _Size = None
     """Attention heads in each block."""
     n_embd: _Size = None
-    """Width; divisible by n_head."""
+    """Embedding size; divisible by n_head."""
     block_size: _Size = None
-    """Longest sequence, in tokens."""
+    """Context length: the longest sequence, in tokens."""
     vocab_size: _Size = None
-    """Number of distinct tokens."""
-    activation: Annotated[
-        Activation | None,
-        tyro.conf.arg(metavar="{gelu_new,gelu}", help_behavior_hint="(default: the preset's)"),
-    ] = None
-    """gelu_new is GPT-2's tanh form, gelu the erf form."""
-    bias: Annotated[
-        bool | None,
-        tyro.conf.arg(metavar="{True,False}", help_behavior_hint="(default: the preset's)"),
-    ] = None
+    """Vocabulary size."""
+    activation: Annotated[Activation | None, _hint("{gelu_new,gelu}", "the preset's")] = None
+    """gelu_new is GPT-2's tanh approximation, gelu the exact form with erf."""
+    bias: Annotated[bool | None, _hint("{True,False}", "the preset's")] = None
     """Whether linear layers and norms have biases."""
     init: Annotated[str, tyro.conf.arg(metavar="scratch|PATH|NAME")] = "scratch"
-    """Start from random weights, or from the weights and the shape of a model: a path, or gpt2."""
+    """Initialize from random weights (scratch) or from a model, which sets the sizes too: a
+    checkpoint, or a name on the Hugging Face Hub such as gpt2."""
 
     def overrides(self) -> dict[str, int | str]:
-        """Return the fields of `GPTConfig` that were given by hand."""
+        """Return the fields of `GPTConfig` that were given as flags."""
         names = [f.name for f in dataclasses.fields(GPTConfig)]
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def gpt_config(self) -> GPTConfig:
-        """Return the preset with its overrides. Raises `InputError` where they do not fit."""
-        if (self.n_layer or 0) > MOST_LAYERS:
-            raise InputError(f"n_layer must be at most {MOST_LAYERS}, got {self.n_layer}")
+        """Return the preset with its overrides. Raises `InputError` if they are invalid."""
+        if (self.n_layer or 0) > MAX_LAYERS:
+            raise InputError(f"n_layer must be at most {MAX_LAYERS}, got {self.n_layer}")
         return dataclasses.replace(PRESETS[self.preset], **self.overrides())  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
 class DataOptions:
-    """The tokens, and how they are cut into batches."""
+    """The training data and its batches."""
 
     data: Annotated[str, tyro.conf.arg(metavar="NAME|PATH")] = "shakespeare"
-    """shakespeare (bundled), tiny_shakespeare, or a path: a text, .npy or .bin tokens, or a folder
-    of either; files of a folder that have train and val in their names are the two parts."""
+    """shakespeare (bundled), tiny_shakespeare, or a path: a text file, .npy or .bin tokens, or a
+    folder of these; in a folder, files with train and val in their names are the two splits."""
     val_fraction: float = 0.1
-    """Share of the tokens, at the end, that is kept for validation where no file is named val."""
+    """Fraction of the tokens, at the end, for validation if no file is named val."""
     batch_size: int = 4
-    """Sequences in a batch (B)."""
+    """Sequences per batch (B)."""
     seq_len: int = 32
-    """Tokens in a sequence (T)."""
+    """Tokens per sequence (T)."""
     overfit_batch: bool = False
-    """Train on the first batch only, again and again."""
+    """Train on the first batch only, to overfit it."""
 
     def __post_init__(self) -> None:
         require_fraction("val_fraction", self.val_fraction)
@@ -162,33 +160,31 @@ class OptimizerOptions:
     """AdamW and its learning rate."""
 
     steps: int = 50
-    """Updates in the whole run, also after --resume."""
+    """Number of updates in the whole run, those before --resume included."""
     grad_accum: int = 1
-    """Batches averaged into one update."""
+    """Gradient accumulation: batches per update."""
     learning_rate: float = 3e-4
     """Peak learning rate."""
     min_lr: float = 3e-5
-    """Learning rate at the end of the cosine."""
+    """Final learning rate of the cosine schedule."""
     warmup_steps: int = 0
-    """Steps of linear warm-up."""
+    """Number of linear warmup steps."""
     warmup_peak: Literal["last", "next"] = "last"
-    """The first step at the peak: the last of the warm-up, or, as in nanoGPT, the next one."""
+    """First step at the peak learning rate: the last warmup step, or, as in nanoGPT, the next."""
     lr_schedule: Literal["constant", "cosine"] = "constant"
-    """What follows the warm-up."""
-    lr_decay_steps: Annotated[
-        int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: steps)")
-    ] = None
-    """Step at which the cosine ends; past it the learning rate is min_lr."""
+    """Schedule after the warmup."""
+    lr_decay_steps: Annotated[int | None, _hint("INT", "steps")] = None
+    """Step at which the cosine schedule ends; after it the learning rate is min_lr."""
     beta1: float = 0.9
-    """Decay of the first moment."""
+    """AdamW's decay rate of the first moment."""
     beta2: float = 0.95
-    """Decay of the second moment."""
+    """AdamW's decay rate of the second moment."""
     eps: float = 1e-8
-    """Added to the root of the second moment."""
+    """AdamW's term added to the denominator."""
     weight_decay: float = 0.1
-    """Decay of matrices and embeddings; biases and norms have none."""
+    """Weight decay of matrices and embeddings; biases and norms have none."""
     grad_clip: float = 1.0
-    """Largest global gradient norm; 0 turns clipping off."""
+    """Maximum global gradient norm; 0 disables clipping."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "grad_accum", "eps"):
@@ -203,19 +199,19 @@ class OptimizerOptions:
 
 @dataclass(frozen=True)
 class RuntimeOptions:
-    """Where and how it is computed."""
+    """Device, precision and seed."""
 
     device: Device = "auto"
-    """auto takes cuda, else mps (PyTorch only), else cpu."""
+    """auto selects cuda, else mps (PyTorch only), else cpu."""
     dtype: DtypeOption = "auto"
-    """auto takes bfloat16 on a GPU that has it, else float32. tf32 (cuda) and bfloat16 are for
-    products of matrices over float32; float64 is for all."""
+    """auto selects bfloat16 on a GPU that supports it, else float32. tf32 (cuda) and bfloat16
+    apply to matrix products only; the rest is float32. float64 applies to everything."""
     compile: bool = False
     """Compile the PyTorch model with torch.compile; Flax is always compiled."""
     fast_ops: bool = True
-    """Take the operations that are faster on this hardware; --no_fast_ops the plain ones."""
+    """Use optimized operations for this hardware; --no_fast_ops uses the reference ones."""
     seed: int = 1337
-    """Seed of the initial weights and of the samples."""
+    """Random seed of the initial weights and of the samples."""
 
     def __post_init__(self) -> None:
         require_not_negative("seed", self.seed)
@@ -223,32 +219,27 @@ class RuntimeOptions:
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """What the run reports and keeps."""
+    """Logging, evaluation and checkpoints."""
 
-    out_dir: Annotated[
-        str | None,
-        tyro.conf.arg(metavar="PATH", help_behavior_hint="(default: runs/DATE-TIME-FRAMEWORK)"),
-    ] = None
-    """Folder of the run: log.jsonl and a folder for each checkpoint."""
-    resume: Annotated[
-        str | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="(default: a new run)")
-    ] = None
-    """Go on with a run: its folder (its last checkpoint) or one of its checkpoint folders."""
+    out_dir: Annotated[str | None, _hint("PATH", "runs/DATE-TIME-FRAMEWORK")] = None
+    """Folder of the run, for log.jsonl and the checkpoints."""
+    resume: Annotated[str | None, _hint("PATH", "a new run")] = None
+    """Resume a run: its folder (from the latest checkpoint) or one of its checkpoint folders."""
     log_every: int = 1
-    """Steps between lines on the console; log.jsonl has every step."""
+    """Steps between log lines on the console; log.jsonl has every step."""
     eval_every: int = 50
-    """Steps between evaluations; 0 turns them off."""
+    """Steps between evaluations; 0 disables them."""
     eval_steps: int = 10
-    """Batches of validation tokens in an evaluation."""
+    """Validation batches per evaluation."""
     sample_every: int = 0
-    """Steps between samples; 0 samples at the end only."""
+    """Steps between generated samples; 0 samples after the last step only."""
     checkpoint_every: int = 0
-    """Steps between checkpoints; the last step always saves one."""
+    """Steps between checkpoints; 0 saves after the last step only."""
     keep_last: int = 0
-    """Checkpoints to keep, the newest; 0 keeps all. The newest counts when the step after it was
-    finite."""
+    """Number of newest checkpoints to keep; 0 keeps all. The last one counts once the step after it
+    had a finite loss."""
     new_data: tyro.conf.Suppress[bool] = False
-    """No flag: whether `--data` was given beside `--resume`, so that other data is meant."""
+    """Not a flag: whether `--data` was given with `--resume` and may name other data."""
 
     def __post_init__(self) -> None:
         require_positive("log_every", self.log_every)
@@ -268,46 +259,48 @@ class TrainConfig:
     output: OutputOptions = field(default_factory=OutputOptions)
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
-        """Return the options by group and name, in a form that JSON can hold."""
+        """Return the options by group and name, as JSON values."""
         return dataclasses.asdict(self)
 
     def with_dtype(self, dtype: Dtype) -> TrainConfig:
-        """Return the options with what `--dtype auto` came to, which a resumed run then keeps."""
+        """Return the options with the dtype that `auto` was resolved to; a resumed run keeps it."""
         return dataclasses.replace(self, runtime=dataclasses.replace(self.runtime, dtype=dtype))
 
     @classmethod
-    def from_dict(cls, groups: dict[str, Any]) -> TrainConfig:
-        """Return the options that `as_dict` returned. Raises `InputError` for strange ones."""
+    def from_dict(cls, groups: dict[str, Any], source: str) -> TrainConfig:
+        """Return the options that `as_dict` returned.
+
+        Raises `InputError` for invalid ones; the message begins with `source`.
+        """
         types = get_type_hints(cls)
-        return cls(**{group: _from_dict(types[group], group, groups.get(group)) for group in types})
+        try:
+            return cls(**{g: _group_from_dict(types[g], g, groups.get(g)) for g in types})
+        except InputError as error:
+            raise InputError(f"{source}: options: {error}") from None
 
 
-def _from_dict(options: type[T], group: str, values: Any) -> T:
-    """Return the options of a group from what a file says of them.
-
-    A whole number is a float where one is due: as an integer the frameworks take none above their
-    own largest.
-    """
+def _group_from_dict(options: type[T], group: str, values: Any) -> T:
     if not isinstance(values, dict):
-        raise InputError(f"{group}: expected its options, got {shown(values)}")
+        raise InputError(f"{group}: expected a group of options, got {brief(values)}")
     hints = get_type_hints(options)
     for name, value in values.items():
         if name not in hints:
-            raise InputError(f"{group}: expected none but its options, got {shown(name)}")
-        if not _is_of(value, hints[name]):
-            raise InputError(f"{name}: expected {_in_words(hints[name])}, got {shown(value)}")
+            raise InputError(f"{group}: expected {', '.join(hints)}, got {brief(name)}")
+        if not _has_type(value, hints[name]):
+            raise InputError(f"{name}: expected {_type_name(hints[name])}, got {brief(value)}")
+    # The frameworks do not accept every Python integer in place of a float.
     return options(**{n: float(v) if hints[n] is float else v for n, v in values.items()})
 
 
-def _in_words(hint: Any) -> str:
+def _type_name(hint: Any) -> str:
     if options := get_args(hint):
-        return " or ".join(map(_in_words, options))
+        return " or ".join(map(_type_name, options))
     return str(getattr(hint, "__name__", hint))
 
 
-def _is_of(value: Any, hint: Any) -> bool:
+def _has_type(value: Any, hint: Any) -> bool:
     if get_origin(hint) in (Union, UnionType):
-        return any(_is_of(value, one) for one in get_args(hint))
+        return any(_has_type(value, option) for option in get_args(hint))
     if get_origin(hint) is Literal:
         return isinstance(value, str) and value in get_args(hint)
     if hint is float and type(value) is int:
@@ -317,20 +310,20 @@ def _is_of(value: Any, hint: Any) -> bool:
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How each token is chosen. The cuts apply in this order, each to what the others left."""
+    """How tokens are sampled. top_k, top_p and min_p filter the tokens, in this order."""
 
     temperature: float = 1.0
-    """Divides the logits; 0 always takes the most probable token."""
+    """Divides the logits; 0 is greedy: it always takes the most probable token."""
     top_k: int = 50
-    """Draw from the k most probable tokens; 0 from all."""
+    """Sample from the k most probable tokens; 0 from all."""
     top_p: float = 1.0
-    """Draw from the most probable tokens that make up this share; 1 from all."""
+    """Sample from the most probable tokens with this cumulative probability; 1 from all."""
     min_p: float = 0.0
-    """Draw from tokens at least this share as probable as the most probable."""
+    """Sample from tokens with at least this fraction of the largest probability; 0 from all."""
     repetition_penalty: float = 1.0
-    """Divides positive logits of tokens that have occurred and multiplies negative; 1 is none."""
+    """Divides positive logits of previous tokens and multiplies negative ones; 1 disables it."""
     seed: int = 42
-    """Seed of the draws."""
+    """Random seed."""
 
     def __post_init__(self) -> None:
         for name in ("temperature", "top_k", "seed"):
@@ -342,26 +335,20 @@ class SamplingOptions:
         require_positive("repetition_penalty", self.repetition_penalty)
 
 
-# A length that has no default of its own.
-_Length = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: none)")]
-
-
 @dataclass(frozen=True)
 class StoppingOptions:
-    """How far a continuation goes."""
+    """Where a continuation ends."""
 
-    max_length: Annotated[
-        int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: 30)")
-    ] = None
-    """Length in tokens, prompt included."""
+    max_length: Annotated[int | None, _hint("INT", "30")] = None
+    """Maximum number of tokens, prompt included."""
     max_new_tokens: _Length = None
-    """Length in tokens without the prompt, in place of max_length."""
+    """Maximum number of tokens without the prompt, in place of max_length."""
     stop: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT ...")] = ()
-    """Texts to stop before; <|endoftext|> always is one."""
+    """Texts before which to stop, besides <|endoftext|>."""
     ignore_end: bool = False
-    """Go on after <|endoftext|>."""
+    """Do not stop at <|endoftext|>."""
     window: bool = False
-    """Go on past block_size: every token from the last block_size tokens, encoded anew."""
+    """Sliding window: generate past block_size from the last block_size tokens, without a cache."""
 
     def __post_init__(self) -> None:
         if self.max_length is not None and self.max_new_tokens is not None:
@@ -375,8 +362,8 @@ class StoppingOptions:
         if "" in self.stop:
             raise InputError("stop: expected texts, got an empty one")
 
-    def end(self, prompt_length: int) -> int:
-        """Return the length, in tokens, at which the continuation of a prompt ends."""
+    def total_length(self, prompt_length: int) -> int:
+        """Return the maximum number of tokens of a prompt and its continuation."""
         if self.max_new_tokens is not None:
             return prompt_length + self.max_new_tokens
         return DEFAULT_LENGTH if self.max_length is None else self.max_length
@@ -384,28 +371,23 @@ class StoppingOptions:
 
 @dataclass(frozen=True)
 class PromptOptions:
-    """What is continued."""
+    """The prompt and the number of continuations."""
 
     prompt: str = "Hello, I'm a language model,"
-    """Text to continue, or - for standard input; where it is empty, <|endoftext|>."""
-    prompt_file: Annotated[
-        str | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="(default: the prompt)")
-    ] = None
+    """Text to continue, or - for standard input; an empty text is <|endoftext|>."""
+    prompt_file: Annotated[str | None, _hint("PATH", "the prompt")] = None
     """A UTF-8 text file to continue, or - for standard input."""
-    num_samples: Annotated[
-        int | None,
-        tyro.conf.arg(metavar="INT", help_behavior_hint="(default: 5, or 1 with --interactive)"),
-    ] = None
-    """Continuations."""
+    num_samples: Annotated[int | None, _hint("INT", "5, or 1 with --interactive")] = None
+    """Number of continuations."""
     interactive: bool = False
-    """Ask for prompts, one after the other, and answer each with 100 new tokens, or what fits."""
+    """Read prompts line by line; continue each by 100 tokens, or up to block_size."""
 
     def __post_init__(self) -> None:
         require_positive("num_samples", self.count)
 
     @property
     def count(self) -> int:
-        """The number of continuations."""
+        """The number of continuations: `num_samples` or its default."""
         if self.num_samples is not None:
             return self.num_samples
         return 1 if self.interactive else 5
@@ -416,34 +398,34 @@ class GenerateConfig:
     """Continue a prompt; `gpt_torch.generate` and `gpt_flax.generate` take the same flags."""
 
     init: Annotated[str, tyro.conf.arg(metavar="PATH|NAME")]
-    """A checkpoint in any format that `python -m convert` reads, a run, or a Hub name: gpt2."""
+    """A run, a checkpoint in any format that `python -m convert` reads, or a Hub name: gpt2."""
     prompt: PromptOptions = field(default_factory=PromptOptions)
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     stopping: StoppingOptions = field(default_factory=StoppingOptions)
     json: bool = False
-    """Print one JSON object: tokens, texts, log-probabilities, times."""
+    """Print one JSON object with tokens, texts, log-probabilities and times."""
     explain: bool = False
-    """Show the draws that rounding could have turned to another token."""
+    """Show the borderline tokens: those that rounding errors could change."""
     exact: bool = False
-    """Decide such draws in float64: the same text from both twins, in any batch, on any machine."""
+    """Sample borderline tokens in float64: the same text from both twins, on any machine."""
     device: Device = "auto"
-    """auto takes cuda, else mps (PyTorch only), else cpu."""
+    """auto selects cuda, else mps (PyTorch only), else cpu."""
     dtype: DtypeOption = "auto"
-    """As in training: auto takes bfloat16 on a GPU that has it, else float32."""
+    """As in training: auto selects bfloat16 on a GPU that supports it, else float32."""
     compile: bool = False
-    """Compile the PyTorch model's step with torch.compile; Flax is always compiled."""
+    """Compile the PyTorch decoding step with torch.compile; Flax is always compiled."""
 
     def __post_init__(self) -> None:
         if self.exact and self.dtype != "auto":
             require_exact(self.dtype)
 
     def with_dtype(self, dtype: Dtype) -> GenerateConfig:
-        """Return the options with what `--dtype auto` came to."""
+        """Return the options with the dtype that `auto` was resolved to."""
         return dataclasses.replace(self, dtype=dtype)
 
 
 def require_exact(dtype: Dtype) -> None:
-    """Raise `InputError` where nearly every draw is within the rounding of `dtype`."""
+    """Raise `InputError` for a `dtype` in which nearly every token is borderline."""
     if dtype in ("bfloat16", "tf32"):
         raise InputError(
             f"exact: expected --dtype float32 or float64, as {dtype} rounds too much; got {dtype}"

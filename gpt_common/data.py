@@ -1,7 +1,6 @@
-"""Token sources, and the loader that cuts them into batches.
+"""Sources of tokens, and the loader that yields batches of them.
 
-Tokens are uint16, read from their file where they are asked for, so that a corpus larger than
-memory trains as a small one does.
+Tokens are uint16 and read from their file by slice, so that a corpus may be larger than memory.
 """
 
 import hashlib
@@ -23,24 +22,20 @@ from gpt_common.token_files import SUFFIXES, open_tokens
 
 Batch = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]
 
-# What a file's name says of its place in a folder, as a word of its own: not as in `interval`.
+# Words in the names of a folder's files, not parts of words such as `interval`.
 TRAINING = re.compile(r"(?<![a-z])train(ing)?(?![a-z])", re.IGNORECASE)
 VALIDATION = re.compile(r"(?<![a-z])val(id|idation)?(?![a-z])", re.IGNORECASE)
 
-CORPORA = {
-    "shakespeare": texts.bundled_shakespeare,
-    "tiny_shakespeare": texts.tiny_shakespeare,
-}
+CORPORA = {"shakespeare": texts.bundled_shakespeare, "tiny_shakespeare": texts.tiny_shakespeare}
 
-CHECKED_TOKENS = 1 << 24  # that are in memory at a time
+CHECKED_TOKENS = 1 << 24  # in memory at a time
 LARGE_CHECK = 1 << 30  # bytes; two seconds from a disk of 500 MB/s
-
 FINGERPRINT_WINDOWS = 64
-FINGERPRINT_TOKENS = 1 << 20  # in a window: 128 MiB in all
+FINGERPRINT_TOKENS = 1 << 20  # per window: 128 MiB in total
 
 
 class Tokens(Protocol):
-    """A sequence of tokens: anything with a length whose slices are numpy arrays."""
+    """A sequence of tokens: it has a length, and its slices are numpy arrays."""
 
     def __len__(self) -> int: ...
 
@@ -48,7 +43,7 @@ class Tokens(Protocol):
 
 
 class ShardedTokens:
-    """Several sequences of tokens seen as one, without copying them together."""
+    """The concatenation of several sequences of tokens, without a copy."""
 
     def __init__(self, shards: Sequence[Tokens]) -> None:
         self.shards = shards
@@ -71,7 +66,7 @@ class ShardedTokens:
 
 @dataclass(frozen=True)
 class TokenRange:
-    """The tokens from `start` to `stop` of a sequence, without a copy of them."""
+    """The tokens from `start` to `stop` of a sequence, without a copy."""
 
     tokens: Tokens
     start: int
@@ -86,12 +81,11 @@ class TokenRange:
 
 
 class BatchLoader:
-    """Walks the tokens as in the lecture and yields `(x, y)`, each int32 `(B, T)`.
+    """Reads the tokens in order, as in the lecture, in batches `(x, y)`, each int32 `(B, T)`.
 
-    Batch `k` starts at `k * B * T` and reads `B * T + 1` tokens; `y` is `x` one token later. Where
-    the next batch would run past the end, the walk goes back to the start. With several processes,
-    rank `r` takes the `r`-th `B * T` of every `world_size * B * T`. Raises `InputError` where the
-    tokens are too few for one batch of every process.
+    Batch `k` starts at token `k * B * T`; `y` is `x` shifted by one token. After the last whole
+    batch the loader starts again. With several processes, rank `r` reads the `r`-th `B * T` of
+    every `world_size * B * T` tokens. Raises `InputError` if there are too few for one batch each.
     """
 
     def __init__(
@@ -113,7 +107,7 @@ class BatchLoader:
             )
 
     def next_batch(self) -> Batch:
-        """Return the batch at the current position and move on."""
+        """Return the batch at the current position and advance."""
         size = self.shape[0] * self.shape[1]
         start = self.position + self.rank * size
         window = self.tokens[start : start + size + 1].astype(np.int32)
@@ -121,19 +115,16 @@ class BatchLoader:
         return window[:-1].reshape(self.shape), window[1:].reshape(self.shape)
 
     def next_batches(self, count: int) -> Batch:
-        """Return the next `count` batches, stacked: each `(count, B, T)`."""
+        """Return the next `count` batches, stacked: `(x, y)`, each `(count, B, T)`."""
         xs, ys = zip(*(self.next_batch() for _ in range(count)), strict=True)
         return np.stack(xs), np.stack(ys)
 
     def state(self) -> dict[str, int]:
-        """Return the place in the tokens, the same for every rank, in a form that JSON can hold."""
+        """Return the position, the same for every rank, as JSON values."""
         return {"position": self.position}
 
     def restore(self, state: dict[str, int]) -> None:
-        """Go back to the place that `state()` returned.
-
-        Raises `InputError` where it lies outside of these tokens.
-        """
+        """Set the position that `state()` returned. Raises `InputError` if it is out of range."""
         position = state["position"]
         if not 0 <= position < len(self.tokens):
             raise InputError(f"expected a position below {len(self.tokens)}, got {position}")
@@ -147,9 +138,9 @@ class BatchLoader:
 def load_splits(source: str, val_fraction: float, vocab_size: int) -> tuple[Tokens, Tokens]:
     """Return the training and the validation tokens of `source`.
 
-    Validation is what a folder names so, and else the last `val_fraction` of the tokens; with a
-    `val_fraction` of 0 there is none. Raises `InputError` where the source cannot be read or holds
-    a token that the vocabulary does not.
+    Validation tokens are those of a folder's files with `val` in their names, else the last
+    `val_fraction` of all; for 0 there are none. Raises `InputError` if the source cannot be read or
+    has a token outside the vocabulary.
     """
     train, val = open_source(source)
     check_vocabulary(train, vocab_size, source)
@@ -163,13 +154,13 @@ def load_splits(source: str, val_fraction: float, vocab_size: int) -> tuple[Toke
 def load_tokens(source: str) -> Tokens:
     """Return all tokens of a named corpus, a text, a token file, or a folder of either.
 
-    Raises `InputError` where there is nothing to read or it cannot be read.
+    Raises `InputError` if there are none or they cannot be read.
     """
     return ShardedTokens(open_source(source))
 
 
 def open_source(source: str) -> tuple[Tokens, Tokens]:
-    """Return the tokens of a source and, apart from them, what a folder names validation."""
+    """Return the tokens of a source, and those of a folder's validation files separately."""
     if source in CORPORA:
         return CORPORA[source](), ShardedTokens([])
     path = Path(source)
@@ -180,16 +171,16 @@ def open_source(source: str) -> tuple[Tokens, Tokens]:
 
 
 def open_files(paths: Sequence[Path]) -> Tokens:
-    """Return the tokens of files that are all token files, or all texts."""
+    """Return the tokens of files, either all token files or all texts."""
     if all(path.suffix in SUFFIXES for path in paths):
         return ShardedTokens([open_tokens(path) for path in paths])
     return texts.encode_files(paths)
 
 
 def folder_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Return the files of a folder, in order of name: those to train on, those to validate on.
+    """Return the training and the validation files of a folder, sorted by name.
 
-    They are its token files, or else its texts. Raises `InputError` where there are none, or both.
+    They are its token files, or else its texts. Raises `InputError` if there are none, or both.
     """
     visible = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     token_files = [path for path in visible if path.suffix in SUFFIXES]
@@ -197,16 +188,16 @@ def folder_files(folder: Path) -> tuple[list[Path], list[Path]]:
     train, val = split_by_name(token_files or text_files)
     if not train:
         raise InputError(f"{folder}: expected .npy, .bin or .txt files in this folder, got none")
-    if token_files and text_files and not val:  # beside a split, a text is what it was made from
+    if token_files and text_files and not val:  # with a split, the text is its source
         both = f"{token_files[0].name} and {text_files[0].name}"
         raise InputError(f"{folder}: expected token files or texts in this folder, got {both}")
     return train, val
 
 
 def split_by_name(files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """Return the files named training and those named validation; without the latter, all and none.
+    """Return the files with `train` and with `val` in their names; without a `val`, all and none.
 
-    Raises `InputError` where some are validation and another is neither, or says both.
+    Raises `InputError` if there is a `val` and another file has neither or both.
     """
     train = {path for path in files if TRAINING.search(path.stem)}
     val = {path for path in files if VALIDATION.search(path.stem)}
@@ -221,24 +212,23 @@ def split_by_name(files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
 
 
 def check_vocabulary(tokens: Tokens, vocab_size: int, source: str) -> None:
-    """Raise `InputError` where a token is `vocab_size` or more: jax would clamp it in silence."""
+    """Raise `InputError` for a token of `vocab_size` or more, which jax would silently clamp."""
     with progress("checking tokens", 2 * len(tokens), LARGE_CHECK) as advance:
         for start in range(0, len(tokens), CHECKED_TOKENS):
             window = tokens[start : start + CHECKED_TOKENS]
             if window.max() >= vocab_size:
-                place = int(np.argmax(window >= vocab_size))
+                index = int(np.argmax(window >= vocab_size))
                 raise InputError(
                     f"{source}: expected tokens below vocab_size {vocab_size}, "
-                    f"got {window[place]} at position {start + place}"
+                    f"got {window[index]} at position {start + index}"
                 )
             advance(2 * len(window))
 
 
 def fingerprint(tokens: Tokens) -> dict[str, int | str]:
-    """Return what tells tokens from others, however they are stored, in a form that JSON can hold.
+    """Return the number of tokens and a SHA-256, which do not depend on how they are stored.
 
-    Their number, and a SHA-256 in hexadecimal: of all of them up to 64 Mi tokens, beyond that of
-    64 evenly spaced windows, the first and the last included.
+    Of more than 64 Mi tokens, it hashes 64 evenly spaced windows, the first and the last included.
     """
     size, window = len(tokens), FINGERPRINT_TOKENS
     count = min(FINGERPRINT_WINDOWS, -(-size // window))

@@ -1,4 +1,4 @@
-"""GPT-2's random initialisation from a seed, in numpy: both twins start from the same bits."""
+"""GPT-2's random initialization in numpy, so that both twins start from the same bits."""
 
 import math
 import zlib
@@ -13,22 +13,22 @@ INITIAL_STD = 0.02
 
 
 def residual_std(config: GPTConfig) -> float:
-    """Return the standard deviation of the projections that add to the residual stream.
+    """Return the standard deviation of the projections into the residual stream.
 
-    Each of the `2 * n_layer` of them adds variance; 1/sqrt(2 * n_layer) keeps the sum in bounds
-    (Radford et al. 2019, section 2.3).
+    It is scaled by 1/sqrt(2 * n_layer), as there are `2 * n_layer` of them (Radford et al. 2019,
+    section 2.3).
     """
     return INITIAL_STD / math.sqrt(2 * config.n_layer)
 
 
 def initialize_weights(config: GPTConfig, seed: int) -> Weights:
-    """Return seeded initial weights, float32: norms 1 and 0, biases 0, the rest normal.
+    """Return initial weights, float32: norms 1 and 0, biases 0, the rest normal.
 
-    Each tensor has its own random stream, keyed by the seed and its name, so that no tensor's
-    numbers depend on another's and all can be drawn at once.
+    Each tensor has its own random generator, seeded by `seed` and the tensor's name, so that
+    tensors are independent of one another and can be sampled in parallel.
     """
 
-    def draw(name: str, shape: tuple[int, ...]) -> Array:
+    def initialize(name: str, shape: tuple[int, ...]) -> Array:
         if name.endswith(".bias"):
             return np.zeros(shape, np.float32)
         if ".ln_" in name:
@@ -40,5 +40,5 @@ def initialize_weights(config: GPTConfig, seed: int) -> Weights:
         return values
 
     shapes = weight_shapes(config)
-    with ThreadPoolExecutor() as pool:  # numpy draws outside the interpreter lock
-        return dict(zip(shapes, pool.map(draw, shapes.keys(), shapes.values()), strict=True))
+    with ThreadPoolExecutor() as pool:  # numpy releases the GIL
+        return dict(zip(shapes, pool.map(initialize, shapes.keys(), shapes.values()), strict=True))

@@ -1,4 +1,4 @@
-"""A lock on a folder, which one process at a time may write to."""
+"""A lock on a folder, so that one process at a time writes to it."""
 
 import errno
 import fcntl
@@ -10,15 +10,14 @@ from pathlib import Path
 from gpt_common.errors import InputError
 
 LOCK = ".lock"
-# What file systems without locks, as some of clusters are, answer: a run there goes unlocked.
+# Errors of file systems without locks, as on some clusters: a run there is not locked.
 UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 class FolderLock:
-    """Holds a folder for this process, until `release` or the end of the process, however it ends.
+    """A lock (`flock` on the file `.lock`), held until `release` or the end of the process.
 
-    Raises `InputError`, with the process that holds it, where another does. The lock is flock's on
-    the file `.lock`.
+    Raises `InputError`, with the name of the other process, if the folder is locked already.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -43,7 +42,7 @@ def _open_locked(path: Path) -> int:
             if error.errno not in UNSUPPORTED:
                 os.close(descriptor)
                 raise
-        if _is_same_file(descriptor, path):  # else its holder has just removed it
+        if _is_same_file(descriptor, path):  # else the previous holder has just removed it
             return descriptor
         os.close(descriptor)
 
@@ -56,6 +55,6 @@ def _is_same_file(descriptor: int, path: Path) -> bool:
 
 
 def _release(descriptor: int, path: Path, owner: int) -> None:
-    if os.getpid() == owner:  # and no fork of it
+    if os.getpid() == owner:  # not in a fork
         path.unlink(missing_ok=True)
     os.close(descriptor)

@@ -1,4 +1,4 @@
-"""How much memory is there, and what training takes at least: said before the machine suffers."""
+"""Available memory, and a lower bound of what training needs: an error before memory runs out."""
 
 import resource
 from pathlib import Path
@@ -11,9 +11,9 @@ PROC, CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
 
 
 def require_memory(needed: int, purpose: str, smaller: str) -> None:
-    """Raise `InputError` where `needed` bytes are more than this process can have.
+    """Raise `InputError` if `needed` bytes are more than are available.
 
-    `smaller` names what to make smaller.
+    `purpose` and `smaller`, the options to reduce, are for the message.
     """
     available = available_memory()
     if available is not None and needed > available:
@@ -24,9 +24,9 @@ def require_memory(needed: int, purpose: str, smaller: str) -> None:
 
 
 def available_memory() -> int | None:
-    """Return the bytes that this process can still have, or None where the system does not say.
+    """Return the bytes available to this process, None if unknown.
 
-    It is the least of what the machine, the container (cgroup v2) and `ulimit -v` leave.
+    It is the minimum of the limits of the machine, the container (cgroup v2) and `ulimit -v`.
     """
     limits = (_machine_memory(), _container_memory(), _address_space())
     return min((limit for limit in limits if limit is not None), default=None)
@@ -54,7 +54,7 @@ def _address_space() -> int | None:
 
 
 def _fields(path: Path) -> dict[str, int]:
-    """Return the numbers of a file of lines such as `MemAvailable: 123 kB`; none without a file."""
+    """Return the numbers in lines such as `MemAvailable: 123 kB`, {} if there is no file."""
     try:
         lines = [line.replace(":", " ").split() for line in path.read_text().splitlines()]
     except OSError:
@@ -65,11 +65,10 @@ def _fields(path: Path) -> dict[str, int]:
 def training_memory(
     config: GPTConfig, data: DataOptions, grad_accum: int, dtype: Dtype, on_cpu: bool
 ) -> int:
-    """Return the bytes of main memory that training takes at the least.
+    """Return a lower bound of the bytes of main memory that training needs.
 
-    These are weights, gradients and two moments; the activations that the backward pass needs, ten
-    numbers of every channel in every block, half of what the twins keep; and the tokens of an
-    update. On a GPU it is the initial weights and the tokens.
+    It counts weights, gradients and two moments; activations, ten numbers per channel and block,
+    half of what the twins store; and the tokens of an update. On a GPU: initial weights and tokens.
     """
     size = 8 if dtype == "float64" else 4
     rows = data.batch_size * data.seq_len

@@ -1,4 +1,4 @@
-"""What a run tells: a JSON line a step in its folder, a line on the console, throughput and MFU."""
+"""The log of a run: one JSON line per step in its folder, and lines on the console."""
 
 from __future__ import annotations
 
@@ -9,33 +9,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, SupportsFloat, cast
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from gpt_common.checkpoint import LOG
 from gpt_common.cli import Stdout
-from gpt_common.config import GPTConfig
 from gpt_common.errors import NonFiniteError
-from gpt_common.storage import atomic_file, naming
-from gpt_common.weights import num_parameters
-
-
-def flops_per_token(config: GPTConfig, seq_len: int) -> int:
-    """Return the floating-point operations of a training step for one token.
-
-    `6 N + 12 L C T`: forward and backward through every weight but the positions, and attention
-    (Chowdhery et al. 2022, arXiv:2204.02311, appendix B).
-    """
-    weights = num_parameters(config) - config.block_size * config.n_embd
-    return 6 * weights + 12 * config.n_layer * config.n_embd * seq_len
+from gpt_common.progress import plain_console
+from gpt_common.run_folder import LOG
+from gpt_common.storage import atomic_file, filename_in_errors
 
 
 class RunLog:
     """The log of a run, on disk and on the console.
 
-    A step is reported at once; on a device that computes by itself, `asynchronous`, when the next
-    one has been started, so that reading its loss never keeps the device waiting. Raises
-    `NonFiniteError` for a step whose loss or gradient norm is not finite.
+    A step is logged at once, or, on an `asynchronous` device, when the next one has been
+    dispatched, so that reading its loss does not stall the device. Raises `NonFiniteError` if its
+    loss or gradient norm is not finite.
     """
 
     def __init__(
@@ -48,19 +36,13 @@ class RunLog:
         asynchronous: bool = False,
     ) -> None:
         self._stdout = Stdout()
-        self.console = Console(
-            file=cast(IO[str], self._stdout),
-            highlight=False,
-            markup=False,
-            emoji=False,
-            soft_wrap=True,
-        )
+        self.console = plain_console(file=cast(IO[str], self._stdout))
         self._steps, self._log_every = steps, log_every
         self._tokens_per_step = tokens_per_step
         self._asynchronous = asynchronous
         self._pending: tuple[int, float, Mapping[str, SupportsFloat]] | None = None
-        self._last_time = 0.0  # when the step before ended
-        self.finite_steps = first_step  # the steps before this one had finite losses
+        self._last_time = 0.0  # of the end of the previous step
+        self.finite_steps = first_step  # number of steps so far, all with finite losses
         self._path, self._first_step = folder / LOG, first_step
         columns = ("step", MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
         self._progress = Progress(
@@ -79,19 +61,19 @@ class RunLog:
         self._file.close()
 
     @property
-    def reader_gone(self) -> bool:
-        """Whether the console is a pipe whose reader has left: nobody waits for the run."""
-        return self._stdout.reader_gone
+    def pipe_closed(self) -> bool:
+        """Whether the console is a pipe whose reader has exited."""
+        return self._stdout.pipe_closed
 
     def step(self, step: int, learning_rate: float, metrics: Mapping[str, SupportsFloat]) -> None:
-        """Report this step; where its metrics may still be on the device, the one before it."""
+        """Log this step, or the previous one if the device is asynchronous."""
         self.flush()
         self._pending = (step, learning_rate, metrics)
         if not self._asynchronous:
             self.flush()
 
     def flush(self) -> None:
-        """Report the step that is kept, once its metrics are there."""
+        """Log the pending step; wait for its metrics."""
         if self._pending is None:
             return
         step, learning_rate, metrics = self._pending
@@ -103,14 +85,8 @@ class RunLog:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise NonFiniteError(f"step {step}: loss {loss}, gradient norm {norm}: not finite")
         self.finite_steps = step + 1
-        self._write(
-            step=step,
-            loss=loss,
-            grad_norm=norm,
-            learning_rate=learning_rate,
-            seconds=seconds,
-            tokens_per_second=rate,
-        )
+        entry = {"step": step, "loss": loss, "grad_norm": norm, "learning_rate": learning_rate}
+        self._write(**entry, seconds=seconds, tokens_per_second=rate)
         self._progress.update(self._task, completed=step + 1)
         if step % self._log_every == 0 or step + 1 == self._steps:
             self.print(  # 80 columns; the file has every digit
@@ -119,10 +95,7 @@ class RunLog:
             )
 
     def evaluation(self, step: int, loss: float) -> None:
-        """Report the validation loss after `step` updates.
-
-        Raises `NonFiniteError` where it is not finite.
-        """
+        """Log the validation loss after `step` updates. Raises `NonFiniteError` if not finite."""
         if not math.isfinite(loss):
             raise NonFiniteError(f"step {step}: validation loss {loss}: not finite")
         self._write(step=step, val_loss=loss)
@@ -130,43 +103,43 @@ class RunLog:
         self._last_time = time.perf_counter()
 
     def samples(self, step: int, texts: list[str]) -> None:
-        """Report samples of the model after `step` updates."""
+        """Log samples of the model after `step` updates."""
         self._write(step=step, samples=texts)
         for text in texts:
             self.print(f"> {text}")
         self._last_time = time.perf_counter()
 
     def saved(self, folder: Path) -> None:
-        """Report a checkpoint."""
+        """Log that a checkpoint was saved."""
         self.print(f"saved {folder}")
         self._last_time = time.perf_counter()
 
     def print(self, line: str) -> None:
-        """Print a line above the progress bar; `print` where there is none."""
+        """Print a line on the console, above the progress bar if there is one."""
         self.console.print(line)
 
     def _write(self, **entry: Any) -> None:
-        with naming(self._path):
+        with filename_in_errors(self._path):
             self._file.write(json.dumps(entry) + "\n")
             self._file.flush()
 
 
 def _open_log(path: Path, first_step: int) -> Any:
-    """Open a log to append to, without the entries of steps that a resumed run does again."""
+    """Open a log for appending, without the entries of steps that a resumed run repeats."""
     entries = read_log(path) if path.exists() else []
     kept = [entry for entry in entries if _precedes(entry, first_step)]
-    with atomic_file(path) as part:  # a run killed before its first step keeps its log
+    with atomic_file(path) as part:  # a run that is killed now keeps its log
         part.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
     return path.open("a")
 
 
 def _precedes(entry: dict[str, Any], first_step: int) -> bool:
-    """Whether an entry is of the first `first_step` updates: a step's loss precedes its update."""
+    """Whether an entry is of the first `first_step` updates; a loss is from before its update."""
     return entry["step"] + ("loss" in entry) <= first_step
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Return the entries of a `log.jsonl`, without lines that a crash or an editor has damaged."""
+    """Return the entries of a `log.jsonl`, without damaged lines."""
     lines = path.read_text(errors="replace").splitlines()
     return [entry for line in lines if (entry := _parse_entry(line)) is not None]
 

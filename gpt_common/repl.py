@@ -1,4 +1,4 @@
-"""What `generate` reads and shows: prompts, text as it is made, JSON, the draws that were close."""
+"""Input and output of `generate`: prompts, streamed text, JSON, borderline tokens."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from gpt_common.completion import ROUNDING, Completion, start_completions
 from gpt_common.config import GenerateConfig, GPTConfig, PromptOptions, StoppingOptions
 from gpt_common.errors import InputError
 
-# Lets continuations grow until all have ended, and yields after each few tokens.
+# Generates until all completions are finished; yields after each chunk of tokens.
 GenerateStream = Callable[[list[Completion]], Iterator[None]]
 
-REPLY_LENGTH = 100
+REPLY_LENGTH = 100  # tokens
 
 
 def run_prompts(config: GenerateConfig, model: GPTConfig, stream: GenerateStream) -> None:
-    """Continue the prompt, or one after the other, and show what comes.
+    """Continue and print the prompt, or with `interactive` one prompt after the other.
 
-    Raises `InputError` where the model cannot continue it. Ctrl-C ends an answer; where a prompt is
-    asked for, the command.
+    Raises `InputError` if the model cannot continue it; in a REPL the error is printed. There
+    Ctrl-C interrupts a continuation, or at a prompt the command.
     """
     if not config.prompt.interactive:
         run_prompt(prompt_tokens(config.prompt), config, model, stream)
@@ -45,18 +45,18 @@ def run_prompts(config: GenerateConfig, model: GPTConfig, stream: GenerateStream
 def fit_to_context(
     stopping: StoppingOptions, prompt_length: int, model: GPTConfig
 ) -> StoppingOptions:
-    """Return how far an answer goes where that is not said: 100 tokens, or what fits."""
+    """Return the options, by default with 100 new tokens, or fewer if the context ends before."""
     if stopping.max_length is not None or stopping.max_new_tokens is not None:
         return stopping
-    room = model.block_size - max(1, prompt_length)
-    fits = REPLY_LENGTH if stopping.window else min(REPLY_LENGTH, max(1, room))
-    return replace(stopping, max_new_tokens=fits)
+    room = max(1, model.block_size - max(1, prompt_length))
+    length = REPLY_LENGTH if stopping.window else min(REPLY_LENGTH, room)
+    return replace(stopping, max_new_tokens=length)
 
 
 def read_prompts() -> Iterator[str]:
-    """Yield the lines of a terminal, or of a pipe, until they end."""
+    """Yield the lines of standard input; on a terminal, after a prompt."""
     if isinstance(sys.stdin, TextIOWrapper):
-        sys.stdin.reconfigure(errors="surrogateescape")  # a byte that is no text must not end it
+        sys.stdin.reconfigure(errors="surrogateescape")  # an invalid byte must not end the loop
     mark = "prompt: " if sys.stdin.isatty() else ""
     while True:
         try:
@@ -66,7 +66,7 @@ def read_prompts() -> Iterator[str]:
 
 
 def require_text(line: str) -> str:
-    """Return a line. Raises `InputError` for bytes that are no text where it comes from."""
+    """Return a line. Raises `InputError` for bytes that are not valid in its encoding."""
     try:
         line.encode()
     except UnicodeEncodeError:
@@ -75,7 +75,7 @@ def require_text(line: str) -> str:
 
 
 def prompt_tokens(options: PromptOptions) -> list[int]:
-    """Return the tokens of the prompt. Raises `InputError` where it cannot be read."""
+    """Return the tokens of the prompt. Raises `InputError` if it is not UTF-8."""
     source = options.prompt_file or ("-" if options.prompt == "-" else None)
     if source is None:
         return tokenizer.encode(options.prompt)
@@ -89,97 +89,96 @@ def prompt_tokens(options: PromptOptions) -> list[int]:
 def run_prompt(
     tokens: list[int], config: GenerateConfig, model: GPTConfig, stream: GenerateStream
 ) -> None:
-    """Continue one prompt and show what comes, as it comes."""
+    """Continue one prompt and print the text as it is generated, or JSON."""
     count, options = config.prompt.count, (config.sampling, config.stopping)
     completions = start_completions([tokens], count, *options, model)
     if config.json:
         times = chunk_times(stream(completions))
         print(json.dumps(as_json(completions, times, config)))
         return
-    show(completions, stream(completions))
+    print_stream(completions, stream(completions))
     if config.explain:
-        explain(completions, config)
+        print_borderline_tokens(completions, config)
 
 
-def chunk_times(grown: Iterable[None]) -> list[float]:
-    """Let continuations grow to their end; return when each few tokens were there, in seconds."""
-    started = time.perf_counter()
-    return [time.perf_counter() - started for _ in grown]
+def chunk_times(chunks: Iterable[None]) -> list[float]:
+    """Return the time of each chunk since the start, in seconds."""
+    start = time.perf_counter()
+    return [time.perf_counter() - start for _ in chunks]
 
 
-def show(completions: list[Completion], grown: Iterable[None]) -> None:
-    """Print each continuation: the first as it grows, the others when those before have ended."""
+def print_stream(completions: list[Completion], chunks: Iterable[None]) -> None:
+    """Print the completions in order, each as it is generated."""
     waiting = list(completions)
-    shown = None  # characters of the first that waits; None where its prompt is not shown yet
-    for _ in grown:
+    printed = None  # characters of the first one; None before its prompt is printed
+    for _ in chunks:
         while waiting:
             first = waiting[0]
-            if shown is None:
+            if printed is None:
                 print(f"> {prompt_text(first)}", end="")
-                shown = 0
-            print(first.text[shown:], end="", flush=True)
-            shown = len(first.text)
+                printed = 0
+            print(first.text[printed:], end="", flush=True)
+            printed = len(first.text)
             if not first.finish:
                 break
             print()
-            waiting, shown = waiting[1:], None
+            waiting, printed = waiting[1:], None
 
 
 def prompt_text(completion: Completion) -> str:
-    """Return the text of the prompt; nothing where it is the `<|endoftext|>` before any text."""
+    """Return the text of the prompt, "" if it is `<|endoftext|>` alone."""
     if completion.prompt == [tokenizer.END_OF_TEXT_TOKEN]:
         return ""
     return b"".join(map(tokenizer.token_bytes, completion.prompt)).decode(errors="replace")
 
 
 def texts(completions: Iterable[Completion]) -> list[str]:
-    """Return prompts and continuations as texts."""
+    """Return prompts with their continuations as texts."""
     return [prompt_text(completion) + completion.text for completion in completions]
 
 
 def as_json(
     completions: list[Completion], times: list[float], config: GenerateConfig
 ) -> dict[str, Any]:
-    """Return the continuations of a prompt and how they were made, in a form that JSON can hold.
+    """Return the completions of a prompt, the options and the times, as JSON values.
 
-    Times are in seconds; that to the first token has the reading of the prompt in it and, in Flax,
-    the compilation.
+    Times are in seconds. `time_to_first_token` includes prefill and, in Flax, compilation.
     """
-    count = sum(len(completion.tokens) for completion in completions)
     return {
         "prompt": prompt_text(completions[0]),
         "prompt_tokens": completions[0].prompt,
-        "samples": [
-            {
-                "text": completion.text,
-                "tokens": completion.tokens,
-                "logprobs": completion.logprobs,
-                "finish": completion.finish,
-                "close_draws": completion.borderline_tokens(config.dtype),
-                "exact_draws": completion.exact_draws,
-            }
-            for completion in completions
-        ],
+        "samples": [_sample_as_json(completion, config) for completion in completions],
         "sampling": asdict(config.sampling),
         "stopping": asdict(config.stopping),
         "dtype": config.dtype,
         "exact": config.exact,
         "time_to_first_token": times[0],
         "seconds": times[-1],
-        "tokens_per_second": count / times[-1],
+        "tokens_per_second": sum(len(c.tokens) for c in completions) / times[-1],
     }
 
 
-def explain(completions: list[Completion], config: GenerateConfig) -> None:
-    """Print the draws that rounding may have decided, and how close they were."""
+def _sample_as_json(completion: Completion, config: GenerateConfig) -> dict[str, Any]:
+    return {
+        "text": completion.text,
+        "tokens": completion.tokens,
+        "logprobs": completion.logprobs,
+        "finish": completion.finish,
+        "close_draws": completion.borderline_tokens(config.dtype),
+        "exact_draws": completion.exact_tokens,
+    }
+
+
+def print_borderline_tokens(completions: list[Completion], config: GenerateConfig) -> None:
+    """Print the tokens that rounding errors could change, and their margins."""
     limit = ROUNDING["float64" if config.exact else config.dtype]
     count = sum(len(c.tokens) for c in completions)
-    close = [(c, i) for c in completions for i in c.borderline_tokens(config.dtype)]
+    borderline = [(c, i) for c in completions for i in c.borderline_tokens(config.dtype)]
     if config.exact:
-        decided = sum(len(c.exact_draws) for c in completions)
-        print(f"{decided} of {count} draws were within rounding: float64 has decided them")
-    print(f"{len(close)} of {count} draws may take another token in another program:")
-    print(f"margin, the error of the logits that is enough, is below {limit:.0e} of the largest")
-    for completion, i in close:
+        exact = sum(len(c.exact_tokens) for c in completions)
+        print(f"{exact} of {count} tokens were borderline and sampled in float64")
+    print(f"{len(borderline)} of {count} tokens are borderline: rounding errors could change them")
+    print(f"(margin, relative to the largest logit, of at most {limit:.0e})")
+    for completion, i in borderline:
         token = tokenizer.token_bytes(completion.tokens[i]).decode(errors="replace")
         print(f"sample {completion.sample}, token {i} {token!r}: {completion.margins[i]:.1e}")

@@ -1,4 +1,4 @@
-"""The uniform numbers that make draws the same in both twins, whatever the batch and the device."""
+"""Uniform samples that do not depend on framework, device or batch: both twins use them."""
 
 from collections.abc import Sequence
 
@@ -9,12 +9,11 @@ import numpy.typing as npt
 def uniforms(
     seed: int, samples: Sequence[int], num_positions: int, starts: Sequence[int] | None = None
 ) -> npt.NDArray[np.float64]:
-    """Return uniform numbers in [0, 1), `(len(samples), num_positions)`.
+    """Return uniform samples in [0, 1), float64, `(len(samples), num_positions)`.
 
-    Row `r` is of the positions from `starts[r]` on, 0 where there are none. The number for position
-    `t` decides which token sample number `samples[r]` of a prompt takes there. It depends on the
-    seed, the sample's number and `t` alone, through the counter-based generator Philox (Salmon et
-    al. 2011): not on what else is in the batch, nor on the framework.
+    Row `r` is for the positions from `starts[r]` (by default 0) of the continuation with index
+    `samples[r]`. Each number depends only on the seed, that index and the position, by the
+    counter-based generator Philox (Salmon et al. 2011).
     """
     starts = [0] * len(samples) if starts is None else starts
     rows = zip(samples, starts, strict=True)
@@ -23,5 +22,5 @@ def uniforms(
 
 def _row(seed: int, sample: int, start: int, num_positions: int) -> npt.NDArray[np.float64]:
     philox = np.random.Philox(np.random.SeedSequence([seed, sample]))
-    philox.advance(start // 4)  # each of its counters makes four numbers
+    philox.advance(start // 4)  # one counter yields four numbers
     return np.random.Generator(philox).random(start % 4 + num_positions)[start % 4 :]

@@ -1,4 +1,4 @@
-"""The learning rate, a pure function of the step."""
+"""The learning rate schedule, a pure function of the step."""
 
 import math
 
@@ -6,15 +6,15 @@ from gpt_common.config import OptimizerOptions
 
 
 def learning_rate(step: int, options: OptimizerOptions) -> float:
-    """Return the learning rate of the update that follows 0-based `step`.
+    """Return the learning rate of 0-based `step`.
 
-    Linear warm-up, `peak * (step + 1) / warmup_steps` (`warmup_peak` "next": one step more), then
-    constant, or the half cosine of Loshchilov & Hutter 2017 (arXiv:1608.03983, eq. 5), which is
-    down to `min_lr` at step `lr_decay_steps`, or `steps`, and stays there.
+    Linear warmup, `peak * (step + 1) / warmup_steps` (`warmup_peak` "next": one step later), then
+    constant, or a half cosine (Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5) down to `min_lr`
+    at step `lr_decay_steps`, by default `steps`; constant after that.
     """
     if step < options.warmup_steps:
-        rise = options.warmup_steps + (options.warmup_peak == "next")
-        return options.learning_rate * (step + 1) / rise
+        warmup = options.warmup_steps + (options.warmup_peak == "next")
+        return options.learning_rate * (step + 1) / warmup
     if options.lr_schedule == "constant":
         return options.learning_rate
     end = options.lr_decay_steps or options.steps

@@ -1,4 +1,4 @@
-"""What a command does before its imports, which take seconds: torch's and jax's are large."""
+"""What a command does before importing torch or jax, which takes seconds."""
 
 import importlib.util
 import signal
@@ -8,11 +8,11 @@ import sys
 def prepare(package: str, *requirements: str) -> None:
     """Prepare `python -m package.command`; each package calls this before its other imports.
 
-    Until `gpt_common.cli.run` takes over, Ctrl-C ends the process at once and quietly: torch and
-    jax do not survive a KeyboardInterrupt in the middle of their imports. A framework that is not
-    installed is one line and exit code 2; whoever imports the package gets a ModuleNotFoundError.
+    Until `gpt_common.cli.run` installs handlers, Ctrl-C ends the process silently: torch and jax
+    cannot handle a KeyboardInterrupt during their imports. If a required package is not installed,
+    a command prints one line and exits with code 2; an import raises `ModuleNotFoundError`.
     """
-    is_command = sys.argv[:1] == ["-m"]  # so Python has it while it looks for the module
+    is_command = sys.argv[:1] == ["-m"]  # Python's value while it locates the module
     if is_command and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     missing = [name for name in requirements if importlib.util.find_spec(name) is None]

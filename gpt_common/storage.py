@@ -1,7 +1,7 @@
 """Atomic writes, and safetensors files larger than memory.
 
-Tensors are read as memory-mapped arrays, which cost nothing until they are used, and written one at
-a time, so that neither reading nor writing a model needs memory for more than one of its tensors.
+Tensors are memory-mapped when read and written one at a time, so that neither takes more memory
+than one tensor.
 """
 
 import json
@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from gpt_common.errors import InputError, printable, reason
 from gpt_common.weights import Array, Weights
 
-# The floating dtypes of https://huggingface.co/docs/safetensors, but for those of eight bits.
+# The floating-point dtypes of https://huggingface.co/docs/safetensors, except 8-bit ones.
 DTYPES = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
@@ -33,16 +33,16 @@ DTYPES = {
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 MappedFile = npt.NDArray[np.uint8]
 
-# The names that `temporary_beside` and `_aside` return.
+# The names of paths that `temporary_path` and `_backup` return.
 TEMPORARY = re.compile(r"\..+-[0-9a-f]{32}\.part")
-ASIDE = re.compile(r"\.(.+)-aside\.part")
+BACKUP = re.compile(r"\.(.+)-aside\.part")
 
-MOST_JSON_BYTES = 1 << 22  # fifty times the index of the largest GPT-2
-MOST_HEADER_BYTES = 1 << 24  # a safetensors header of 150 thousand tensors
+MAX_JSON_BYTES = 1 << 22  # fifty times the size of gpt2-xl's index
+MAX_HEADER_BYTES = 1 << 24  # a safetensors header of 150,000 tensors
 
 
 def require_file(path: Path) -> None:
-    """Raise `InputError` unless `path` is a regular file: reading others may never end."""
+    """Raise `InputError` unless `path` is a regular file: reading others may block for ever."""
     if not path.exists():
         raise InputError(f"{path}: no such file")
     if not path.is_file():
@@ -51,10 +51,10 @@ def require_file(path: Path) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file. Raises `InputError` where it is missing or damaged."""
+    """Return the object in a JSON file. Raises `InputError` if it is missing or damaged."""
     require_file(path)
-    if (size := path.stat().st_size) > MOST_JSON_BYTES:
-        raise InputError(f"{path}: expected JSON of at most {MOST_JSON_BYTES} bytes, got {size}")
+    if (size := path.stat().st_size) > MAX_JSON_BYTES:
+        raise InputError(f"{path}: expected JSON of at most {MAX_JSON_BYTES} bytes, got {size}")
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -67,21 +67,17 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_safetensors(path: Path) -> Weights:
     """Return the tensors of a safetensors file, memory-mapped.
 
-    Raises `InputError` where the file is missing or damaged, or a tensor is not of floats.
+    Raises `InputError` if the file is missing or damaged, or a tensor has another dtype.
     """
     require_file(path)
     length = int.from_bytes(first_bytes(path, 8), "little")
-    if length > MOST_HEADER_BYTES:
-        raise InputError(
-            f"{path}: expected a whole safetensors file, got a header of {length} bytes"
-        )
+    if length > MAX_HEADER_BYTES:
+        raise InputError(f"{path}: expected a safetensors file, got a header of {length} bytes")
     try:
-        with safe_open(path, framework="np"):  # checks the header and the length of the file
+        with safe_open(path, framework="np"):  # checks the header and the file's length
             pass
     except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"{path}: expected a whole safetensors file, got: {reason(error)}"
-        ) from None
+        raise InputError(f"{path}: expected a safetensors file, got: {reason(error)}") from None
     header = json.loads(first_bytes(path, 8 + length)[8:])
     header.pop("__metadata__", None)
     content = map_file(path)
@@ -91,23 +87,21 @@ def read_safetensors(path: Path) -> Weights:
 def _tensor(path: Path, content: MappedFile, start: int, name: str, entry: dict) -> Array:
     dtype = DTYPES.get(entry["dtype"])
     if dtype is None:
-        kinds = ", ".join(DTYPES)
-        raise InputError(
-            f"{path}: {printable(name)}: expected one of {kinds}, got {entry['dtype']}"
-        )
+        expected = ", ".join(DTYPES)
+        raise InputError(f"{path}: {printable(name)}: expected {expected}, got {entry['dtype']}")
     return mapped_array(content, dtype, tuple(entry["shape"]), start + entry["data_offsets"][0])
 
 
 def map_file(path: Path) -> MappedFile:
-    """Return the bytes of a file, memory-mapped: one open file for all arrays in it."""
-    with naming(path):
+    """Return the bytes of a file, memory-mapped once for all arrays in it."""
+    with filename_in_errors(path):
         return np.memmap(path, np.uint8, "r").view(np.ndarray)
 
 
 def mapped_array(
     content: MappedFile, dtype: np.dtype, shape: tuple[int, ...], offset: int
 ) -> Array:
-    """Return the array that begins `offset` bytes into a mapped file; it is read-only."""
+    """Return the read-only array that begins at byte `offset` of a mapped file."""
     return np.ndarray(shape, dtype, content.data, offset)
 
 
@@ -118,7 +112,7 @@ def first_bytes(path: Path, count: int) -> bytes:
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Array]) -> None:
-    """Write tensors, one at a time, as a safetensors file that transformers reads."""
+    """Write a safetensors file, which transformers can read, one tensor at a time."""
     header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, tensor in tensors.items():
@@ -129,7 +123,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Array]) -> None:
         }
         offset += tensor.nbytes
     content = json.dumps(header, separators=(",", ":")).encode()
-    content += b" " * (-len(content) % 8)  # so that the tensors are aligned
+    content += b" " * (-len(content) % 8)  # aligns the tensors
     with path.open("wb") as file:
         file.write(len(content).to_bytes(8, "little") + content)
         for tensor in tensors.values():
@@ -137,17 +131,17 @@ def write_safetensors(path: Path, tensors: Mapping[str, Array]) -> None:
 
 
 def write_array(file, array: Array) -> None:  # type: ignore[no-untyped-def]
-    """Append the numbers of an array, in C order, to an open file."""
+    """Write the elements of an array, in C order, to an open file."""
     file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path; its file replaces `path` when the block ends without an error."""
+    """Yield a temporary path, whose file replaces `path` if the block raises no error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = temporary_beside(path)
+    part = temporary_path(path)
     try:
-        with naming(path):
+        with filename_in_errors(path):
             yield part
             sync(part)
             os.replace(part, path)
@@ -158,24 +152,24 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder, which replaces `folder` when the block ends without an error.
+    """Yield a temporary folder, which replaces `folder` if the block raises no error.
 
-    Everything is synced to the disk before the rename: a crash leaves the old or the new folder.
+    All files are synced to the disk before the rename: a crash leaves the old or the new folder.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     recover_folder(folder)
-    part = temporary_beside(folder)
+    part = temporary_path(folder)
     try:
-        with naming(folder):
+        with filename_in_errors(folder):
             part.mkdir()
             yield part
             for file in part.rglob("*"):
                 sync(file)
             sync(part)
-            # No portable call replaces a folder in one step. So the old one is kept, complete and
-            # under a name that readers know, until the rename of the new one is on the disk.
+            # No portable call replaces a folder in one step. So the old one gets another name,
+            # which readers know, until the rename of the new one is on the disk.
             if folder.is_dir():
-                os.rename(folder, _aside(folder))
+                os.rename(folder, _backup(folder))
             os.rename(part, folder)
             sync(folder.parent)
     finally:
@@ -184,8 +178,8 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Add `path` to an `OSError` that names no file, such as that of a full disk."""
+def filename_in_errors(path: Path) -> Iterator[None]:
+    """Add `path` to an `OSError` without a file name, such as that of a full disk."""
     try:
         yield
     except OSError as error:
@@ -194,38 +188,38 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def existing_folder(folder: Path) -> Path:
-    """Return `folder`, or where the old one was kept if a crash came while it was replaced."""
-    aside = _aside(folder)
-    return aside if aside.exists() and not folder.exists() else folder
+    """Return `folder`, or its backup if a crash interrupted its replacement."""
+    backup = _backup(folder)
+    return backup if backup.exists() and not folder.exists() else folder
 
 
 def recover_folder(folder: Path) -> None:
-    """Put back the old folder that a crash left aside, or remove it where the new one exists."""
-    if not _aside(folder).exists():
+    """Restore the backup that a crash left, or remove it if the new folder exists."""
+    if not _backup(folder).exists():
         return
     if folder.exists():
-        remove_folder(_aside(folder))
+        remove_folder(_backup(folder))
     else:
-        os.rename(_aside(folder), folder)
+        os.rename(_backup(folder), folder)
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder so that a crash leaves either all of it under its name or nothing."""
-    part = temporary_beside(folder)
+    """Remove a folder; a crash leaves either all of it under its name or nothing."""
+    part = temporary_path(folder)
     os.rename(folder, part)
     sync(folder.parent)
     _remove(part)
 
 
 def clean_folder(folder: Path) -> None:
-    """Remove what the atomic writes of a killed process left in a folder; put back old folders.
+    """Remove temporary files that a killed process left in a folder; restore backups.
 
-    No other process may be writing there.
+    No other process may be writing to it.
     """
     for path in list(folder.iterdir()):
         if TEMPORARY.fullmatch(path.name):
             _remove(path)
-        elif match := ASIDE.fullmatch(path.name):
+        elif match := BACKUP.fullmatch(path.name):
             recover_folder(folder / match[1])
 
 
@@ -236,20 +230,17 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def temporary_beside(path: Path) -> Path:
-    """Return a new hidden path in the same folder, and so on the same disk."""
+def temporary_path(path: Path) -> Path:
+    """Return a new hidden path in the same folder, hence on the same disk."""
     return path.parent / f".{path.name}-{uuid.uuid4().hex}.part"
 
 
-def _aside(folder: Path) -> Path:
+def _backup(folder: Path) -> Path:
     return folder.parent / f".{folder.name}-aside.part"
 
 
 def checksum(path: Path) -> str:
-    """Return the CRC-32 of a file, in hexadecimal.
-
-    It finds damage, not forgery, in less than half the time of SHA-256.
-    """
+    """Return the CRC-32 of a file, in hexadecimal: against damage, not forgery."""
     value = 0
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
@@ -258,7 +249,7 @@ def checksum(path: Path) -> str:
 
 
 def sync(path: Path) -> None:
-    """Flush a file or a folder to the disk, and wait for it."""
+    """Wait until a file or a folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,13 +1,11 @@
 """Files of uint16 tokens: `.npy`, nanoGPT's raw `.bin`, and llm.c's `.bin` with a header.
 
-What a header states is held against the size of the file before it is believed. A file is open
-only while a part of it is read, so that a folder may have more of them than a process may open.
+The count in a header is checked against the size of the file. A file is open only while a slice is
+read, so that a folder may have more files than a process can open.
 """
 
 import io
 import math
-import os
-import stat
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +14,17 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt_common.errors import InputError
+from gpt_common.storage import require_file
 
 SUFFIXES = (".npy", ".bin")
-HEAD_BYTES = 1 << 14  # numpy takes no header of more than 10,000
+HEAD_BYTES = 1 << 14  # numpy reads headers of at most 10,000
 NPY_HEADER_READERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
-    (3, 0): np.lib.format.read_array_header_2_0,  # it differs in the names of fields, if any
+    (3, 0): np.lib.format.read_array_header_2_0,  # differs in the encoding of field names
 }
 
-# The first int32 of llm.c's files. No two GPT-2 tokens make one of these numbers.
+# The first int32 of llm.c's files; as two tokens they are outside GPT-2's vocabulary.
 LLMC_MAGIC = 20240520
 LLMC_VERSION = 1
 LLMC_HEADER_BYTES = 1024
@@ -41,9 +40,9 @@ LLMC_OTHERS = {
 
 @dataclass(frozen=True)
 class TokenFile:
-    """The tokens of a file, `length` of them from byte `offset` on, read where a slice is taken.
+    """The `length` tokens of a file from byte `offset` on; a slice reads them from the disk.
 
-    A slice raises `InputError` where the file has been cut short since, `OSError` where it is gone.
+    It raises `InputError` if the file has been truncated since, `OSError` if it was removed.
     """
 
     path: Path
@@ -58,18 +57,18 @@ class TokenFile:
         count = max(0, stop - start)
         tokens = np.fromfile(self.path, np.uint16, count, offset=self.offset + 2 * start)
         if len(tokens) < count:
-            raise InputError(f"{self.path}: expected {self.length} tokens, got fewer: it was cut")
+            raise InputError(f"{self.path}: expected {self.length} tokens, got fewer")
         return tokens
 
 
 def open_tokens(path: Path) -> TokenFile:
     """Return the tokens of a `.npy` file, or of a `.bin` file, raw or llm.c's.
 
-    Raises `InputError` where they are not uint16 in one dimension, or not as many as the header
-    states.
+    Raises `InputError` if they are not one-dimensional uint16, or not as many as in the header.
     """
-    size = file_size(path)
-    if not size:  # of which some, in /proc, can be waited on for ever
+    require_file(path)
+    size = path.stat().st_size
+    if not size:  # reading some files of size 0, in /proc, blocks for ever
         raise InputError(f"{path}: expected uint16 tokens, got an empty file")
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
@@ -86,17 +85,6 @@ def open_tokens(path: Path) -> TokenFile:
     if not tokens.length:
         raise InputError(f"{path}: expected tokens, got none")
     return tokens
-
-
-def file_size(path: Path) -> int:
-    """Return the bytes of a regular file.
-
-    Raises `InputError` for anything else: a pipe or a device may never come to an end.
-    """
-    status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):
-        raise InputError(f"{path}: expected a regular file")
-    return status.st_size
 
 
 def _open_bin(path: Path, head: bytes, size: int) -> TokenFile:
@@ -117,13 +105,11 @@ def _open_bin(path: Path, head: bytes, size: int) -> TokenFile:
 def _open_npy(path: Path, head: bytes) -> TokenFile:
     file = io.BytesIO(head)
     try:
-        with warnings.catch_warnings(
-            action="ignore"
-        ):  # of Python 2's files: they read all the same
+        with warnings.catch_warnings(action="ignore"):  # files by Python 2 are readable
             read_header = NPY_HEADER_READERS[np.lib.format.read_magic(file)]
             shape, _, dtype = read_header(file)
         count = int(np.int64(math.prod(shape)))
-    except Exception:  # a damaged header makes numpy raise almost anything
+    except Exception:  # for a damaged header numpy raises almost anything
         raise InputError(f"{path}: expected a whole .npy file of uint16 tokens") from None
     if dtype != np.uint16 or len(shape) != 1:
         raise InputError(

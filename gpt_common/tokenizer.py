@@ -1,4 +1,4 @@
-"""GPT-2's byte-pair encoding through tiktoken, from the packaged merges: no network."""
+"""GPT-2's byte-pair encoding by tiktoken, from the packaged merges, without network access."""
 
 import hashlib
 import json
@@ -20,11 +20,11 @@ END_OF_TEXT = "<|endoftext|>"
 END_OF_TEXT_TOKEN = 50256
 VOCAB_SIZE = 50257
 
-# GPT-2's split into words, in the equivalent but faster form that tiktoken uses.
+# GPT-2's split into words, in tiktoken's equivalent but faster form.
 SPLIT_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
 CHUNK_CHARACTERS = 1 << 18
-LARGE_TEXT = 20_000_000  # characters; a second or two on two processors
+LARGE_TEXT = 20_000_000  # characters; one or two seconds on two processors
 
 
 @cache
@@ -40,7 +40,7 @@ def get_encoding() -> tiktoken.Encoding:
 
 
 def encode(text: str) -> list[int]:
-    """Return the tokens of `text`; `<|endoftext|>` in it is the token 50256."""
+    """Return the tokens of `text`; `<|endoftext|>` becomes token 50256."""
     return get_encoding().encode(text, allowed_special="all")
 
 
@@ -56,15 +56,15 @@ def decode(tokens: Sequence[int]) -> str:
 
 
 def token_bytes(token: int) -> bytes:
-    """Return the bytes of a token; of one that pads the vocabulary, U+FFFD."""
+    """Return the bytes of a token; for one outside the vocabulary, U+FFFD."""
     known = 0 <= token < VOCAB_SIZE
     return get_encoding().decode_single_token_bytes(token) if known else "\ufffd".encode()
 
 
 def encode_corpus(text: str) -> npt.NDArray[np.uint16]:
-    """Return the tokens of a long text as `(N,)` uint16, encoded on all processors.
+    """Return the tokens of a long text, `(N,)` uint16, encoded on all processors.
 
-    The same tokens as `encode`: the text is cut only where GPT-2's own pattern cuts it.
+    They equal those of `encode`: the text is cut only where GPT-2's pattern splits it.
     """
     encoding = get_encoding()
 
@@ -73,17 +73,17 @@ def encode_corpus(text: str) -> npt.NDArray[np.uint16]:
         advance(len(chunk))
         return tokens
 
-    pool = ThreadPoolExecutor(os.cpu_count())  # tiktoken runs outside the interpreter lock
+    pool = ThreadPoolExecutor(os.cpu_count())  # tiktoken releases the GIL
     with progress("encoding text", len(text), LARGE_TEXT) as advance, pool:
         parts = list(pool.map(encode_chunk, chunks(text, CHUNK_CHARACTERS)))
     return np.concatenate([np.empty(0, np.uint16), *parts])
 
 
 def chunks(text: str, size: int) -> Iterator[str]:
-    """Yield `text` in pieces of at least `size` characters that can be encoded apart.
+    """Yield `text` in pieces of at least `size` characters that can be encoded separately.
 
-    Every word of the pattern ends before white space that follows anything else, so a cut just
-    before such white space changes no token.
+    The pattern always splits before white space that follows another character, so a cut there
+    changes no token.
     """
     boundary = re.compile(r"(?<=\S)\s")
     start = 0
@@ -104,7 +104,7 @@ def merges_file() -> bytes:
 
 
 def mergeable_ranks() -> dict[bytes, int]:
-    """Return each token's bytes and rank: 256 single bytes, then one token a merge."""
+    """Return the rank of each token, by its bytes: 256 single bytes, then one token per merge."""
     to_byte = {character: byte for byte, character in byte_characters().items()}
     ranks = {bytes([byte]): rank for rank, byte in enumerate(byte_characters())}
     for line in merges_file().decode().splitlines()[1:]:  # the first line is a version
@@ -114,9 +114,9 @@ def mergeable_ranks() -> dict[bytes, int]:
 
 
 def byte_characters() -> dict[int, str]:
-    """Return the printable character that stands for each byte in the files, in order of rank.
+    """Return the printable character for each byte in GPT-2's files, by rank.
 
-    Printable Latin-1 stands for itself and comes first; the rest follow from U+0100 on
+    Printable Latin-1 comes first and is unchanged; the other bytes become U+0100 and following
     (`bytes_to_unicode` in OpenAI's GPT-2 release).
     """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -127,9 +127,9 @@ def byte_characters() -> dict[int, str]:
 
 @cache
 def tokenizer_files(max_length: int) -> dict[str, bytes]:
-    """Return the files, by name, from which Hugging Face's GPT-2 tokenizer loads.
+    """Return the files of Hugging Face's GPT-2 tokenizer, by name.
 
-    `max_length` is that of the model, in tokens, to which the tokenizer truncates.
+    It truncates to `max_length` tokens.
     """
     characters = byte_characters()
     vocab = {"".join(characters[b] for b in t): rank for t, rank in mergeable_ranks().items()}

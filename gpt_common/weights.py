@@ -1,7 +1,7 @@
 """Weights as one flat dict of numpy arrays, with Hugging Face's GPT-2 names and layout.
 
-Linear kernels are `(in, out)`; the tied head is stored once, as `transformer.wte.weight`. Each
-twin's `weights.py` maps these names to its own parameters.
+Linear kernels are `(in, out)`; the tied head is stored once, as `transformer.wte.weight`. The
+`weights.py` of each twin maps these names to its parameters.
 """
 
 import dataclasses
@@ -21,12 +21,12 @@ EMBEDDING = "transformer.wte.weight"
 
 
 def in_model(name: str, config: GPTConfig) -> bool:
-    """Whether a model of this shape has the weight of this name: a bias only with `config.bias`."""
+    """Whether a model has a weight of this name: a bias only with `config.bias`."""
     return config.bias or not name.endswith(".bias")
 
 
 def block_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
-    """Return the shapes in one block, under names that follow `transformer.h.N.`."""
+    """Return the shapes of one block's weights, by the names after `transformer.h.N.`."""
     C = config.n_embd
     shapes: dict[str, tuple[int, ...]] = {
         "ln_1.weight": (C,),
@@ -46,7 +46,7 @@ def block_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
 
 
 def weight_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every weight of a model, by its Hugging Face name."""
+    """Return the shape of each weight of a model, by its Hugging Face name."""
     C, block = config.n_embd, block_shapes(config)
     shapes: dict[str, tuple[int, ...]] = {
         EMBEDDING: (config.vocab_size, C),
@@ -59,21 +59,21 @@ def weight_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
 
 
 def num_parameters(config: GPTConfig) -> int:
-    """Return the number of parameters: 124,439,808 for `gpt2`. The padded rows do not count."""
+    """Return the number of parameters, without padding: 124,439,808 for `gpt2`."""
     one = dataclasses.replace(config, n_layer=1)
     block = sum(math.prod(shape) for shape in block_shapes(config).values())
     return sum(map(math.prod, weight_shapes(one).values())) + (config.n_layer - 1) * block
 
 
 def num_bytes(arrays: Mapping[str, Array]) -> int:
-    """Return the bytes of all arrays together."""
+    """Return the total number of bytes of the arrays."""
     return sum(array.nbytes for array in arrays.values())
 
 
 def require_plausible(config: GPTConfig, num_tensors: int, size: int, source: str) -> None:
-    """Raise `InputError` where a configuration claims a larger model than a file can hold.
+    """Raise `InputError` if a configuration claims a larger model than a file of `size` bytes.
 
-    Call it before anything of the claimed size is made, even a list of names. `size` is in bytes.
+    Call it before anything of the claimed size is allocated, even a list of names.
     """
     if config.n_layer > num_tensors:
         raise InputError(
@@ -85,11 +85,11 @@ def require_plausible(config: GPTConfig, num_tensors: int, size: int, source: st
         )
 
 
-def fitting_weights(arrays: Mapping[str, Array], config: GPTConfig, source: str) -> Weights:
+def match_weights(arrays: Mapping[str, Array], config: GPTConfig, source: str) -> Weights:
     """Return the weights of a model in the order of `weight_shapes`.
 
-    For a model without biases `arrays` may have biases of zeros, which are dropped. Raises
-    `InputError` for any other difference in names or shapes. `source` names the file.
+    Biases of zeros are dropped for a model without biases. Raises `InputError` for any other
+    difference in names or shapes. `source` names the file.
     """
     require_plausible(config, len(arrays), num_bytes(arrays), source)
     whole = weight_shapes(dataclasses.replace(config, bias=True))
@@ -102,10 +102,7 @@ def fitting_weights(arrays: Mapping[str, Array], config: GPTConfig, source: str)
 
 
 def with_zero_biases(weights: Weights, config: GPTConfig) -> Weights:
-    """Return weights with a bias of zeros wherever the model has none.
-
-    The function stays the same. It is for programs whose GPT-2 always has biases.
-    """
+    """Return weights with zeros for missing biases, for programs whose GPT-2 always has biases."""
     dtype = weights[EMBEDDING].dtype
     shapes = weight_shapes(dataclasses.replace(config, bias=True)).items()
     zeros = {n: np.zeros(shape, dtype) for n, shape in shapes if not in_model(n, config)}
@@ -115,7 +112,7 @@ def with_zero_biases(weights: Weights, config: GPTConfig) -> Weights:
 def check_shapes(
     arrays: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]], source: str
 ) -> None:
-    """Raise `InputError`, naming `source`, unless `arrays` has exactly these names and shapes."""
+    """Raise `InputError`, naming `source`, if `arrays` has other names or shapes."""
     require_names(arrays, shapes, source)
     for name, shape in shapes.items():
         if arrays[name].shape != shape:
@@ -123,15 +120,15 @@ def check_shapes(
 
 
 def require_names(found: Mapping[str, object], expected: Iterable[str], source: str) -> None:
-    """Raise `InputError`, naming `source`, unless `found` has exactly the expected names."""
+    """Raise `InputError`, naming `source`, if `found` has other names."""
     names = dict.fromkeys(expected)
     if missing := [name for name in names if name not in found]:
-        raise InputError(f"{source}: missing {listing(missing)}")
+        raise InputError(f"{source}: missing {join_names(missing)}")
     if unexpected := [name for name in found if name not in names]:
-        raise InputError(f"{source}: unexpected {listing(unexpected)}")
+        raise InputError(f"{source}: unexpected {join_names(unexpected)}")
 
 
-def listing(names: list[str]) -> str:
-    """Return names as text: the first four, and how many more."""
+def join_names(names: list[str]) -> str:
+    """Return the first four names, and the number of the others, for a message."""
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
     return ", ".join(printable(name) for name in names[:4]) + more

@@ -1,4 +1,4 @@
-"""The cache of generation: keys and values of earlier tokens, and attention to them."""
+"""The key-value cache: keys and values of earlier tokens, and the attention to them."""
 
 import math
 from typing import NamedTuple
@@ -23,10 +23,10 @@ Cache = list[LayerCache]
 
 
 class CachePositions(NamedTuple):
-    """Where tokens are in a cache, and which keys they see, in every layer.
+    """Where new tokens are in the cache, and which keys they attend to; the same in all layers.
 
-    `rows` `(B, 1)`, `positions` `(B, T)`, one after the other, and `mask` `(B, 1, T, S)`, true
-    where a key is seen.
+    `rows` is `(B, 1)`, `positions` `(B, T)`, consecutive, and `mask` `(B, 1, T, S)`, true for the
+    keys that are attended to.
     """
 
     rows: Array
@@ -35,14 +35,15 @@ class CachePositions(NamedTuple):
 
 
 class CachedAttention:
-    """The attention of one layer to its cache, which it replaces by the updated one."""
+    """The attention of one layer to its cache, which it replaces with the updated one."""
 
     def __init__(self, cache: LayerCache, at: CachePositions) -> None:
         self.cache, self.at = cache, at
 
     def __call__(self, q: Array, k: Array, v: Array) -> Array:
-        """Add `k` and `v` `(B, T, nh, hs)` to the cache, and attend to it in float32 at least."""
-        keys, values = update(self.cache.keys, k, self.at), update(self.cache.values, v, self.at)
+        """Add `k` and `v` `(B, T, nh, hs)` to the cache, and attend to it in at least float32."""
+        keys = update_cache(self.cache.keys, k, self.at)
+        values = update_cache(self.cache.values, v, self.at)
         self.cache = LayerCache(keys, values)
         dtype = jnp.promote_types(keys.dtype, jnp.float32)
         scores = jnp.einsum("bthd,bhsd->bhts", q.astype(dtype), keys.astype(dtype))
@@ -56,8 +57,8 @@ def forward_cached(
 ) -> tuple[Array, Cache]:
     """Return the logits `(B, V)` that follow the token at index `last` `(B,)` of each row.
 
-    `tokens` and their `positions` are `(B, T)`. Each token sees the cache up to its position; its
-    own keys and values are in the cache that is returned. To be called by `model.apply`.
+    `tokens` and their `positions` are `(B, T)`. Their keys and values are in the returned cache;
+    each token attends to it up to its own position. Call it through `model.apply`.
     """
     at = cache_positions(cache, positions)
     attentions = [CachedAttention(layer, at) for layer in cache]
@@ -66,15 +67,15 @@ def forward_cached(
 
 
 def cache_positions(cache: Cache, positions: Array) -> CachePositions:
-    """Return where tokens at `positions` `(B, T)` are, each of which sees all up to its own."""
+    """Return the cache positions of tokens at `positions` `(B, T)`, with a causal mask."""
     mask = jnp.arange(cache[0].keys.shape[2]) <= positions[:, None, :, None]
     return CachePositions(jnp.arange(len(positions))[:, None], positions, mask)
 
 
-def update(cached: Array, new: Array, at: CachePositions) -> Array:
+def update_cache(cached: Array, new: Array, at: CachePositions) -> Array:
     """Return the cache `(B, nh, S, hs)` with `new` `(B, T, nh, hs)` in it.
 
-    By a scatter XLA would copy a single row's cache twice, to change one token of it.
+    For a single row, XLA would copy the cache twice to scatter one token into it.
     """
     if len(new) > 1:
         return cached.at[at.rows, :, at.positions].set(new)
@@ -83,7 +84,7 @@ def update(cached: Array, new: Array, at: CachePositions) -> Array:
 
 
 def empty_cache(config: GPTConfig, rows: int, length: int, dtype: DTypeLike) -> Cache:
-    """Return a cache for `rows` sequences of up to `length` tokens."""
+    """Return a cache of zeros for `rows` sequences of up to `length` tokens."""
     shape = (rows, config.n_head, length, config.n_embd // config.n_head)
     return [
         LayerCache(*(jnp.zeros(shape, dtype) for _ in LayerCache._fields))
@@ -92,8 +93,8 @@ def empty_cache(config: GPTConfig, rows: int, length: int, dtype: DTypeLike) -> 
 
 
 def cache_dtype(device_type: str, dtype: DTypeLike) -> DTypeLike:
-    """Return the type of keys and values where matrix products compute in `dtype`.
+    """Return the dtype of the cache of a model that computes in `dtype`.
 
-    On a CPU float32 at least: XLA would cast a cache in bfloat16 to float32 at each step.
+    On a CPU at least float32: XLA would cast a bfloat16 cache to float32 in each step.
     """
     return jnp.promote_types(dtype, jnp.float32) if device_type == "cpu" else dtype

@@ -1,4 +1,4 @@
-"""Which device computes, and in which numbers."""
+"""The device, and the dtypes that it can compute in."""
 
 import os
 
@@ -10,47 +10,47 @@ from gpt_common.errors import InputError
 
 
 def select_device(name: Device, dtype: Dtype) -> jax.Device:
-    """Return the device called `name`; `auto` takes cuda, else cpu. jax then computes on it.
+    """Return the device called `name`, jax's default from now on; `auto` is cuda, else cpu.
 
-    Call it before anything else touches jax. Sets the precision of float32 matrix products, which
-    jax would leave to the GPU: TensorFloat-32 where `dtype` is tf32 and nowhere else. Raises
-    `InputError` where the device is not there or cannot compute in `dtype`.
+    Call it before any other use of jax. Sets the precision of float32 matrix products, which jax
+    would leave to the GPU: TensorFloat-32 only if `dtype` is tf32. Raises `InputError` if the
+    device is not available or cannot compute in `dtype`.
     """
-    if name == "cpu":  # before jax looks for others, and takes most of a GPU's memory
+    if name == "cpu":  # before jax finds a GPU, and reserves most of its memory
         jax.config.update("jax_platforms", "cpu")
-    # On a CPU a step that waits for another starts no sooner, but has its memory: 1.8 GB for GPT-2.
+    # On a CPU, asynchronous dispatch is no faster, and allocates a step's memory before it starts.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     if dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     found = available_devices()
     if name != "auto" and name not in found:
         raise InputError(f"device {name}: expected one of {', '.join(found)}")
-    chosen = found[0] if name == "auto" else name
-    if chosen != "cuda" and dtype == "tf32":
-        raise InputError(f"device {chosen} cannot compute in {dtype}; try --dtype float32")
+    platform = found[0] if name == "auto" else name
+    if platform != "cuda" and dtype == "tf32":
+        raise InputError(f"device {platform} cannot compute in {dtype}; try --dtype float32")
     precision = "tensorfloat32" if dtype == "tf32" else "highest"
     jax.config.update("jax_default_matmul_precision", precision)
-    device = jax.devices(chosen)[0]
+    device = jax.devices(platform)[0]
     jax.config.update("jax_default_device", device)
     return device
 
 
 def available_devices() -> list[str]:
-    """Return the names of the devices that are there, the preferred first."""
+    """Return the names of the available devices, the preferred one first."""
     return ["cuda", "cpu"] if jax.default_backend() == "gpu" else ["cpu"]
 
 
 def enable_compilation_cache() -> None:
-    """Keep what XLA compiles, so that the next run starts sooner.
+    """Keep compiled programs, so that the next run starts sooner.
 
-    In the user's cache folder, unless JAX_COMPILATION_CACHE_DIR names another.
+    They are in the user's cache folder, or in JAX_COMPILATION_CACHE_DIR if it is set.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "jax"))
 
 
 def resolve_dtype(dtype: DtypeOption, name: Device) -> Dtype:
-    """Return `dtype`; `auto` is bfloat16 on a GPU that has it, and float32 on any other device."""
+    """Return `dtype`; `auto` is bfloat16 on a GPU that supports it, else float32."""
     if dtype != "auto":
         return dtype
     return "bfloat16" if has_bfloat16(select_device(name, "float32")) else "float32"

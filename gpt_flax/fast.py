@@ -1,14 +1,16 @@
-"""`FastGPT`: operations that are faster than the plain ones of `GPT`, and agree with them.
+"""`FastGPT`: a `GPT` with operations that are faster, or need less memory, and agree with its own.
 
-| replaces                      | by                      | where it is faster                    |
-| ----------------------------- | ----------------------- | ------------------------------------- |
-| `nn.Dense.__call__`           | `dense_2d`              | CPUs                                  |
-| `MLP.__call__`: `jax.nn.gelu` | `remat_gelu`            | CPUs; it needs less memory, too       |
-| `causal_attention`            | `blockwise_attention`   | CPUs; it needs less memory, too       |
-| `causal_attention`            | `cudnn_attention`       | NVIDIA GPUs, bfloat16                 |
-| `GPT.loss`: head, softmax     | `chunked_cross_entropy` | nowhere, but it needs far less memory |
+| plain                  | fast                    | used on        | gain                      |
+| ---------------------- | ----------------------- | -------------- | ------------------------- |
+| `nn.Dense.__call__`    | `dense_2d`              | CPUs (1)       | speed                     |
+| `jax.nn.gelu` in `MLP` | `remat_gelu`            | CPUs           | memory; speed in bfloat16 |
+| `causal_attention`     | `blockwise_attention`   | CPUs (1)       | speed, memory             |
+| `causal_attention`     | `cudnn_attention`       | GPUs, bfloat16 | not measured yet          |
+| `GPT.loss`             | `chunked_cross_entropy` | CPUs           | memory; speed in bfloat16 |
 
-By how much is in `docs/speed.md`.
+(1) In bfloat16 only on CPUs with bfloat16 instructions.
+
+`docs/speed.md` has the measurements.
 """
 
 import math
@@ -30,30 +32,29 @@ from gpt_common.hardware import Processor
 from gpt_flax.model import GPT, MLP, Attention, causal_attention
 from gpt_flax.precision import DTYPES
 
-# Rows of logits at a time: 103 MB in float32 where the vocabulary is GPT-2's. With half of them XLA
-# multiplies so slowly that a step takes a fifth longer, and it needs no less memory.
+# Rows of logits in a chunk: 103 MB in float32 for GPT-2. With fewer, XLA multiplies more slowly.
 CHUNK_ROWS = 512
-BLOCK_ROWS = 128  # of queries at a time, at least
-SMALL_BATCH = 64  # rows at most: with 128 `small_batch_options` make a step a fifth longer
+BLOCK_ROWS = 128  # minimum number of queries in a block of attention
+SMALL_BATCH = 64  # maximum number of rows for which `small_batch_options` are faster
 
 
 @dataclass(frozen=True)
 class FastOps:
-    """The fast operations of a `FastGPT`; none by default."""
+    """The fast operations that a `FastGPT` uses; none by default."""
 
     dense_2d: bool = False
     remat_gelu: bool = False
     blockwise_attention: bool = False
     cudnn_attention: bool = False
     chunked_cross_entropy: bool = False
-    memory_scheduler: bool = False  # for a training step's operations
+    memory_scheduler: bool = False  # of a training step
 
 
 def choose_fast_ops(device_type: str, dtype: Dtype, processor: Processor) -> FastOps:
     """Return the operations that are faster on a device, in a dtype, with a CPU `processor`.
 
-    XLA has fast kernels for the plain operations on a GPU, except attention in bfloat16. float64 is
-    for proofs: none for it.
+    On a GPU XLA has fast kernels for the plain operations, except attention in bfloat16. None in
+    float64, the reference.
     """
     if dtype == "float64":
         return FastOps()
@@ -70,13 +71,13 @@ def choose_fast_ops(device_type: str, dtype: Dtype, processor: Processor) -> Fas
 
 
 class FastGPT(GPT):
-    """A `GPT` with the same parameters that computes by fast operations, products in `dtype`."""
+    """A `GPT` with the same parameters and fast operations, its matrix products in `dtype`."""
 
     ops: FastOps = FastOps()
     dtype: DTypeLike = jnp.float32
 
     def loss(self, tokens: Array, targets: Array) -> Array:
-        """Return the mean cross-entropy in nats, without the logits of a whole batch."""
+        """Return the mean cross-entropy in nats, without the whole batch's logits in memory."""
         if not self.ops.chunked_cross_entropy:
             return super().loss(tokens, targets)
         x, weight = self.ln_f(self.hidden(tokens)), self.wte.embedding
@@ -96,7 +97,7 @@ class FastGPT(GPT):
 
 
 def create_model(config: GPTConfig, ops: FastOps | None, dtype: Dtype) -> GPT:
-    """Return a plain `GPT`, or a `FastGPT` where `ops` are given."""
+    """Return a `GPT`, or a `FastGPT` if `ops` are given."""
     return GPT(config) if ops is None else FastGPT(config, ops, DTYPES[dtype])
 
 
@@ -107,7 +108,7 @@ def call_fast(
     kwargs: dict[str, Any],
     context: InterceptorContext,
 ) -> Any:
-    """Call a method of Linen, or the fast operation that replaces it."""
+    """Call a method of a Linen module, or the fast operation that replaces it."""
     layer = context.module
     if context.method_name == "__call__" and not layer.is_initializing():
         if ops.dense_2d and isinstance(layer, nn.Dense):
@@ -120,18 +121,18 @@ def call_fast(
 
 
 def fast_attention(ops: FastOps) -> Attention:
-    """Return the attention that `ops` names, or the plain one."""
+    """Return the attention that `ops` asks for."""
     if ops.cudnn_attention:
         return cudnn_attention
     return blockwise_attention if ops.blockwise_attention else causal_attention
 
 
 def train_step_options(ops: FastOps | None, version: tuple[int, ...]) -> dict[str, str]:
-    """Return the options by which XLA should compile a training step; `version` is jax's.
+    """Return XLA's compiler options for a training step; `version` is jax's.
 
-    By default XLA starts on a CPU all that can start, to have work for many threads: most of a
-    layer's backward pass that needs no gradient runs with the forward pass, and stays in memory.
-    Its memory scheduler halves that, at the same speed. These versions are known to have it.
+    XLA's default scheduler for CPUs starts whatever can start, so that many threads have work: the
+    parts of backward that need no gradient run with forward, and stay in memory. Its memory
+    scheduler needs half of that, at the same speed. These versions are known to have it.
     """
     if not (ops and ops.memory_scheduler and (0, 10) <= version[:2] <= (0, 12)):
         return {}
@@ -139,16 +140,16 @@ def train_step_options(ops: FastOps | None, version: tuple[int, ...]) -> dict[st
 
 
 def is_small_batch(device_type: str, rows: int, dtype: Dtype) -> bool:
-    """Whether matrix products of `rows` rows are faster by `small_batch_options`."""
+    """Whether matrix products of `rows` rows are faster with `small_batch_options`."""
     return device_type == "cpu" and rows <= SMALL_BATCH and dtype == "float32"
 
 
 def small_batch_options(version: tuple[int, ...]) -> dict[str, str]:
-    """Return the options by which XLA should compile products of few rows; `version` is jax's.
+    """Return XLA's compiler options for matrix products of few rows; `version` is jax's.
 
-    On a CPU jax 0.10 multiplies by YNNPACK, which packs the second matrix anew at each call. With
-    nothing but convolutions left to YNNPACK, Eigen multiplies, faster for few rows but slower by a
-    transposed matrix, as the head of `GPT` is. Other versions may not have this option.
+    On a CPU jax 0.10 multiplies with YNNPACK, which packs the second matrix in every call. With
+    YNNPACK for convolutions only, Eigen multiplies: faster for few rows, but slower for a
+    transposed matrix, as in the head of `GPT`. Other versions may not have this option.
     """
     if version[:2] != (0, 10):
         return {}
@@ -157,19 +158,15 @@ def small_batch_options(version: tuple[int, ...]) -> dict[str, str]:
 
 @jax.custom_vjp
 def matmul(a: Array, b: Array) -> Array:
-    """Return a b, of `(..., M, K)` and `(..., K, N)`, in float32 at least.
+    """Return a b, of `(..., M, K)` and `(..., K, N)`, in at least float32.
 
-    XLA's bfloat16 kernels for CPUs are fast with row-major operands and a float32 result: so the
-    gradients transpose in memory. One row is multiplied twice, as XLA's kernel for a vector is
-    slower than its kernel for two rows.
+    On CPUs XLA is fast in bfloat16 with row-major operands and a float32 result, so the gradients
+    copy their transposed operands. A single row is multiplied twice: XLA's matrix-vector product is
+    slower than its product of two rows.
     """
     if a.dtype == jnp.bfloat16 and a.shape[-2] == 1:
         return matmul(jnp.concatenate([a, a], axis=-2), b)[..., :1, :]
     return jnp.matmul(a, b, preferred_element_type=jnp.promote_types(a.dtype, jnp.float32))
-
-
-def _matmul_forward(a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
-    return matmul(a, b), (a, b)
 
 
 def _matmul_backward(residuals: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
@@ -179,14 +176,14 @@ def _matmul_backward(residuals: tuple[Array, Array], grad: Array) -> tuple[Array
     return da.astype(a.dtype), db.astype(b.dtype)
 
 
-matmul.defvjp(_matmul_forward, _matmul_backward)
+matmul.defvjp(lambda a, b: (matmul(a, b), (a, b)), _matmul_backward)
 
 
 @jax.custom_vjp
 def transpose_contiguous(a: Array) -> Array:
-    """Return the transpose of the last two axes, in bfloat16 as a row-major copy.
+    """Swap the last two axes; in bfloat16 the result is a row-major copy.
 
-    In float32 XLA multiplies by a transposed operand as fast without a copy.
+    In float32 XLA multiplies by a transposed operand as fast without the copy.
     """
     transpose = jnp.swapaxes(a, -1, -2)
     if a.dtype != jnp.bfloat16:
@@ -202,21 +199,14 @@ transpose_contiguous.defvjp(
 
 @jax.custom_vjp
 def dense_2d(x: Array, kernel: Array, bias: Array | None) -> Array:
-    """Return x kernel + bias, if any, `(..., out)`, computed in the type of `x`.
+    """Return x kernel + bias, if any, `(..., out)`, in the dtype of `x`.
 
-    As one matrix of all rows: XLA is slow where the kernel's gradient contracts two axes, B and T.
-    The gradients of kernel and bias are summed in their own type: in bfloat16 it takes longer, and
-    loses digits.
+    B and T are one axis: XLA is slow if the kernel's gradient contracts two. The gradients of
+    kernel and bias are summed in their own dtype: bfloat16 is slower, and less precise.
     """
     y = matmul(flatten_batch(x), kernel.astype(x.dtype))
     y = y if bias is None else y + bias
     return y.astype(x.dtype).reshape(*x.shape[:-1], -1)
-
-
-def _dense_2d_forward(
-    x: Array, kernel: Array, bias: Array | None
-) -> tuple[Array, tuple[Array, Array, Array | None]]:
-    return dense_2d(x, kernel, bias), (x, kernel, bias)
 
 
 def _dense_2d_backward(
@@ -230,26 +220,26 @@ def _dense_2d_backward(
     return dx.reshape(x.shape), d_kernel.astype(kernel.dtype), d_bias
 
 
-dense_2d.defvjp(_dense_2d_forward, _dense_2d_backward)
+dense_2d.defvjp(lambda *inputs: (dense_2d(*inputs), inputs), _dense_2d_backward)
 
 
 def flatten_batch(a: Array) -> Array:
-    """Return `(..., C)` as a matrix `(N, C)`."""
+    """Reshape `(..., C)` to `(N, C)`."""
     return a.reshape(-1, a.shape[-1])
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
 def remat_gelu(x: Array, approximate: bool) -> Array:
-    """Return `jax.nn.gelu`, computed in float32 at least; its gradient recomputes it from `x`.
+    """Return `jax.nn.gelu`, computed in at least float32; backward recomputes it from `x`.
 
-    XLA would save one more array a layer. In bfloat16 `jax.nn.gelu` rounds after each operation,
+    XLA would save one more array per layer. In bfloat16 `jax.nn.gelu` rounds after each operation,
     and is slower.
     """
     return jax.nn.gelu(upcast(x), approximate).astype(x.dtype)
 
 
 def _remat_gelu_backward(approximate: bool, x: Array, grad: Array) -> tuple[Array]:
-    x = jax.lax.optimization_barrier(x)  # else XLA saves the forward pass's tanh after all
+    x = jax.lax.optimization_barrier(x)  # else XLA reuses forward's tanh, and so saves it
     _, vjp = jax.vjp(partial(jax.nn.gelu, approximate=approximate), upcast(x))
     (dx,) = vjp(upcast(grad))
     return (dx.astype(x.dtype),)
@@ -259,12 +249,12 @@ remat_gelu.defvjp(lambda x, approximate: (remat_gelu(x, approximate), x), _remat
 
 
 def upcast(a: Array) -> Array:
-    """Return `a` in float32, or in float64 if it is."""
+    """Return `a` in at least float32."""
     return a.astype(jnp.promote_types(a.dtype, jnp.float32))
 
 
 def cudnn_attention(q: Array, k: Array, v: Array) -> Array:
-    """Return `causal_attention` by cuDNN, or the plain one for sizes that cuDNN has not."""
+    """Return `causal_attention` from cuDNN, or the plain one for sizes that cuDNN lacks."""
     T, hs = q.shape[1], q.shape[3]
     if T % 2 or hs % 8 or hs > 128:
         return causal_attention(q, k, v)
@@ -273,11 +263,10 @@ def cudnn_attention(q: Array, k: Array, v: Array) -> Array:
 
 @jax.custom_vjp
 def blockwise_attention(q: Array, k: Array, v: Array) -> Array:
-    """Return `causal_attention`, a block of queries at a time, and keep no scores for backward.
+    """Return `causal_attention`, computed by blocks of queries; backward recomputes the scores.
 
-    Dao et al. 2022, arXiv:2205.14135, without the blocks that the mask hides as a whole. The
-    gradients recompute the scores by blocks of keys: products that equal the forward pass's would
-    be kept by XLA, 200 MB a layer at T=1024, and not recomputed.
+    Dao et al. 2022, arXiv:2205.14135, without the blocks that are masked as a whole. Backward goes
+    by blocks of keys: XLA would save, not recompute, products that also occur in forward.
     """
     y, _ = _blockwise_attention_forward(q, k, v)
     return y
@@ -301,7 +290,7 @@ def _blockwise_attention_backward(
     delta = (dy_scaled * y).sum(axis=-1, keepdims=True)
     dq, dk, dv = jnp.zeros_like(row_sum, shape=q.shape), [], []
     for keys in query_blocks(q.shape[2]):
-        rows = slice(keys.start, None)  # the queries that see these keys
+        rows = slice(keys.start, None)  # the queries that attend to these keys
         dq_rows, dk_block, dv_block = attention_block_backward(
             *(q[:, :, rows], k[:, :, keys], v[:, :, keys]),
             *(a[:, :, rows] for a in (row_max, dy_scaled, delta)),
@@ -317,27 +306,27 @@ blockwise_attention.defvjp(_blockwise_attention_forward, _blockwise_attention_ba
 
 
 def swap_time_and_heads(a: Array) -> Array:
-    """Return `(B, T, nh, hs)` as `(B, nh, T, hs)`, and the reverse."""
+    """Transpose `(B, T, nh, hs)` to `(B, nh, T, hs)`, and back."""
     return jnp.swapaxes(a, 1, 2)
 
 
 def query_blocks(length: int) -> list[slice]:
-    """Return the blocks of `length` positions: four, or fewer of `BLOCK_ROWS`."""
+    """Return four blocks of `length` positions, or fewer of `BLOCK_ROWS` each."""
     size = max(BLOCK_ROWS, -(-length // 4))
     return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
 
 def causal_scores(q: Array, k: Array, diagonal: int) -> Array:
-    """Return q k^T / sqrt(hs), `(B, nh, R, S)`, where row r may see keys up to r + `diagonal`."""
+    """Return q k^T / sqrt(hs), `(B, nh, R, S)`; row r attends to keys up to r + `diagonal`."""
     R, S, hs = q.shape[2], k.shape[2], q.shape[3]
     scores = matmul(q, transpose_contiguous(k)) / math.sqrt(hs)
     return jnp.where(jnp.tri(R, S, diagonal, dtype=bool), scores, -jnp.inf)
 
 
 def attention_block_forward(q: Array, k: Array, v: Array) -> tuple[Array, Array, Array]:
-    """Return attention of the queries of the last R positions to all S: `(B, nh, R, hs)`.
+    """Return the attention of the last R of S positions, `(B, nh, R, hs)`.
 
-    And of each row the largest score and the sum of the softmax's terms, `(B, nh, R, 1)`.
+    And for backward each row's maximum score and softmax denominator, `(B, nh, R, 1)`.
     """
     scores = causal_scores(q, k, k.shape[2] - q.shape[2])
     row_max = scores.max(axis=-1, keepdims=True)
@@ -350,18 +339,17 @@ def attention_block_forward(q: Array, k: Array, v: Array) -> tuple[Array, Array,
 def attention_block_backward(
     q: Array, k: Array, v: Array, row_max: Array, dy_scaled: Array, delta: Array
 ) -> tuple[Array, Array, Array]:
-    """Return the gradients of q, k and v for R queries, the first of which are at the S keys.
+    """Return the gradients of q, k and v for S keys and R queries; both start at one position.
 
-    `dy_scaled` is the gradient of attention over `row_sum`, `(B, nh, R, hs)`, and `delta` the row
-    sums of `dy_scaled` times attention, `(B, nh, R, 1)`.
+    `dy_scaled` is the gradient of y over `row_sum`, `(B, nh, R, hs)`, and `delta` the row sums of
+    `dy_scaled * y`, `(B, nh, R, 1)`.
     """
     scores = causal_scores(q, k, 0)
     exp_scores = jnp.exp(scores - row_max)
     dy_scaled = dy_scaled.astype(q.dtype)
     dv = matmul(transpose_contiguous(exp_scores.astype(q.dtype)), dy_scaled)
-    d_scores = (
-        exp_scores * (matmul(dy_scaled, transpose_contiguous(v)) - delta) / math.sqrt(q.shape[3])
-    )
+    d_weights = matmul(dy_scaled, transpose_contiguous(v))
+    d_scores = exp_scores * (d_weights - delta) / math.sqrt(q.shape[3])
     d_scores = d_scores.astype(q.dtype)
     return matmul(d_scores, k), matmul(transpose_contiguous(d_scores), q), dv
 
@@ -370,12 +358,12 @@ def attention_block_backward(
 def chunked_cross_entropy(
     x: Array, weight: Array, targets: Array, vocab_size: int, dtype: DTypeLike
 ) -> Array:
-    """Return `cross_entropy` of the logits x weight^T, the first `vocab_size` of each row.
+    """Return `cross_entropy` of the logits x weight^T, without those that pad the vocabulary.
 
-    Fused linear layer and cross-entropy, for a chunk of rows at a time. `x` is `(N, C)`, `weight`
-    `(padded V, C)`, `targets` `(N,)`; the product is in `dtype`. The gradients are computed in the
-    forward pass from a chunk's logits, so that neither the logits of a batch nor their gradients,
-    206 MB each, are ever in memory as a whole.
+    `x` is `(N, C)`, `weight` `(padded V, C)`, `targets` `(N,)`; the product is in `dtype`. Fused
+    linear layer and cross-entropy, one chunk of rows at a time. The forward pass computes the
+    gradients, too, from each chunk's logits. So neither the logits of the whole batch nor their
+    gradients are ever in memory.
     """
     loss, _ = _chunked_cross_entropy_forward(x, weight, targets, vocab_size, dtype)
     return loss
@@ -384,7 +372,7 @@ def chunked_cross_entropy(
 def _chunked_cross_entropy_forward(
     x: Array, weight: Array, targets: Array, vocab_size: int, dtype: DTypeLike
 ) -> tuple[Array, tuple[Array, Array]]:
-    # By `scan`: XLA would begin all chunks of an unrolled loop before it ends the first.
+    # A `scan`: of an unrolled loop XLA would start all chunks before it finishes the first.
     count, x, w = len(x), x.astype(dtype), weight.astype(dtype)
     w_transpose, sum_dtype = transpose_contiguous(w), jnp.promote_types(weight.dtype, jnp.float32)
 
@@ -413,18 +401,14 @@ def _chunked_cross_entropy_forward(
     return loss / count, (jnp.concatenate(dx), d_weight.astype(weight.dtype))
 
 
-def _chunked_cross_entropy_backward(
-    vocab_size: int, dtype: DTypeLike, grads: tuple[Array, Array], grad: Array
-) -> tuple[Array, Array, None]:
-    dx, d_weight = grads
-    return grad * dx, grad * d_weight, None
-
-
-chunked_cross_entropy.defvjp(_chunked_cross_entropy_forward, _chunked_cross_entropy_backward)
+chunked_cross_entropy.defvjp(
+    _chunked_cross_entropy_forward,
+    lambda vocab_size, dtype, grads, grad: (grad * grads[0], grad * grads[1], None),
+)
 
 
 def row_losses(logits: Array, targets: Array) -> tuple[Array, Array]:
-    """Return -log p(target) of each row of `(R, V)` logits, and the gradients of each."""
+    """Return -log p(target) of each row of `(R, V)` logits, and its gradients."""
     target_logits = jnp.take_along_axis(logits, targets[:, None], axis=-1)
     maximum = logits.max(axis=-1, keepdims=True)
     exp_logits = jnp.exp(logits - maximum)

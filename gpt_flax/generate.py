@@ -33,11 +33,10 @@ from gpt_common.config import (
     StoppingOptions,
     round_up,
 )
-from gpt_common.exact import Float64GPT, Judge
+from gpt_common.exact import ExactSampler, Float64GPT
 from gpt_common.formats.registry import read_weights
 from gpt_common.hardware import processor
 from gpt_common.repl import prompt_tokens, run_prompts, texts
-from gpt_common.weights import Weights
 from gpt_flax.cache import Cache, cache_dtype, empty_cache, forward_cached
 from gpt_flax.device import enable_compilation_cache, resolve_dtype, select_device
 from gpt_flax.fast import (
@@ -57,23 +56,20 @@ from gpt_flax.weights import Params, from_hf, to_hf
 def load_model(
     checkpoint: Checkpoint, dtype: Dtype, ops: FastOps | None = None
 ) -> tuple[Params, GPT]:
-    """Return the checkpoint's weights on the device, and its model.
-
-    The model is a `FastGPT` where `ops` are given.
-    """
+    """Return the weights, on the device, and the model, a `FastGPT` if `ops` are given."""
     params = from_hf(checkpoint.weights, checkpoint.config, master_dtype(dtype))
     return params, create_model(checkpoint.config, ops, dtype)
 
 
 class DecodeState(NamedTuple):
-    """What a decoding step changes: each row's tokens to be read next, and what came before them.
+    """The tokens that the model reads next, and the cache of those that it has read.
 
-    `tokens` stand at `positions`, both `(R, T)`: T is that of the prompts, then 1.
+    `tokens` are at `positions`, both `(R, T)`: in `prefill` T is the prompts' length, then 1.
     """
 
     tokens: Array
     positions: Array
-    seen: Array | None  # (R, V), where repetition is penalized
+    seen: Array | None  # (R, V), for the repetition penalty
     cache: Cache
 
 
@@ -89,13 +85,13 @@ def generate(
 ) -> list[Completion]:
     """Return `num_samples` continuations of each prompt, a list of tokens of any length.
 
-    A continuation depends on its prompt, its number and the options, not on what is beside it; with
-    `exact`, not on rounding either: draws that are close are decided in float64. Raises
-    `InputError` where the model cannot make it, as past its `block_size`.
+    A continuation depends on its prompt, its number and the options, not on the rest of the batch;
+    with `exact`, not on rounding either: borderline tokens are sampled again in float64. Raises
+    `InputError` for what the model cannot continue, as past its `block_size`.
     """
     sampling, stopping = sampling or SamplingOptions(), stopping or StoppingOptions()
     completions = start_completions(prompts, num_samples, sampling, stopping, model.config)
-    weights = partial(master_weights, params, model)
+    weights = partial(to_hf, params, model.config)
     float64 = Float64GPT(model.config, weights, dtype) if exact else None
     for _ in generate_stream(params, model, completions, sampling, dtype, float64):
         pass
@@ -110,19 +106,19 @@ def generate_stream(
     dtype: Dtype,
     exact: Float64GPT | None = None,
 ) -> Iterator[None]:
-    """Continue until all have ended; yield after each few tokens, which the caller may show."""
-    block_size, longest = model.config.block_size, max(c.length for c in completions)
-    seed, options = sampling.seed, replace(sampling, seed=0)  # so that no seed is compiled anew
-    judge = exact and Judge(exact, sampling, partial(sample_arrays, options))
-    add = judge.add_chunk if judge else add_chunk
+    """Continue until all have finished; yield after every few tokens, for the caller to show."""
+    block_size, longest = model.config.block_size, max(c.max_length for c in completions)
+    seed, options = sampling.seed, replace(sampling, seed=0)  # else each seed would compile
+    exact_sampler = exact and ExactSampler(exact, sampling, partial(sample_arrays, options))
+    add = exact_sampler.add_chunk if exact_sampler else add_chunk
     state = None
     while steps := next_chunk_length(completions, block_size):
-        draws = next_uniforms(seed, completions, steps)
+        uniforms = next_uniforms(seed, completions, steps)
         if state is None or is_context_full(completions, block_size):
             length = min(round_up(longest, 64), block_size)
-            state, chunk = prefill(params, model, completions, length, draws, options, dtype)
+            state, chunk = prefill(params, model, completions, length, uniforms, options, dtype)
         else:
-            state, chunk = decode(params, model, state, draws, options, dtype)
+            state, chunk = decode(params, model, state, uniforms, options, dtype)
         if add(completions, chunk):
             state = rewind(state, completions)
         yield
@@ -133,13 +129,13 @@ def prefill(
     model: GPT,
     completions: list[Completion],
     length: int,
-    draws: np.ndarray,
+    uniforms: np.ndarray,
     sampling: SamplingOptions,
     dtype: Dtype,
 ) -> tuple[DecodeState, SampledTokens]:
-    """Read the tokens so far, and draw one for each row; the cache takes `length` tokens.
+    """Read the tokens so far, and sample one for each row; the cache is for `length` tokens.
 
-    Prompts are compiled for lengths of 8, 16, 32 and so on, not for each length.
+    Prompts are padded to 8, 16, 32, ... tokens, so that not every length compiles.
     """
     tokens, lengths = pad_inputs(completions, model.config.block_size)
     T = tokens.shape[1]
@@ -148,19 +144,10 @@ def prefill(
     seen = None
     if sampling.repetition_penalty != 1:
         seen = seen_tokens(completions, model.config.vocab_size)
+    static_args = {"model": model, "length": length, "sampling": sampling, "dtype": dtype}
     with jax.enable_x64(True):
-        state, drawn = prefill_step(
-            params,
-            tokens,
-            lengths,
-            seen,
-            draws[:, 0],
-            model=model,
-            length=length,
-            sampling=sampling,
-            dtype=dtype,
-        )
-    return state, SampledTokens(*(np.asarray(column)[None] for column in drawn))
+        state, sampled = prefill_step(params, tokens, lengths, seen, uniforms[:, 0], **static_args)
+    return state, SampledTokens(*(np.asarray(column)[None] for column in sampled))
 
 
 @partial(jax.jit, static_argnames=("model", "length", "sampling", "dtype"))
@@ -169,14 +156,14 @@ def prefill_step(
     tokens: Array,
     lengths: Array,
     seen: Array | None,
-    draw: Array,
+    uniform: Array,
     *,
     model: GPT,
     length: int,
     sampling: SamplingOptions,
     dtype: Dtype,
 ) -> tuple[DecodeState, tuple[Array, Array, Array]]:
-    """Read the first tokens, and draw one for each row."""
+    """Read padded prompts, and sample a token for each row: the compiled `prefill`."""
     R, T = tokens.shape
     compute = jnp.bfloat16 if dtype == "bfloat16" else params["wte"]["embedding"].dtype
     cache = empty_cache(model.config, R, length, cache_dtype(jax.default_backend(), compute))
@@ -184,25 +171,25 @@ def prefill_step(
     state = DecodeState(tokens, positions, seen, cache)
     logits, cache = next_logits(params, model, state, lengths - 1, dtype)
     state = state._replace(positions=lengths[:, None] - 1, cache=cache)
-    return advance(state, logits, draw, sampling)
+    return sample_next(state, logits, uniform, sampling)
 
 
 def decode(
     params: Params,
     model: GPT,
     state: DecodeState,
-    draws: np.ndarray,
+    uniforms: np.ndarray,
     sampling: SamplingOptions,
     dtype: Dtype,
 ) -> tuple[DecodeState, SampledTokens]:
-    """Draw a token for each of the `draws` `(R, steps)`; the old state is gone."""
-    steps = draws.shape[1]
-    draws = np.pad(draws, ((0, 0), (0, CHUNK - steps)))
-    small = is_small_batch(jax.default_backend(), len(draws), dtype)
+    """Sample a token for each of the `uniforms` `(R, steps)`; the old state is donated."""
+    steps = uniforms.shape[1]
+    uniforms = np.pad(uniforms, ((0, 0), (0, CHUNK - steps)))
+    small = is_small_batch(jax.default_backend(), len(uniforms), dtype)
     decode_fn = jit_decode_small_batch if small and isinstance(model, InferenceGPT) else jit_decode
     static_args = {"model": model, "sampling": sampling, "dtype": dtype}
     with jax.enable_x64(True):
-        state, chunk = decode_fn(params, state, steps, draws, **static_args)
+        state, chunk = decode_fn(params, state, steps, uniforms, **static_args)
     return state, SampledTokens(*(np.asarray(column)[:steps] for column in chunk))
 
 
@@ -210,21 +197,21 @@ def decode_steps(
     params: Params,
     state: DecodeState,
     steps: int,
-    draws: Array,
+    uniforms: Array,
     *,
     model: GPT,
     sampling: SamplingOptions,
     dtype: Dtype,
 ) -> tuple[DecodeState, tuple[Array, Array, Array]]:
-    """Run as one loop on the device, of `CHUNK` draws a row, the first `steps`."""
-    R = len(draws)
+    """Sample `steps` tokens, at most `CHUNK`, in a loop on the device: the compiled `decode`."""
+    R = len(uniforms)
     last = jnp.zeros(R, jnp.int64)
 
     def step(n: Array, carry: tuple) -> tuple:
         state, chunk = carry
         logits, cache = next_logits(params, model, state, last, dtype)
-        state, drawn = advance(state._replace(cache=cache), logits, draws[:, n], sampling)
-        return state, tuple(c.at[n].set(d) for c, d in zip(chunk, drawn, strict=True))
+        state, sampled = sample_next(state._replace(cache=cache), logits, uniforms[:, n], sampling)
+        return state, tuple(c.at[n].set(d) for c, d in zip(chunk, sampled, strict=True))
 
     dtypes = (jnp.int64, jnp.float64, jnp.float64)
     chunk = tuple(jnp.zeros((CHUNK, R), dtype) for dtype in dtypes)
@@ -232,10 +219,7 @@ def decode_steps(
 
 
 jit_steps = partial(
-    jax.jit,
-    decode_steps,
-    static_argnames=("model", "sampling", "dtype"),
-    donate_argnames="state",
+    jax.jit, decode_steps, static_argnames=("model", "sampling", "dtype"), donate_argnames="state"
 )
 jit_decode = jit_steps()
 jit_decode_small_batch = jit_steps(compiler_options=small_batch_options(jax.__version_info__))
@@ -244,27 +228,27 @@ jit_decode_small_batch = jit_steps(compiler_options=small_batch_options(jax.__ve
 def next_logits(
     params: Params, model: GPT, state: DecodeState, last: Array, dtype: Dtype
 ) -> tuple[Array, Cache]:
-    """Return the logits `(R, V)` that follow the token at index `last` of the state's tokens."""
+    """Return the logits `(R, V)` that follow the token at index `last` `(R,)` of each row."""
     inputs = state.tokens, state.positions, last, state.cache
     with autocast(dtype):
         return model.apply({"params": params}, *inputs, method=forward_cached)  # type: ignore[return-value]
 
 
-def advance(
-    state: DecodeState, logits: Array, draws: Array, sampling: SamplingOptions
+def sample_next(
+    state: DecodeState, logits: Array, uniforms: Array, sampling: SamplingOptions
 ) -> tuple[DecodeState, tuple[Array, Array, Array]]:
-    """Draw a token for each row, and put it into the state, as the one to be read next."""
+    """Sample a token for each row, and make it the one that the model reads next."""
     length = state.cache[0].keys.shape[2]
-    drawn = sample(logits, draws, state.seen, sampling)
+    sampled = sample(logits, uniforms, state.seen, sampling)
     seen = state.seen
     if seen is not None:
-        seen = seen.at[jnp.arange(len(seen)), drawn[0]].set(True)
-    positions = jnp.minimum(state.positions + 1, length - 1)  # of rows that have ended
-    return DecodeState(drawn[0][:, None], positions, seen, state.cache), drawn
+        seen = seen.at[jnp.arange(len(seen)), sampled[0]].set(True)
+    positions = jnp.minimum(state.positions + 1, length - 1)  # where finished rows stay
+    return DecodeState(sampled[0][:, None], positions, seen, state.cache), sampled
 
 
 def rewind(state: DecodeState, completions: Sequence[Completion]) -> DecodeState:
-    """Return the state in which each row's last token is to be read next, as some were changed."""
+    """Return the state that goes on from each row's last token, after some have been replaced."""
     length = state.cache[0].keys.shape[2]
     tokens, positions = last_tokens(completions, length)
     with jax.enable_x64(True):
@@ -282,14 +266,9 @@ def generate_texts(
     stopping: StoppingOptions,
     dtype: Dtype,
 ) -> list[str]:
-    """Return the prompt and its continuations as texts."""
+    """Return the continuations of a prompt as texts, which begin with it."""
     prompts = [prompt_tokens(prompt)]
     return texts(generate(params, model, prompts, sampling, stopping, prompt.count, dtype))
-
-
-def master_weights(params: Params, model: GPT) -> Weights:
-    """Return the weights of a model, also of an `InferenceGPT`, under Hugging Face's names."""
-    return to_hf(params, model.config)
 
 
 def main() -> None:

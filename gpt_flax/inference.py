@@ -1,4 +1,4 @@
-"""`InferenceGPT`: weights to generate with, in the type that computes and a head of their own."""
+"""`InferenceGPT`: a model for generation, its weights cast once and its head untied."""
 
 from typing import NewType
 
@@ -17,7 +17,7 @@ InferenceParams = NewType("InferenceParams", Params)  # of an `InferenceGPT`
 
 
 class InferenceGPT(FastGPT):
-    """A GPT-2 to generate with, not to train: `prepare_for_inference` makes its parameters."""
+    """A GPT-2 for generation, which cannot be trained; `prepare_for_inference` creates it."""
 
     def setup(self) -> None:
         super().setup()
@@ -25,7 +25,7 @@ class InferenceGPT(FastGPT):
         self.lm_head = self.param("lm_head", normal(INITIAL_STD), shape)
 
     def head(self, x: Array) -> Array:
-        """Norm the residual stream `(..., C)`, and return its logits `(..., V)`."""
+        """Return the logits `(..., V)` of the residual stream `(..., C)`, after its last norm."""
         x, lm_head = self.ln_f(x).astype(self.dtype), self.lm_head.astype(self.dtype)
         logits = matmul(x, lm_head) if self.ops.dense_2d else x @ lm_head
         return logits[..., : self.config.vocab_size].astype(self.wte.embedding.dtype)
@@ -36,8 +36,8 @@ def prepare_for_inference(
 ) -> tuple[InferenceParams, InferenceGPT]:
     """Return the same weights and a model for `generate`, which computes in `dtype`.
 
-    Weights are cast once and not at each step, and the head is transposed, as the kernels are.
-    Weights that need no copy are shared. They cannot be trained.
+    Weights are cast once, not in each step, and the head is transposed, to `(in, out)` as kernels
+    are. Weights that need no copy are shared.
     """
     compute = jnp.bfloat16 if dtype == "bfloat16" else params["wte"]["embedding"].dtype
 

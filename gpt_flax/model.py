@@ -15,14 +15,14 @@ from gpt_common.config import LAYER_NORM_EPSILON, GPTConfig
 from gpt_common.errors import InputError
 from gpt_common.initialization import INITIAL_STD, residual_std
 
-# Maps the queries, keys and values of a layer, each (B, T, nh, hs), to (B, T, nh, hs).
+# From the queries, keys and values of a layer, each (B, T, nh, hs), to (B, T, nh, hs).
 Attention = Callable[[Array, Array, Array], Array]
 
 
 def causal_attention(q: Array, k: Array, v: Array) -> Array:
-    """Return softmax(q k^T / sqrt(hs)) v, in which no position sees a later one.
+    """Return softmax(q k^T / sqrt(hs)) v, where no position attends to a later one.
 
-    Vaswani et al. 2017, arXiv:1706.03762, eq. 1. That of `jax.nn` has no softmax in float64.
+    Vaswani et al. 2017, arXiv:1706.03762, eq. 1. `jax.nn` has one without a float64 softmax.
     """
     dtype = jnp.promote_types(q.dtype, jnp.float32)
     scores = jnp.einsum("bthd,bshd->bhts", q, k, preferred_element_type=dtype)
@@ -33,7 +33,7 @@ def causal_attention(q: Array, k: Array, v: Array) -> Array:
 
 
 class CausalSelfAttention(nn.Module):
-    """Multi-head attention: each position attends to itself and to earlier ones."""
+    """Multi-head attention of each position to itself and to earlier ones."""
 
     config: GPTConfig
 
@@ -46,7 +46,7 @@ class CausalSelfAttention(nn.Module):
         """Map `(B, T, C)` to `(B, T, C)`."""
         B, T, C = x.shape
         qkv = self.c_attn(x).reshape(B, T, 3, self.config.n_head, C // self.config.n_head)
-        q, k, v = jnp.unstack(qkv, axis=2)  # (B, T, nh, hs): jax puts the heads after the time
+        q, k, v = jnp.unstack(qkv, axis=2)  # (B, T, nh, hs): jax wants time before heads
         y = attention(q, k, v)  # (B, T, nh, hs)
         return self.c_proj(y.reshape(B, T, C))
 
@@ -68,7 +68,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each normalizing its input and added to the residual stream."""
+    """Attention, then an MLP: each normalizes its input and adds to the residual stream."""
 
     config: GPTConfig
 
@@ -92,16 +92,16 @@ class GPT(nn.Module):
     def setup(self) -> None:
         config = self.config
 
-        def padded(*args: Any) -> Array:  # with rows of zeros that pad the vocabulary
+        def wte_init(*args: Any) -> Array:  # with zeros in the rows that pad the vocabulary
             return normal(INITIAL_STD)(*args).at[config.vocab_size :].set(0)
 
-        self.wte = nn.Embed(config.padded_vocab_size, config.n_embd, embedding_init=padded)
+        self.wte = nn.Embed(config.padded_vocab_size, config.n_embd, embedding_init=wte_init)
         self.wpe = nn.Embed(config.block_size, config.n_embd, embedding_init=normal(INITIAL_STD))
         self.h = [Block(config) for _ in range(config.n_layer)]
         self.ln_f = layer_norm(config)
 
     def __call__(self, tokens: Array, targets: Array | None = None) -> tuple[Array, Array | None]:
-        """Return logits `(B, T, V)` and, where targets are given, the mean cross-entropy in nats.
+        """Return logits `(B, T, V)` and, given targets, the mean cross-entropy in nats.
 
         `tokens` and `targets` are `(B, T)` integers. Raises `InputError` for T above `block_size`.
         """
@@ -109,7 +109,7 @@ class GPT(nn.Module):
         return logits, None if targets is None else cross_entropy(logits, targets)
 
     def loss(self, tokens: Array, targets: Array) -> Array:
-        """Return the mean cross-entropy in nats: what training needs, and `FastGPT` replaces."""
+        """Return the mean cross-entropy in nats; training calls this, `FastGPT` overrides it."""
         return cross_entropy(self.head(self.hidden(tokens)), targets)
 
     def hidden(
@@ -120,7 +120,7 @@ class GPT(nn.Module):
     ) -> Array:
         """Return the residual stream `(B, T, C)` after the last block.
 
-        A cache says at which `positions` `(B, T)` the tokens are, and how each layer attends.
+        A key-value cache sets the `positions` `(B, T)` of the tokens and each layer's attention.
         """
         T = tokens.shape[1]
         if T > self.config.block_size:
@@ -134,9 +134,9 @@ class GPT(nn.Module):
         return x
 
     def head(self, x: Array) -> Array:
-        """Norm the residual stream `(..., C)`, and return its logits `(..., V)`."""
+        """Return the logits `(..., V)` of the residual stream `(..., C)`, after its last norm."""
         logits = self.wte.attend(self.ln_f(x))[..., : self.config.vocab_size]
-        return logits.astype(self.wte.embedding.dtype)  # a bfloat16 softmax would be too coarse
+        return logits.astype(self.wte.embedding.dtype)  # for a softmax in at least float32
 
 
 def cross_entropy(logits: Array, targets: Array) -> Array:
@@ -145,10 +145,10 @@ def cross_entropy(logits: Array, targets: Array) -> Array:
 
 
 def linear(features: int, std: float, bias: bool) -> nn.Dense:
-    """Return a linear layer with a normal kernel `(in, out)` and, if any, a bias of zeros."""
+    """Return a linear layer with normal weights `(in, out)` and a zero bias, if any."""
     return nn.Dense(features, use_bias=bias, kernel_init=normal(std))
 
 
 def layer_norm(config: GPTConfig) -> nn.LayerNorm:
-    """Return a norm over C; Linen's own fast variance, E[x^2] - E[x]^2, loses digits."""
+    """Return a LayerNorm over C. Linen's fast variance, E[x^2] - E[x]^2, is less precise."""
     return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_bias=config.bias, use_fast_variance=False)

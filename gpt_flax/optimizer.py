@@ -1,4 +1,4 @@
-"""AdamW: decay groups, clipping, and its state under Hugging Face's names."""
+"""AdamW: weight decay, clipping, and its state under Hugging Face's names."""
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,9 @@ def has_weight_decay(parameter: Array) -> bool:
 
 
 def create_optimizer(options: OptimizerOptions) -> optax.GradientTransformation:
-    """Return AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) with its two decay groups.
+    """Return AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) with weight decay of matrices only.
 
-    Its learning rate is 1: each training step scales the update by its own.
+    Its learning rate is 1: each training step scales the update by the step's learning rate.
     """
     return optax.adamw(
         learning_rate=1.0,
@@ -41,7 +41,7 @@ def global_norm(gradients: Params) -> Array:
 def clip_by_global_norm(gradients: Params, max_norm: float) -> tuple[Params, Array]:
     """Return gradients scaled to a global norm of at most `max_norm`, and the norm before.
 
-    With `max_norm` 0 nothing is scaled.
+    `max_norm` 0 turns clipping off.
     """
     norm = global_norm(gradients)
     if max_norm > 0:
@@ -58,10 +58,7 @@ def clip_and_update(
     learning_rate: float,
     max_norm: float,
 ) -> tuple[Params, optax.OptState, Array]:
-    """Return parameters and AdamW's state after an update by the clipped gradients.
-
-    And the gradient norm before clipping.
-    """
+    """Return the parameters and AdamW's state after the update, and the norm before clipping."""
     gradients, norm = clip_by_global_norm(gradients, max_norm)
     updates, opt_state = optimizer.update(gradients, opt_state, params)
     params = jax.tree.map(lambda p, u: p + learning_rate * u, params, updates)
@@ -78,7 +75,7 @@ def state_to_hf(opt_state: optax.OptState, config: GPTConfig) -> tuple[Weights, 
 def restore_state(
     opt_state: optax.OptState, config: GPTConfig, training: TrainingState
 ) -> optax.OptState:
-    """Return AdamW's state with the moments and AdamW's step of a checkpoint."""
+    """Return AdamW's state with the moments and the step of a checkpoint."""
     step = training.optimizer_step_at(training.step)
     dtype = jax.tree.leaves(optax.tree.get(opt_state, "mu"))[0].dtype
     return optax.tree.set(

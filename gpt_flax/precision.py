@@ -1,4 +1,4 @@
-"""In which types weights are kept, and matrix products computed."""
+"""The dtype of the weights, and that of matrix products."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -20,15 +20,15 @@ DTYPES: dict[Dtype, DTypeLike] = {
 
 
 def master_dtype(dtype: DtypeOption) -> jnp.dtype:
-    """Return the type of weights and moments: float64 if asked for, else float32."""
+    """Return the dtype of weights and moments: float64 for `--dtype float64`, else float32."""
     return jnp.dtype(jnp.float64 if dtype == "float64" else jnp.float32)
 
 
 def autocast(dtype: Dtype) -> AbstractContextManager:
-    """Return the context in which matrix products compute in bfloat16, where `dtype` is that.
+    """Return a context in which matrix products compute in bfloat16, if `dtype` is bfloat16.
 
-    Flax has no `torch.autocast`: this one gives Linen's layers their `dtype` as they are called.
-    Enter it inside the function that is compiled: `jit` does not see it.
+    Flax has no `torch.autocast`: this context gives Linen's layers their `dtype` at each call.
+    Enter it inside the jitted function: `jit` does not know that it is part of the function.
     """
     return nn.intercept_methods(in_bfloat16) if dtype == "bfloat16" else nullcontext()
 
@@ -36,7 +36,7 @@ def autocast(dtype: Dtype) -> AbstractContextManager:
 def in_bfloat16(
     method: Callable[..., Any], args: tuple, kwargs: dict[str, Any], context: InterceptorContext
 ) -> Any:
-    """Call a method of Linen; with `dtype` bfloat16 where it multiplies by a weight."""
+    """Call a method of a Linen module, in bfloat16 if it multiplies by a weight."""
     layer, name = context.module, context.method_name
     multiplies = (isinstance(layer, nn.Dense) and name == "__call__") or name == "attend"
     if not multiplies or layer.dtype is not None:

@@ -1,6 +1,6 @@
-"""How a token is chosen from logits: inverse cumulative probability, in float64.
+"""Sampling the next token from its logits, by the inverse cumulative distribution in float64.
 
-Call it where jax has 64-bit types: `with jax.enable_x64(True)`.
+Call it with 64-bit types enabled: `with jax.enable_x64(True)`.
 """
 
 import math
@@ -16,10 +16,10 @@ from gpt_common.config import SamplingOptions
 
 
 class SortedTokens(NamedTuple):
-    """The most probable tokens of each row, by falling probability, ties by token id: `(R, K)`.
+    """The most probable tokens of each row, the most probable first, ties by token id: `(R, K)`.
 
-    `scores` are logits over the temperature, of one token more than may be drawn where there is
-    one; `weights` are probabilities over the first one's, and `cumulative` adds them up.
+    `scores` are logits over the temperature, and have one token more than can be sampled, if there
+    is one. `weights` are probabilities over the largest, and `cumulative` is their cumulative sum.
     """
 
     tokens: Array
@@ -29,38 +29,38 @@ class SortedTokens(NamedTuple):
 
 
 def sample(
-    logits: Array, draws: Array, seen: Array | None, options: SamplingOptions
+    logits: Array, uniforms: Array, seen: Array | None, options: SamplingOptions
 ) -> tuple[Array, Array, Array]:
-    """Return for each row of `logits` `(R, V)` a token, its log-probability and its margin, `(R,)`.
+    """Sample a token for each row of `logits` `(R, V)`; return it, its log-probability, its margin.
 
-    The uniform `draws` `(R,)` choose; `seen` `(R, V)` tells the tokens that have occurred. The
-    log-probability, in nats, is the model's own, before options change it. See `margin`.
+    `uniforms` `(R,)` are uniform samples in [0, 1); `seen` `(R, V)` marks the tokens that have
+    occurred. The log-probability, in nats, is that of the unmodified logits. See `margin`.
     """
     ordered = sort_tokens(penalize(logits, seen, options), options)
     last = cutoff_index(ordered, options)
     total = gather(ordered.cumulative, last)
-    below = (ordered.cumulative <= draws[:, None] * total).sum(-1, keepdims=True)
-    chosen = jnp.minimum(below, last)  # where rounding puts a draw of nearly 1 past the end
-    token = gather(ordered.tokens, chosen)
+    below = (ordered.cumulative <= uniforms[:, None] * total).sum(-1, keepdims=True)
+    index = jnp.minimum(below, last)  # rounding may put a uniform near 1 past the end
+    token = gather(ordered.tokens, index)
     logprob = gather(logits, token)[:, 0] - jax.nn.logsumexp(logits, -1)
     largest = jnp.abs(logits).max(-1).astype(jnp.float64)
-    close = margin(ordered, chosen, last, draws, options)
-    return token[:, 0], logprob.astype(jnp.float64), close / largest
+    error = margin(ordered, index, last, uniforms, options)
+    return token[:, 0], logprob.astype(jnp.float64), error / largest
 
 
 jit_sample = jax.jit(sample, static_argnames="options")
 
 
 def sample_arrays(
-    options: SamplingOptions, logits: np.ndarray, draws: np.ndarray, seen: np.ndarray | None
+    options: SamplingOptions, logits: np.ndarray, uniforms: np.ndarray, seen: np.ndarray | None
 ) -> SampledTokens:
-    """Return what `sample` does, of numpy arrays."""
+    """Call `sample` on numpy arrays."""
     with jax.enable_x64(True):
-        return SampledTokens(*map(np.asarray, jit_sample(logits, draws, seen, options)))
+        return SampledTokens(*map(np.asarray, jit_sample(logits, uniforms, seen, options)))
 
 
 def penalize(logits: Array, seen: Array | None, options: SamplingOptions) -> Array:
-    """Return logits with those of `seen` tokens lowered (Keskar et al. 2019, arXiv:1909.05858)."""
+    """Apply the repetition penalty to `seen` tokens (Keskar et al. 2019, arXiv:1909.05858)."""
     if seen is None:
         return logits
     penalty = options.repetition_penalty
@@ -69,7 +69,7 @@ def penalize(logits: Array, seen: Array | None, options: SamplingOptions) -> Arr
 
 
 def sort_tokens(logits: Array, options: SamplingOptions) -> SortedTokens:
-    """Return the tokens that temperature and `top_k` leave, in order."""
+    """Apply temperature and `top_k`, and return the remaining tokens, sorted."""
     V = logits.shape[-1]
     k = 1 if options.temperature == 0 else options.top_k or V
     values, tokens = top_k_tokens(logits, min(k + 1, V))
@@ -79,66 +79,68 @@ def sort_tokens(logits: Array, options: SamplingOptions) -> SortedTokens:
 
 
 def top_k_tokens(logits: Array, k: int) -> tuple[Array, Array]:
-    """Return the `k` largest logits of each row, falling, ties by token id, and their tokens."""
-    values, tokens = jax.lax.top_k(logits, k)  # of equal ones, the lower index first
+    """Return the `k` largest logits of each row, in descending order, and their tokens."""
+    values, tokens = jax.lax.top_k(logits, k)  # ties by index
     return values, tokens.astype(jnp.int64)
 
 
 def cutoff_index(ordered: SortedTokens, options: SamplingOptions) -> Array:
-    """Return the place of the last token that `top_p` and `min_p` leave, `(R, 1)`.
+    """Return the index of the last token that `top_p` and `min_p` keep, `(R, 1)`.
 
-    `top_p` (Holtzman et al. 2020, arXiv:1904.09751): tokens above which less than that share lies.
-    `min_p` (Nguyen et al. 2025, arXiv:2407.01082): as probable as that share of the first.
+    `top_p` (Holtzman et al. 2020, arXiv:1904.09751) keeps the fewest most probable tokens whose
+    probabilities add up to `top_p`. `min_p` (Nguyen et al. 2025, arXiv:2407.01082) keeps tokens of
+    at least `min_p` times the largest probability.
     """
     kept = (exclusive_cumulative(ordered) < options.top_p) & (ordered.weights >= options.min_p)
-    return jnp.maximum(kept.sum(-1, keepdims=True) - 1, 0)  # 0 also where logits are NaN
+    return jnp.maximum(kept.sum(-1, keepdims=True) - 1, 0)  # 0 also for NaN logits
 
 
 def exclusive_cumulative(ordered: SortedTokens) -> Array:
-    """Return the probability of all tokens that are more probable than each, `(R, K)`."""
+    """Return the cumulative probability of the tokens before each token, `(R, K)`."""
     return (ordered.cumulative - ordered.weights) / ordered.cumulative[:, -1:]
 
 
 def margin(
-    ordered: SortedTokens, chosen: Array, last: Array, draws: Array, options: SamplingOptions
+    ordered: SortedTokens, index: Array, last: Array, uniforms: Array, options: SamplingOptions
 ) -> Array:
-    """Return how far all logits may be off before a row's draw may take another token, `(R,)`.
+    """Return the largest error of all logits at which the same token is sampled, `(R,)`.
 
-    An error of e in each logit is at most d = e m / temperature in each score, where the penalty
-    multiplies by m at most. The odds c / (1 - c) of a cumulative probability then change at most by
-    a factor of exp(2 d), and two tokens change places where their scores are 2 d apart.
+    An error of e in each logit is at most d = e m / temperature in each score, where m is the
+    largest factor of the penalty. The odds c / (1 - c) of a cumulative probability then change at
+    most by a factor of exp(2 d), and two tokens swap if their scores are at most 2 d apart.
     """
     scores, cumulative = ordered.scores, ordered.cumulative
     end, total = scores.shape[-1] - 1, gather(cumulative, last)
-    weight, upper = gather(ordered.weights, chosen), gather(cumulative, chosen) / total
-    score = gather(scores, chosen)
-    before = gather(scores, jnp.maximum(chosen - 1, 0)) - score
-    after = score - gather(scores, jnp.minimum(chosen + 1, end))
-    moves = [
-        boundary_margin(upper, draws[:, None]),
-        boundary_margin(upper - weight / total, draws[:, None]),
-        jnp.where(chosen > 0, before, jnp.inf) / 2,
-        jnp.where(chosen < end, after, jnp.inf) / 2,
+    weight, upper = gather(ordered.weights, index), gather(cumulative, index) / total
+    score = gather(scores, index)
+    before = gather(scores, jnp.maximum(index - 1, 0)) - score
+    after = score - gather(scores, jnp.minimum(index + 1, end))
+    margins = [
+        boundary_margin(upper, uniforms[:, None]),
+        boundary_margin(upper - weight / total, uniforms[:, None]),
+        jnp.where(index > 0, before, jnp.inf) / 2,
+        jnp.where(index < end, after, jnp.inf) / 2,
     ]
-    edge = jnp.concatenate([last, jnp.minimum(last + 1, cumulative.shape[-1] - 1)], -1)
+    cutoff = jnp.concatenate([last, jnp.minimum(last + 1, cumulative.shape[-1] - 1)], -1)
     if options.top_p < 1:
-        moves.append(boundary_margin(gather(exclusive_cumulative(ordered), edge), options.top_p))
+        before_cutoff = gather(exclusive_cumulative(ordered), cutoff)
+        margins.append(boundary_margin(before_cutoff, options.top_p))
     if options.min_p > 0:
-        gaps = jnp.log(gather(ordered.weights, edge)) - math.log(options.min_p)
-        moves.append(jnp.abs(gaps) / 2)
+        gaps = jnp.log(gather(ordered.weights, cutoff)) - math.log(options.min_p)
+        margins.append(jnp.abs(gaps) / 2)
     penalty = max(options.repetition_penalty, 1 / options.repetition_penalty)
-    return jnp.concatenate(moves, -1).min(-1) * (options.temperature or 1.0) / penalty
+    return jnp.concatenate(margins, -1).min(-1) * (options.temperature or 1.0) / penalty
 
 
-def boundary_margin(share: Array, target: Array | float) -> Array:
-    """Return the error in each score that may move a cumulative probability onto a target.
+def boundary_margin(cumulative: Array, boundary: Array | float) -> Array:
+    """Return the error of each score that may move a cumulative probability to a boundary.
 
-    That is half the logarithm of the ratio of their odds.
+    It is half the logarithm of the ratio of their odds.
     """
-    odds = (target - share) / (share * (1 - target))  # the ratio less 1
-    return jnp.where(share > 0, jnp.abs(jnp.log1p(odds)) / 2, jnp.inf)
+    odds = (boundary - cumulative) / (cumulative * (1 - boundary))  # their ratio, minus 1
+    return jnp.where(cumulative > 0, jnp.abs(jnp.log1p(odds)) / 2, jnp.inf)
 
 
-def gather(values: Array, places: Array) -> Array:
-    """Return the values of each row at some places: torch's `gather` along the last axis."""
-    return jnp.take_along_axis(values, places, -1)
+def gather(values: Array, indices: Array) -> Array:
+    """Return the values of each row at `indices`, as `torch.gather` does along the last axis."""
+    return jnp.take_along_axis(values, indices, -1)

@@ -16,24 +16,21 @@ from gpt_common.config import Dtype, TrainConfig
 from gpt_common.data import BatchLoader
 from gpt_common.formats.registry import read_weights
 from gpt_common.hardware import processor, tune_malloc
-from gpt_common.run import SMALLER, Run, parse_train_config, start_run
+from gpt_common.resume import parse_train_config
+from gpt_common.run import MEMORY_OPTIONS, Run, start_run
+from gpt_common.run_folder import step_folder
 from gpt_common.schedule import learning_rate
 from gpt_flax.device import enable_compilation_cache, resolve_dtype, select_device
 from gpt_flax.fast import FastOps, choose_fast_ops, create_model, train_step_options
 from gpt_flax.generate import generate_texts
 from gpt_flax.model import GPT
-from gpt_flax.optimizer import (
-    clip_and_update,
-    create_optimizer,
-    restore_state,
-    state_to_hf,
-)
+from gpt_flax.optimizer import clip_and_update, create_optimizer, restore_state, state_to_hf
 from gpt_flax.precision import autocast, master_dtype
 from gpt_flax.weights import Params, from_hf, to_hf
 
 
 class TrainState(NamedTuple):
-    """What a training step changes."""
+    """What a training step updates."""
 
     params: Params
     opt_state: optax.OptState
@@ -42,7 +39,7 @@ class TrainState(NamedTuple):
 def create_state(
     start: Checkpoint, config: TrainConfig, optimizer: optax.GradientTransformation
 ) -> TrainState:
-    """Return the state that a run starts from, or goes on from, on the device."""
+    """Return the state at the start of a run, or of a resumed run, on the device."""
     params = from_hf(start.weights, start.config, master_dtype(config.runtime.dtype))
     opt_state = optimizer.init(params)
     if start.training:
@@ -79,7 +76,7 @@ def train_step(
     def accumulate(total: tuple[Array, Params], micro: tuple[Array, Array]) -> tuple:
         return optax.tree.add(total, value_and_grad(state.params, *micro)), None
 
-    # Not by `eval_shape`, which would trace the model once more: a second of each start.
+    # Their dtypes are known; `eval_shape` would trace the model once more.
     zeros = jnp.zeros((), optax.tree.dtype(state.params)), optax.tree.zeros_like(state.params)
     (loss, gradients), _ = jax.lax.scan(accumulate, zeros, (x, y))
     params, opt_state, norm = clip_and_update(
@@ -90,7 +87,7 @@ def train_step(
 
 @cache
 def compile_train_step(ops: FastOps | None) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
-    """Return `train_step`, compiled at its first call; it donates the old state's memory."""
+    """Return `train_step`, compiled at the first call; it donates the old state's buffers."""
     return jax.jit(
         train_step,
         static_argnames=("model", "optimizer", "grad_clip", "dtype"),
@@ -101,7 +98,7 @@ def compile_train_step(ops: FastOps | None) -> Callable[..., tuple[TrainState, d
 
 @partial(jax.jit, static_argnames=("model", "dtype"))
 def eval_step(params: Params, x: Array, y: Array, *, model: GPT, dtype: Dtype) -> Array:
-    """Return the loss of one batch."""
+    """Return the loss of a batch, compiled."""
     return loss_fn(params, model, x, y, dtype)
 
 
@@ -113,7 +110,7 @@ def evaluate(
     dtype: Dtype,
     stopped: Callable[[], bool] = lambda: False,
 ) -> float | None:
-    """Return the mean loss over the first `steps` batches of a loader; None where `stopped()`."""
+    """Return the mean loss over a loader's first `steps` batches, or None once `stopped()`."""
     loader.restore({"position": 0})
     losses = []
     for _ in range(steps):
@@ -130,42 +127,48 @@ def save(run: Run, state: TrainState, step: int) -> Path:
     return run.save(step, weights, *state_to_hf(state.opt_state, config))
 
 
+def after_step(run: Run, state: TrainState, step: int, dtype: Dtype, model: GPT) -> bool:
+    """Evaluate, save and sample if due after `step` updates; return whether the run should stop."""
+    output, stop = run.config.output, run.stopped()
+    if run.val_loader and not stop and run.is_due(output.eval_every, step):
+        run.log.flush()
+        batches = run.val_loader, output.eval_steps
+        val_loss = evaluate(state.params, model, *batches, dtype, run.stopped)
+        if val_loss is None:
+            stop = True
+        else:
+            run.log.evaluation(step, val_loss)
+    if stop or run.is_due(output.checkpoint_every, step):
+        save(run, state, step)
+    if run.samples and not stop and run.is_due(output.sample_every, step):
+        run.log.flush()
+        run.log.samples(step, generate_texts(state.params, model, *run.samples, dtype))
+    return stop
+
+
 def train(config: TrainConfig) -> Path:
-    """Train as `config` says, or until a signal stops it; return the last checkpoint's folder."""
-    dtype = resolve_dtype(config.runtime.dtype, config.runtime.device)
-    config, options, output = config.with_dtype(dtype), config.optimizer, config.output
-    device = select_device(config.runtime.device, dtype)
-    fast = config.runtime.fast_ops
-    ops = choose_fast_ops(device.platform, dtype, processor()) if fast else None
-    run = start_run(config, "flax", device.platform, read_weights)
+    """Train until the last step or until a signal; return the folder of the last checkpoint."""
+    runtime, options = config.runtime, config.optimizer
+    dtype = resolve_dtype(runtime.dtype, runtime.device)
+    device = select_device(runtime.device, dtype)
+    ops = None
+    if runtime.fast_ops:
+        ops = choose_fast_ops(device.platform, dtype, processor())
+    run = start_run(config.with_dtype(dtype), "flax", device.platform, read_weights)
     model, optimizer = create_model(run.start.config, ops, dtype), create_optimizer(options)
+    state = create_state(run.start, run.config, optimizer)
     static_args = {"model": model, "optimizer": optimizer, "dtype": dtype}
     step_fn = partial(compile_train_step(ops), grad_clip=options.grad_clip, **static_args)
-    state = create_state(run.start, config, optimizer)
-    log = run.log
     with run:
         for step in range(run.first_step, options.steps):
             x, y = run.next_batches()
             rate = learning_rate(step, options)
             state, metrics = step_fn(state, x, y, rate)
-            log.step(step, rate, metrics)
+            run.log.step(step, rate, metrics)
             run.remove_older()
-            done, stop = step + 1, run.stopped()
-            if run.val_loader and not stop and run.is_due(output.eval_every, done):
-                log.flush()
-                loader, batches = run.val_loader, output.eval_steps
-                val_loss = evaluate(state.params, model, loader, batches, dtype, run.stopped)
-                stop = val_loss is None
-                if val_loss is not None:
-                    log.evaluation(done, val_loss)
-            if stop or run.is_due(output.checkpoint_every, done):
-                saved = save(run, state, done)
-            if run.samples and not stop and run.is_due(output.sample_every, done):
-                log.flush()
-                log.samples(done, generate_texts(state.params, model, *run.samples, dtype))
-            if stop:
+            if after_step(run, state, step + 1, dtype, model):
                 break
-    return saved
+    return step_folder(run.folder, step + 1)
 
 
 def main() -> None:
@@ -178,4 +181,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, SMALLER)
+    cli.run(main, MEMORY_OPTIONS)

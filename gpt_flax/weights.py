@@ -12,7 +12,7 @@ from gpt_common.weights import EMBEDDING, Weights, in_model
 
 Params = dict[str, Any]
 
-# Hugging Face name -> Flax path. Linen's kernels are (in, out), as Hugging Face's are.
+# Hugging Face name -> Flax path. Linen's kernels are (in, out), as in GPT-2's files.
 TABLE = {
     "transformer.wte.weight": "wte/embedding",
     "transformer.wpe.weight": "wpe/embedding",
@@ -36,7 +36,7 @@ BLOCK_TABLE = {
 
 
 def name_table(config: GPTConfig) -> dict[str, str]:
-    """Return the table for a whole model."""
+    """Return the table of a whole model."""
     table = dict(TABLE)
     for layer in range(config.n_layer):
         for hf_name, path in BLOCK_TABLE.items():
@@ -56,7 +56,7 @@ def from_hf(weights: Weights, config: GPTConfig, dtype: DTypeLike) -> Params:
 
 
 def to_hf(params: Params, config: GPTConfig) -> Weights:
-    """Return a parameter tree, of weights or moments, as Hugging Face's arrays of the same bits."""
+    """Return a parameter tree of weights or moments under Hugging Face's names, bit for bit."""
     flat = flatten_dict(params, sep="/")
     weights: Weights = {}
     for hf_name, path in name_table(config).items():

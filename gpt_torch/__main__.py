@@ -1,4 +1,4 @@
-"""What `python -m gpt_torch` says, as it is no command itself."""
+"""What `python -m gpt_torch` says: it is not a command itself."""
 
 from gpt_common import cli
 from gpt_common.errors import InputError

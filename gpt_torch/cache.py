@@ -1,4 +1,4 @@
-"""The cache of generation: keys and values of earlier tokens, and attention to them."""
+"""The key-value cache: keys and values of earlier tokens, and the attention to them."""
 
 import math
 from typing import NamedTuple
@@ -22,9 +22,10 @@ Cache = list[LayerCache]
 
 
 class CachePositions(NamedTuple):
-    """Where tokens are in a cache, and which keys they see, in every layer.
+    """Where new tokens are in the cache, and which keys they attend to; the same in all layers.
 
-    `rows` `(B, 1)`, `positions` `(B, T)`, and `mask` `(B, 1, T, S)`, which is added to the scores.
+    `rows` is `(B, 1)`, `positions` `(B, T)`, and `mask` `(B, 1, T, S)`, which is added to the
+    scores.
     """
 
     rows: Tensor
@@ -39,9 +40,10 @@ class CachedAttention:
         self.cache, self.at = cache, at
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Write `k` and `v` `(B, nh, T, hs)` to the cache, and attend to it in its type."""
-        keys, values = update(self.cache.keys, k, self.at), update(self.cache.values, v, self.at)
-        with torch.autocast(q.device.type, enabled=False):  # it would cast to bfloat16
+        """Write `k` and `v` `(B, nh, T, hs)` to the cache, and attend to it in its dtype."""
+        keys = update_cache(self.cache.keys, k, self.at)
+        values = update_cache(self.cache.values, v, self.at)
+        with torch.autocast(q.device.type, enabled=False):  # which would cast to bfloat16
             y = F.scaled_dot_product_attention(q.to(keys.dtype), keys, values, self.at.mask)
         return y.to(q.dtype)
 
@@ -51,8 +53,8 @@ def forward_cached(
 ) -> Tensor:
     """Return the logits `(B, V)` that follow the token at index `last` `(B,)` of each row.
 
-    `tokens` and their `positions` are `(B, T)`. Each token sees the cache up to its position; its
-    own keys and values are written to it.
+    `tokens` and their `positions` are `(B, T)`. Their keys and values are written to the cache;
+    each token attends to the cache up to its own position.
     """
     at = cache_positions(cache, positions)
     x = model.hidden(tokens, positions, [CachedAttention(layer, at) for layer in cache])
@@ -60,14 +62,14 @@ def forward_cached(
 
 
 def cache_positions(cache: Cache, positions: Tensor) -> CachePositions:
-    """Return where tokens at `positions` `(B, T)` are, each of which sees all up to its own."""
+    """Return the cache positions of tokens at `positions` `(B, T)`, with a causal mask."""
     keys, device = cache[0].keys, positions.device
-    hidden = torch.arange(keys.shape[2], device=device) > positions[:, None, :, None]
-    mask = torch.zeros(hidden.shape, dtype=keys.dtype, device=device).masked_fill(hidden, -math.inf)
+    later = torch.arange(keys.shape[2], device=device) > positions[:, None, :, None]
+    mask = torch.zeros(later.shape, dtype=keys.dtype, device=device).masked_fill(later, -math.inf)
     return CachePositions(torch.arange(len(positions), device=device)[:, None], positions, mask)
 
 
-def update(cached: Tensor, new: Tensor, at: CachePositions) -> Tensor:
+def update_cache(cached: Tensor, new: Tensor, at: CachePositions) -> Tensor:
     """Write `new` `(B, nh, T, hs)` to the cache `(B, nh, S, hs)`, and return it."""
     cached[at.rows, :, at.positions] = new.transpose(1, 2).to(cached.dtype)
     return cached
@@ -76,7 +78,7 @@ def update(cached: Tensor, new: Tensor, at: CachePositions) -> Tensor:
 def empty_cache(
     config: GPTConfig, rows: int, length: int, dtype: torch.dtype, device: torch.device
 ) -> Cache:
-    """Return a cache for `rows` sequences of up to `length` tokens."""
+    """Return a cache of zeros for `rows` sequences of up to `length` tokens."""
     shape = (rows, config.n_head, length, config.n_embd // config.n_head)
     return [
         LayerCache(*(torch.zeros(shape, dtype=dtype, device=device) for _ in LayerCache._fields))
@@ -85,8 +87,8 @@ def empty_cache(
 
 
 def cache_dtype(device_type: str, dtype: torch.dtype) -> torch.dtype:
-    """Return the type of keys and values where matrix products compute in `dtype`.
+    """Return the dtype of the cache of a model that computes in `dtype`.
 
-    On a CPU float32 at least: torch attends from one token to a cache in bfloat16 more slowly.
+    On a CPU at least float32: torch's attention of one token to a bfloat16 cache is slower.
     """
     return torch.promote_types(dtype, torch.float32) if device_type == "cpu" else dtype

@@ -1,12 +1,12 @@
-"""`FastGPT`: operations that are faster than the plain ones of `GPT`, and agree with them.
+"""`FastGPT`: a `GPT` with operations that are faster, or need less memory, and agree with its own.
 
-| replaces                      | by                      | where it is faster                 |
-| ----------------------------- | ----------------------- | ---------------------------------- |
-| `nn.Linear.forward`           | `onednn_linear`         | AMD CPUs with AVX-512, float32     |
-| `causal_attention`            | `blockwise_attention`   | CPUs that compute in bfloat16      |
-| `GPT.loss`: head, softmax     | `chunked_cross_entropy` | CPUs, CUDA; it needs less memory   |
+| plain               | fast                    | used on                        | gain          |
+| ------------------- | ----------------------- | ------------------------------ | ------------- |
+| `nn.Linear.forward` | `onednn_linear`         | AMD CPUs with AVX-512, float32 | speed         |
+| `causal_attention`  | `blockwise_attention`   | CPUs with bfloat16, bfloat16   | speed         |
+| `GPT.loss`          | `chunked_cross_entropy` | CPUs, CUDA                     | speed, memory |
 
-By how much is in `docs/speed.md`.
+`docs/speed.md` has the measurements.
 """
 
 import math
@@ -24,17 +24,17 @@ from gpt_common.hardware import Processor
 from gpt_torch.model import GPT, Attention, causal_attention
 from gpt_torch.precision import compute_dtype
 
-CPU_LOSS_ROWS = 512  # of logits at a time: 103 MB in float32 where the vocabulary is GPT-2's
-CUDA_LOSS_ROWS = 4096  # 823 MB: large products, and few kernels to launch
-SOFTMAX_ROWS = 64  # of a CPU's at a time through the softmax: 13 MB, which a cache can hold
-BLOCK_ROWS = 128  # of queries at a time, at least
+CPU_LOSS_ROWS = 512  # rows of logits in a chunk: 103 MB in float32 for GPT-2's vocabulary
+CUDA_LOSS_ROWS = 4096  # 824 MB: large matrix products, and few kernel launches
+SOFTMAX_ROWS = 64  # rows that go through a CPU's softmax together: 13 MB, for the CPU's cache
+BLOCK_ROWS = 128  # minimum number of queries in a block of attention
 
 
 @dataclass(frozen=True)
 class FastOps:
-    """The fast operations of a `FastGPT`; none by default.
+    """The fast operations that a `FastGPT` uses; none by default.
 
-    The loss makes the logits of `loss_rows` rows at a time; 0 means all at once.
+    `loss_rows` is the number of rows of logits in a chunk of the loss; 0 means all rows.
     """
 
     onednn_linear: bool = False
@@ -47,14 +47,16 @@ def choose_fast_ops(
 ) -> FastOps:
     """Return the operations that are faster on a device, in a dtype, with a CPU `processor`.
 
-    GPUs have fast kernels for the plain operations but the loss, and float64 is for proofs.
-    torch.compile cannot lower oneDNN's linear layer with weights that change.
+    On CUDA only the loss, as the other plain operations have fast kernels; in float64, the
+    reference, none.
+    torch.compile cannot compile oneDNN's linear layer with weights that change.
     """
-    if device_type != "cpu" or dtype == "float64":
-        on_cuda = device_type == "cuda" and dtype != "float64"
-        return FastOps(loss_rows=CUDA_LOSS_ROWS if on_cuda else 0)
+    if dtype == "float64" or device_type not in ("cpu", "cuda"):
+        return FastOps()
+    if device_type == "cuda":
+        return FastOps(loss_rows=CUDA_LOSS_ROWS)
     return FastOps(
-        # On AMD, MKL uses AVX2 only and oneDNN AVX-512; without AVX-512 they are equally fast.
+        # On AMD CPUs only oneDNN uses AVX-512, not MKL; without AVX-512 they are equally fast.
         onednn_linear=dtype == "float32" and processor.amd and processor.avx512 and not compiled,
         blockwise_attention=dtype == "bfloat16" and processor.bfloat16,
         loss_rows=CPU_LOSS_ROWS,
@@ -62,7 +64,7 @@ def choose_fast_ops(
 
 
 class FastGPT(GPT):
-    """A `GPT` with the same parameters that computes by fast operations."""
+    """A `GPT` with the same parameters that computes with fast operations."""
 
     def __init__(self, config: GPTConfig, ops: FastOps) -> None:
         super().__init__(config)
@@ -73,7 +75,7 @@ class FastGPT(GPT):
                     layer.forward = MethodType(onednn_linear, layer)  # type: ignore[method-assign]
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean cross-entropy in nats, without the logits of a whole batch."""
+        """Return the mean cross-entropy in nats, without the whole batch's logits in memory."""
         if not self.ops.loss_rows:
             return super().loss(tokens, targets)
         x, vocab_size = self.ln_f(self.hidden(tokens)), self.config.vocab_size
@@ -91,18 +93,18 @@ class FastGPT(GPT):
 
 
 def create_model(config: GPTConfig, ops: FastOps | None) -> GPT:
-    """Return a plain `GPT`, or a `FastGPT` where `ops` are given."""
+    """Return a `GPT`, or a `FastGPT` if `ops` are given."""
     return GPT(config) if ops is None else FastGPT(config, ops)
 
 
 def onednn_linear(layer: nn.Linear, x: Tensor) -> Tensor:
-    """Map `(..., in)` to `(..., out)`, as `nn.Linear` does, by oneDNN."""
+    """Map `(..., in)` to `(..., out)` as `nn.Linear` does, with oneDNN."""
     y: Tensor = OneDNNLinear.apply(x, layer.weight, layer.bias)
     return y
 
 
 class OneDNNLinear(torch.autograd.Function):
-    """`F.linear` by oneDNN, forward and backward."""
+    """`F.linear` with oneDNN, forward and backward."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -122,22 +124,22 @@ class OneDNNLinear(torch.autograd.Function):
 
 
 def onednn_matmul(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return a b^T + bias, as `F.linear` does, by oneDNN."""
+    """Return a b^T + bias as `F.linear` does, with oneDNN."""
     return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], None)
 
 
 def blockwise_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Return `causal_attention`, a block of queries at a time, and keep no scores for backward.
+    """Return `causal_attention`, computed by blocks of queries; backward recomputes the scores.
 
-    Dao et al. 2022, arXiv:2205.14135, as batched products: torch's own kernel is the faster one in
-    float32, and the slower one in bfloat16.
+    Dao et al. 2022, arXiv:2205.14135, as batched matrix products: on CPUs they are slower than
+    torch's own kernel in float32, but faster in bfloat16.
     """
     y: Tensor = BlockwiseAttention.apply(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1))
     return y.view(q.shape)
 
 
 class BlockwiseAttention(torch.autograd.Function):
-    """Attention of `(N, T, hs)` by batched products, without the keys that a block does not see."""
+    """Attention of `(N, T, hs)` by batched matrix products, without the keys after each block."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -151,7 +153,7 @@ class BlockwiseAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, ...]:
-        """Return the gradients of q, k and v; the attention weights are recomputed."""
+        """Return the gradients of q, k and v from recomputed attention weights."""
         (grad,) = grad_outputs
         q, k, v = ctx.saved_tensors
         dq, dk, dv = (torch.zeros_like(a) for a in (q, k, v))
@@ -168,15 +170,15 @@ class BlockwiseAttention(torch.autograd.Function):
 
 
 def query_blocks(length: int) -> list[slice]:
-    """Return the blocks of `length` positions: four, or fewer of `BLOCK_ROWS`."""
+    """Return four blocks of `length` positions, or fewer of `BLOCK_ROWS` each."""
     size = max(BLOCK_ROWS, -(-length // 4))
     return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
 
 def attention_weights(q: Tensor, k: Tensor) -> Tensor:
-    """Return softmax(q k^T / sqrt(hs)) of the last R positions, over all S: `(N, R, S)`.
+    """Return softmax(q k^T / sqrt(hs)) of the last R of S positions: `(N, R, S)`.
 
-    Scale and mask are part of the product; the softmax computes in float32 for any input type.
+    `baddbmm` fuses scale and mask with the product; the softmax computes in at least float32.
     """
     R, S = q.shape[1], k.shape[1]
     mask = torch.full((R, S), -math.inf, dtype=q.dtype, device=q.device).triu(S - R + 1)
@@ -186,7 +188,7 @@ def attention_weights(q: Tensor, k: Tensor) -> Tensor:
 def chunked_cross_entropy(
     x: Tensor, weight: Tensor, targets: Tensor, vocab_size: int, ops: FastOps
 ) -> Tensor:
-    """Return `cross_entropy` of the logits x weight^T, the first `vocab_size` of each row.
+    """Return `cross_entropy` of the logits x weight^T, without those that pad the vocabulary.
 
     `x` is `(B, T, C)`, `weight` `(padded V, C)`, `targets` `(B, T)`.
     """
@@ -196,10 +198,10 @@ def chunked_cross_entropy(
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
-    """Fused linear layer and cross-entropy, for a chunk of rows at a time.
+    """Fused linear layer and cross-entropy, one chunk of rows at a time.
 
-    The gradients are computed in the forward pass from a chunk's logits, so that neither the logits
-    of a batch nor their gradients, 206 MB each in float32, are ever in memory as a whole.
+    The forward pass computes the gradients, too, from each chunk's logits. So neither the logits of
+    the whole batch nor their gradients are ever in memory.
     """
 
     @staticmethod
@@ -241,7 +243,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
 def row_losses_(logits: Tensor, targets: Tensor, count: int, dtype: torch.dtype) -> Tensor:
     """Return -log p(target) of each row of `(R, V)` logits, computed in `dtype`.
 
-    It overwrites the logits by the gradients of the mean of `count` such losses.
+    The logits are overwritten by the gradients of the mean of `count` such losses.
     """
     targets, upcast = targets.unsqueeze(-1), logits.to(dtype)
     target_logits = upcast.gather(-1, targets)

@@ -30,7 +30,7 @@ from gpt_common.config import (
     StoppingOptions,
     round_up,
 )
-from gpt_common.exact import Float64GPT, Judge
+from gpt_common.exact import ExactSampler, Float64GPT
 from gpt_common.formats.registry import read_weights
 from gpt_common.hardware import tune_malloc
 from gpt_common.repl import prompt_tokens, run_prompts, texts
@@ -48,8 +48,8 @@ from gpt_torch.weights import from_hf, name_table, to_hf
 def load_model(
     checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, ops: FastOps | None = None
 ) -> GPT:
-    """Return the checkpoint's model on the device; a `FastGPT` where `ops` are given."""
-    with torch.device("meta"):  # no memory and no random numbers: the weights follow
+    """Return the checkpoint's model on the device; a `FastGPT` if `ops` are given."""
+    with torch.device("meta"):  # without memory or initialization: the weights follow
         model = create_model(checkpoint.config, ops)
     model.load_state_dict(from_hf(checkpoint.weights, checkpoint.config, dtype), assign=True)
     return model.to(device)
@@ -57,16 +57,16 @@ def load_model(
 
 @dataclass
 class DecodeState:
-    """What a decoding step changes: each row's tokens to be read next, and what came before them.
+    """The tokens that the model reads next, and the cache of those that it has read.
 
-    `tokens` stand at `positions`, both `(R, T)`: T is that of the prompts, then 1.
+    `tokens` are at `positions`, both `(R, T)`: in `prefill` T is the prompts' length, then 1.
     """
 
     tokens: Tensor
     positions: Tensor
-    seen: Tensor | None  # (R, V), where repetition is penalized
+    seen: Tensor | None  # (R, V), for the repetition penalty
     cache: Cache
-    end: int  # the first position that no row has come to
+    end: int  # the number of positions that the cache holds
 
 
 def generate(
@@ -80,9 +80,9 @@ def generate(
 ) -> list[Completion]:
     """Return `num_samples` continuations of each prompt, a list of tokens of any length.
 
-    A continuation depends on its prompt, its number and the options, not on what is beside it; with
-    `exact`, not on rounding either: draws that are close are decided in float64. Raises
-    `InputError` where the model cannot make it, as past its `block_size`.
+    A continuation depends on its prompt, its number and the options, not on the rest of the batch;
+    with `exact`, not on rounding either: borderline tokens are sampled again in float64. Raises
+    `InputError` for what the model cannot continue, as past its `block_size`.
     """
     sampling, stopping = sampling or SamplingOptions(), stopping or StoppingOptions()
     completions = start_completions(prompts, num_samples, sampling, stopping, model.config)
@@ -100,18 +100,18 @@ def generate_stream(
     dtype: Dtype,
     exact: Float64GPT | None = None,
 ) -> Iterator[None]:
-    """Continue until all have ended; yield after each few tokens, which the caller may show."""
-    block_size, longest = model.config.block_size, max(c.length for c in completions)
-    judge = exact and Judge(exact, sampling, partial(sample_arrays, sampling))
-    add = judge.add_chunk if judge else add_chunk
+    """Continue until all have finished; yield after every few tokens, for the caller to show."""
+    block_size, longest = model.config.block_size, max(c.max_length for c in completions)
+    exact_sampler = exact and ExactSampler(exact, sampling, partial(sample_arrays, sampling))
+    add = exact_sampler.add_chunk if exact_sampler else add_chunk
     state = None
     while steps := next_chunk_length(completions, block_size):
-        draws = next_uniforms(sampling.seed, completions, steps)
+        uniforms = next_uniforms(sampling.seed, completions, steps)
         if state is None or is_context_full(completions, block_size):
             length = cache_length(model, longest)
-            state, chunk = prefill(model, completions, length, draws, sampling, dtype)
+            state, chunk = prefill(model, completions, length, uniforms, sampling, dtype)
         else:
-            state, chunk = decode(model, state, draws, sampling, dtype)
+            state, chunk = decode(model, state, uniforms, sampling, dtype)
         if add(completions, chunk):
             state = rewind(state, completions)
         yield
@@ -122,11 +122,11 @@ def prefill(
     model: GPT,
     completions: list[Completion],
     length: int,
-    draws: np.ndarray,
+    uniforms: np.ndarray,
     sampling: SamplingOptions,
     dtype: Dtype,
 ) -> tuple[DecodeState, SampledTokens]:
-    """Read the tokens so far, and draw one for each row; the cache takes `length` tokens."""
+    """Read the tokens so far, and sample one for each row; the cache is for `length` tokens."""
     config, device = model.config, model.wte.weight.device
     inputs = pad_inputs(completions, config.block_size)
     tokens, lengths = (upload(array, device) for array in inputs)
@@ -139,85 +139,78 @@ def prefill(
     state = DecodeState(tokens, torch.arange(T, device=device).expand(R, T), seen, cache, T)
     logits = next_logits(model, state, lengths - 1, dtype)
     state.positions = lengths[:, None] - 1
-    uniform = upload(draws[:, 0], sampling_device(device))
-    return state, stack([advance(state, logits, uniform, sampling)])
+    uniform = upload(uniforms[:, 0], sampling_device(device))
+    return state, stack([sample_next(state, logits, uniform, sampling)])
 
 
 @torch.inference_mode()
 def decode(
-    model: GPT,
-    state: DecodeState,
-    draws: np.ndarray,
-    sampling: SamplingOptions,
-    dtype: Dtype,
+    model: GPT, state: DecodeState, uniforms: np.ndarray, sampling: SamplingOptions, dtype: Dtype
 ) -> tuple[DecodeState, SampledTokens]:
-    """Draw a token for each of the `draws` `(R, steps)`; the state is changed."""
-    last = torch.zeros(len(draws), dtype=torch.int64, device=state.tokens.device)
+    """Sample a token for each of the `uniforms` `(R, steps)`; update the state in place."""
+    last = torch.zeros(len(uniforms), dtype=torch.int64, device=state.tokens.device)
     chunk = []
-    for uniform in upload(draws, sampling_device(last.device)).unbind(1):
+    for uniform in upload(uniforms, sampling_device(last.device)).unbind(1):
         logits = next_logits(model, state, last, dtype)
-        chunk.append(advance(state, logits, uniform, sampling))
+        chunk.append(sample_next(state, logits, uniform, sampling))
     return state, stack(chunk)
 
 
 def next_logits(model: GPT, state: DecodeState, last: Tensor, dtype: Dtype) -> Tensor:
-    """Return the logits `(R, V)` that follow the token at index `last` of the state's tokens."""
+    """Return the logits `(R, V)` that follow the token at index `last` `(R,)` of each row."""
     one_token = state.tokens.shape[1] == 1
     forward = model.step if isinstance(model, InferenceGPT) and one_token else forward_cached
     with autocast(state.tokens.device, dtype):
         return forward(model, state.tokens, state.positions, last, active_cache(model, state))
 
 
-def advance(
-    state: DecodeState, logits: Tensor, draws: Tensor, sampling: SamplingOptions
+def sample_next(
+    state: DecodeState, logits: Tensor, uniforms: Tensor, sampling: SamplingOptions
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw a token for each row, and put it into the state, as the one to be read next."""
+    """Sample a token for each row, and make it the one that the model reads next."""
     device, length = logits.device, state.cache[0].keys.shape[2]
-    drawn = sample(logits.to(draws.device), draws, state.seen, sampling)
+    sampled = sample(logits.to(uniforms.device), uniforms, state.seen, sampling)
     if state.seen is not None:
-        state.seen.scatter_(1, drawn[0][:, None], True)
-    state.tokens = drawn[0][:, None].to(device)
-    state.positions = (state.positions + 1).clamp(max=length - 1)  # of rows that have ended
+        state.seen.scatter_(1, sampled[0][:, None], True)
+    state.tokens = sampled[0][:, None].to(device)
+    state.positions = (state.positions + 1).clamp(max=length - 1)  # where finished rows stay
     state.end = min(state.end + 1, length)
-    return drawn
+    return sampled
 
 
 def sampling_device(device: torch.device) -> torch.device:
-    """Return where tokens are drawn: on the model's device if that has float64, else on the CPU."""
+    """Return the device that samples: the model's, or the CPU for MPS, which has no float64."""
     return torch.device("cpu") if device.type == "mps" else device
 
 
 def has_static_cache(model: GPT) -> bool:
-    """Whether every step reads the whole cache: on a GPU, and where compiled.
-
-    There one shape for all steps is faster.
-    """
+    """Whether each step reads the whole cache: on a GPU or if compiled, one shape is faster."""
     compiled = isinstance(model, InferenceGPT) and model.compiled
     return compiled or model.wte.weight.device.type != "cpu"
 
 
 def cache_length(model: GPT, longest: int) -> int:
-    """Return the length of a cache for `longest` tokens; several lengths share a static one."""
+    """Return the length of a cache for `longest` tokens; a static one serves several lengths."""
     length = round_up(longest, 64) if has_static_cache(model) else longest
     return min(length, model.config.block_size)
 
 
 def active_cache(model: GPT, state: DecodeState) -> Cache:
-    """Return the part of the cache that holds tokens; all of it if it is static."""
+    """Return the part of the cache that holds tokens, or all of a static cache."""
     if has_static_cache(model):
         return state.cache
     return [LayerCache(*(cached[:, :, : state.end] for cached in layer)) for layer in state.cache]
 
 
 def stack(chunk: list[tuple[Tensor, Tensor, Tensor]]) -> SampledTokens:
-    """Return what was drawn, each `(n, R)`, once the device has made it."""
+    """Return the sampled tokens of n steps, each `(n, R)`, on the host."""
     columns = [torch.stack(column).double() for column in zip(*chunk, strict=True)]
-    tokens, logprobs, margins = torch.stack(columns).cpu().numpy()  # one copy is one wait
+    tokens, logprobs, margins = torch.stack(columns).cpu().numpy()  # one copy, one wait
     return SampledTokens(tokens.astype(np.int64), logprobs, margins)
 
 
 def rewind(state: DecodeState, completions: Sequence[Completion]) -> DecodeState:
-    """Return the state in which each row's last token is to be read next, as some were changed."""
+    """Return the state that goes on from each row's last token, after some have been replaced."""
     device, length = state.tokens.device, state.cache[0].keys.shape[2]
     tokens, positions = last_tokens(completions, length)
     seen = state.seen
@@ -235,13 +228,13 @@ def generate_texts(
     stopping: StoppingOptions,
     dtype: Dtype,
 ) -> list[str]:
-    """Return the prompt and its continuations as texts."""
+    """Return the continuations of a prompt as texts, which begin with it."""
     prompts = [prompt_tokens(prompt)]
     return texts(generate(model, prompts, sampling, stopping, prompt.count, dtype))
 
 
 def master_weights(model: GPT) -> Weights:
-    """Return the weights of a model, also of an `InferenceGPT`, under Hugging Face's names."""
+    """Return the weights of any `GPT`, also an `InferenceGPT`, under Hugging Face's names."""
     tensors = {}
     for name, _ in name_table(model.config).values():
         module, _, parameter = name.rpartition(".")
@@ -253,7 +246,7 @@ def master_weights(model: GPT) -> Weights:
 def main() -> None:
     """Run the command line."""
     config = cli.parse(GenerateConfig, "gpt_torch.generate")
-    tune_malloc()  # it reads long prompts a tenth faster so; Flax does not, and would hold more
+    tune_malloc()  # long prompts are faster; in Flax they are not
     dtype = resolve_dtype(config.dtype, config.device)
     config = config.with_dtype(dtype)
     device = select_device(config.device, dtype)

@@ -1,4 +1,4 @@
-"""`InferenceGPT`: weights to generate with, in the type that computes and packed for few rows."""
+"""`InferenceGPT`: a model for generation, its weights cast once and packed for small batches."""
 
 import platform
 from functools import cache
@@ -11,11 +11,11 @@ from gpt_common.config import Dtype, GPTConfig
 from gpt_torch.cache import forward_cached
 from gpt_torch.model import GPT
 
-PACKED_ROWS = 32  # the number of rows that oneDNN lays weights out for; good from 1 to 512
+PACKED_ROWS = 32  # the batch size that oneDNN packs weights for; good for 1 to 512
 
 
 class InferenceGPT(GPT):
-    """A GPT-2 to generate with, not to train: `prepare_for_inference` makes it."""
+    """A GPT-2 for generation, which cannot be trained; `prepare_for_inference` creates it."""
 
     def __init__(self, config: GPTConfig, compiled: bool) -> None:
         super().__init__(config)
@@ -24,15 +24,15 @@ class InferenceGPT(GPT):
         self.step = torch.compile(forward_cached, dynamic=False) if compiled else forward_cached
 
     def head(self, x: Tensor) -> Tensor:
-        """Norm the residual stream `(..., C)`, and return its logits `(..., V)`."""
+        """Return the logits `(..., V)` of the residual stream `(..., C)`, after its last norm."""
         logits: Tensor = self.lm_head(self.ln_f(x))[..., : self.config.vocab_size]
         return logits.to(self.wte.weight.dtype)
 
 
 class InferenceLinear(nn.Module):
-    """A linear layer whose weights are already cast, and on a CPU packed by oneDNN.
+    """A linear layer whose weights are cast in advance, and on a CPU packed by oneDNN.
 
-    A step of generation reads every weight for a few rows; packed weights are read in order.
+    A decoding step is bound by reading the weights, which are read in order if they are packed.
     """
 
     def __init__(
@@ -57,16 +57,16 @@ class InferenceLinear(nn.Module):
 def can_pack(
     device_type: str, dtype: torch.dtype, supported: tuple[torch.dtype, ...], compiled: bool
 ) -> bool:
-    """Whether weights are packed; `supported` is what oneDNN can pack here.
+    """Whether to pack the weights; `supported` has the dtypes that oneDNN can pack.
 
-    torch.compile takes packed weights only where it has packed them itself.
+    torch.compile accepts packed weights only if it has packed them itself.
     """
     return device_type == "cpu" and dtype in supported and not compiled
 
 
 @cache
 def onednn_dtypes() -> tuple[torch.dtype, ...]:
-    """Return the types in which oneDNN packs weights on this processor: none but on x86."""
+    """Return the dtypes in which oneDNN packs weights on this processor: none except on x86."""
     if platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():
         return ()
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
@@ -77,8 +77,8 @@ def onednn_dtypes() -> tuple[torch.dtype, ...]:
 def prepare_for_inference(model: GPT, dtype: Dtype, compiled: bool = False) -> InferenceGPT:
     """Return a model with the same weights for `generate`, which computes in `dtype`.
 
-    Embeddings and norms are shared; the other weights are copies. It cannot be trained. `compiled`
-    has torch.compile compile the step from one token to the next, for each size of the cache.
+    It shares embeddings and norms with `model`; the other weights are copies. If `compiled`,
+    torch.compile compiles the decoding step, once for each size of the cache.
     """
     compute = torch.bfloat16 if dtype == "bfloat16" else model.wte.weight.dtype
     packed = can_pack(model.wte.weight.device.type, compute, onednn_dtypes(), compiled)

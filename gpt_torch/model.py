@@ -10,12 +10,12 @@ from gpt_common.config import LAYER_NORM_EPSILON, GPTConfig
 from gpt_common.errors import InputError
 from gpt_common.initialization import INITIAL_STD, residual_std
 
-# Maps the queries, keys and values of a layer, each (B, nh, T, hs), to (B, nh, T, hs).
+# From the queries, keys and values of a layer, each (B, nh, T, hs), to (B, nh, T, hs).
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Return softmax(q k^T / sqrt(hs)) v, in which no position sees a later one.
+    """Return softmax(q k^T / sqrt(hs)) v, where no position attends to a later one.
 
     Vaswani et al. 2017, arXiv:1706.03762, eq. 1.
     """
@@ -23,7 +23,7 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class CausalSelfAttention(nn.Module):
-    """Multi-head attention: each position attends to itself and to earlier ones."""
+    """Multi-head attention of each position to itself and to earlier ones."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class CausalSelfAttention(nn.Module):
         """Map `(B, T, C)` to `(B, T, C)`."""
         B, T, C = x.shape
         qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
-        q, k, v = qkv.transpose(1, 3).unbind(2)  # (B, nh, T, hs): torch puts the heads first
+        q, k, v = qkv.transpose(1, 3).unbind(2)  # (B, nh, T, hs): torch wants heads before time
         y = attention(q, k, v)  # (B, nh, T, hs)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, C))
 
@@ -55,7 +55,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each normalizing its input and added to the residual stream."""
+    """Attention, then an MLP: each normalizes its input and adds to the residual stream."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class GPT(nn.Module):
     def forward(
         self, tokens: Tensor, targets: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Return logits `(B, T, V)` and, where targets are given, the mean cross-entropy in nats.
+        """Return logits `(B, T, V)` and, given targets, the mean cross-entropy in nats.
 
         `tokens` and `targets` are `(B, T)` integers. Raises `InputError` for T above `block_size`.
         """
@@ -95,7 +95,7 @@ class GPT(nn.Module):
         return logits, None if targets is None else cross_entropy(logits, targets)
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean cross-entropy in nats: what training needs, and `FastGPT` replaces."""
+        """Return the mean cross-entropy in nats; training calls this, `FastGPT` overrides it."""
         return cross_entropy(self.head(self.hidden(tokens)), targets)
 
     def hidden(
@@ -106,7 +106,7 @@ class GPT(nn.Module):
     ) -> Tensor:
         """Return the residual stream `(B, T, C)` after the last block.
 
-        A cache says at which `positions` `(B, T)` the tokens are, and how each layer attends.
+        A key-value cache sets the `positions` `(B, T)` of the tokens and each layer's attention.
         """
         T = tokens.shape[1]
         if T > self.config.block_size:
@@ -120,22 +120,22 @@ class GPT(nn.Module):
         return x
 
     def head(self, x: Tensor) -> Tensor:
-        """Norm the residual stream `(..., C)`, and return its logits `(..., V)`."""
+        """Return the logits `(..., V)` of the residual stream `(..., C)`, after its last norm."""
         logits = F.linear(self.ln_f(x), self.wte.weight)[..., : self.config.vocab_size]
-        return logits.to(self.wte.weight.dtype)  # a bfloat16 softmax would be too coarse
+        return logits.to(self.wte.weight.dtype)  # for a softmax in at least float32
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the mean of -log p(target), in nats, over the positions of `(B, T, V)` logits.
 
-    `F.cross_entropy` on a CPU is 1e-4 off in float32 where a model is sure of its targets.
+    `F.cross_entropy` on a CPU has errors of 1e-4 in float32 if the loss is near 0.
     """
     target_logits = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)  # (B, T)
     return (logits.logsumexp(-1) - target_logits).mean()
 
 
 def linear(in_features: int, out_features: int, std: float, bias: bool) -> nn.Linear:
-    """Return a linear layer with a normal kernel `(out, in)` and, if any, a bias of zeros."""
+    """Return a linear layer with normal weights `(out, in)` and a zero bias, if any."""
     layer = nn.Linear(in_features, out_features, bias)
     nn.init.normal_(layer.weight, std=std)
     if bias:
@@ -144,5 +144,5 @@ def linear(in_features: int, out_features: int, std: float, bias: bool) -> nn.Li
 
 
 def layer_norm(config: GPTConfig) -> nn.LayerNorm:
-    """Return a norm over C."""
+    """Return a LayerNorm over C."""
     return nn.LayerNorm(config.n_embd, eps=LAYER_NORM_EPSILON, bias=config.bias)

@@ -1,4 +1,4 @@
-"""In which types weights are kept, and matrix products computed."""
+"""The dtype of the weights, and that of matrix products."""
 
 from contextlib import AbstractContextManager
 
@@ -9,16 +9,16 @@ from gpt_common.config import Dtype, DtypeOption
 
 
 def master_dtype(dtype: DtypeOption) -> torch.dtype:
-    """Return the type of weights and moments: float64 if asked for, else float32."""
+    """Return the dtype of weights and moments: float64 for `--dtype float64`, else float32."""
     return torch.float64 if dtype == "float64" else torch.float32
 
 
 def autocast(device: torch.device, dtype: Dtype) -> AbstractContextManager:
-    """Return the context in which matrix products compute in bfloat16, where `dtype` is that."""
+    """Return a context in which matrix products compute in bfloat16, if `dtype` is bfloat16."""
     return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """Return the type in which matrix products compute: autocast's, else that of `x`."""
+    """Return the dtype in which matrix products compute: autocast's, else that of `x`."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

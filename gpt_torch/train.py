@@ -17,25 +17,22 @@ from gpt_common.config import Dtype, TrainConfig
 from gpt_common.data import BatchLoader
 from gpt_common.formats.registry import read_weights
 from gpt_common.hardware import processor, tune_malloc
-from gpt_common.run import SMALLER, Run, parse_train_config, start_run
+from gpt_common.resume import parse_train_config
+from gpt_common.run import MEMORY_OPTIONS, Run, start_run
+from gpt_common.run_folder import step_folder
 from gpt_common.schedule import learning_rate
 from gpt_torch.device import resolve_dtype, select_device, upload
 from gpt_torch.fast import FastOps, choose_fast_ops
 from gpt_torch.generate import generate_texts, load_model
 from gpt_torch.model import GPT
-from gpt_torch.optimizer import (
-    clip_and_update,
-    create_optimizer,
-    restore_state,
-    state_to_hf,
-)
+from gpt_torch.optimizer import clip_and_update, create_optimizer, restore_state, state_to_hf
 from gpt_torch.precision import autocast, master_dtype
 from gpt_torch.weights import to_hf
 
 
 @dataclass
 class TrainState:
-    """What a training step changes."""
+    """What a training step updates."""
 
     model: GPT
     optimizer: AdamW
@@ -44,7 +41,7 @@ class TrainState:
 def create_state(
     start: Checkpoint, config: TrainConfig, device: torch.device, ops: FastOps | None = None
 ) -> TrainState:
-    """Return the state that a run starts from, or goes on from, on the device."""
+    """Return the state at the start of a run, or of a resumed run, on the device."""
     model = load_model(start, master_dtype(config.runtime.dtype), device, ops)
     optimizer = create_optimizer(model, config.optimizer)
     if start.training:
@@ -82,15 +79,15 @@ def train_step(
 
 
 def compile_train_step(model: GPT) -> Callable[..., dict[str, Tensor]]:
-    """Return `train_step` with the loss, its gradients and the update compiled at their first call.
+    """Return `train_step` with the loss, its gradients and the update compiled at the first call.
 
-    Evaluation takes the compiled loss, too.
+    The model keeps the compiled loss, so that evaluation uses it, too.
     """
     model.loss = torch.compile(model.loss)  # type: ignore[method-assign]
     compiled = torch.compile(clip_and_update)
 
     def update(model: GPT, optimizer: AdamW, learning_rate: float, grad_clip: float) -> Tensor:
-        # A tensor: torch.compile would compile again for each number.
+        # torch.compile would compile again for each new number, but not for each new tensor.
         rate = torch.tensor(learning_rate, dtype=torch.float64)
         return compiled(model, optimizer, rate, grad_clip)
 
@@ -106,7 +103,7 @@ def evaluate(
     device: torch.device,
     stopped: Callable[[], bool] = lambda: False,
 ) -> float | None:
-    """Return the mean loss over the first `steps` batches of a loader; None where `stopped()`."""
+    """Return the mean loss over a loader's first `steps` batches, or None once `stopped()`."""
     loader.restore({"position": 0})
     losses = []
     for _ in range(steps):
@@ -118,14 +115,14 @@ def evaluate(
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """Return int32 tokens as int64 on the device: what torch's losses take as targets."""
+    """Return int32 tokens as int64, which torch needs for targets, on the device."""
     return upload(array, device).long()
 
 
 class AsyncScalar:
-    """A number on its way from a GPU to a copy of its own.
+    """A number that is copied from the GPU asynchronously.
 
-    Whoever reads it waits for the work that makes it, not for the step that was started since.
+    Reading it waits for the work that computes it, not for a step that was started later.
     """
 
     def __init__(self, number: Tensor) -> None:
@@ -140,7 +137,7 @@ class AsyncScalar:
 
 
 def async_to_host(metrics: dict[str, Tensor]) -> Mapping[str, SupportsFloat]:
-    """Return the numbers of a step for the log, which reads them when the next one is started."""
+    """Return a step's metrics for the log, which reads them after the next step has started."""
     on_cuda = metrics["loss"].is_cuda
     return {name: AsyncScalar(number) for name, number in metrics.items()} if on_cuda else metrics
 
@@ -152,40 +149,46 @@ def save(run: Run, state: TrainState, step: int) -> Path:
     return run.save(step, weights, *state_to_hf(state.optimizer, state.model, config))
 
 
+def after_step(run: Run, state: TrainState, step: int, dtype: Dtype, device: torch.device) -> bool:
+    """Evaluate, save and sample if due after `step` updates; return whether the run should stop."""
+    output, stop = run.config.output, run.stopped()
+    if run.val_loader and not stop and run.is_due(output.eval_every, step):
+        run.log.flush()
+        batches = run.val_loader, output.eval_steps
+        val_loss = evaluate(state.model, *batches, dtype, device, run.stopped)
+        if val_loss is None:
+            stop = True
+        else:
+            run.log.evaluation(step, val_loss)
+    if stop or run.is_due(output.checkpoint_every, step):
+        save(run, state, step)
+    if run.samples and not stop and run.is_due(output.sample_every, step):
+        run.log.flush()
+        run.log.samples(step, generate_texts(state.model, *run.samples, dtype))
+    return stop
+
+
 def train(config: TrainConfig) -> Path:
-    """Train as `config` says, or until a signal stops it; return the last checkpoint's folder."""
-    dtype = resolve_dtype(config.runtime.dtype, config.runtime.device)
-    config, options, output = config.with_dtype(dtype), config.optimizer, config.output
-    device = select_device(config.runtime.device, dtype)
-    fast, compiled = config.runtime.fast_ops, config.runtime.compile
-    ops = choose_fast_ops(device.type, dtype, processor(), compiled) if fast else None
-    run = start_run(config, "torch", device.type, read_weights)
-    state = create_state(run.start, config, device, ops)
-    step_fn = compile_train_step(state.model) if compiled else train_step
-    log = run.log
+    """Train until the last step or until a signal; return the folder of the last checkpoint."""
+    runtime, options = config.runtime, config.optimizer
+    dtype = resolve_dtype(runtime.dtype, runtime.device)
+    device = select_device(runtime.device, dtype)
+    ops = None
+    if runtime.fast_ops:
+        ops = choose_fast_ops(device.type, dtype, processor(), runtime.compile)
+    run = start_run(config.with_dtype(dtype), "torch", device.type, read_weights)
+    state = create_state(run.start, run.config, device, ops)
+    step_fn = compile_train_step(state.model) if runtime.compile else train_step
     with run:
         for step in range(run.first_step, options.steps):
             x, y = (to_device(a, device) for a in run.next_batches())
             rate = learning_rate(step, options)
             metrics = step_fn(state, x, y, rate, options.grad_clip, dtype)
-            log.step(step, rate, async_to_host(metrics))
+            run.log.step(step, rate, async_to_host(metrics))
             run.remove_older()
-            done, stop = step + 1, run.stopped()
-            if run.val_loader and not stop and run.is_due(output.eval_every, done):
-                log.flush()
-                loader, batches = run.val_loader, output.eval_steps
-                val_loss = evaluate(state.model, loader, batches, dtype, device, run.stopped)
-                stop = val_loss is None
-                if val_loss is not None:
-                    log.evaluation(done, val_loss)
-            if stop or run.is_due(output.checkpoint_every, done):
-                saved = save(run, state, done)
-            if run.samples and not stop and run.is_due(output.sample_every, done):
-                log.flush()
-                log.samples(done, generate_texts(state.model, *run.samples, dtype))
-            if stop:
+            if after_step(run, state, step + 1, dtype, device):
                 break
-    return saved
+    return step_folder(run.folder, step + 1)
 
 
 def main() -> None:
@@ -197,4 +200,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, SMALLER)
+    cli.run(main, MEMORY_OPTIONS)

@@ -11,7 +11,7 @@ from gpt_common.weights import EMBEDDING, Weights, in_model
 
 StateDict = dict[str, Tensor]
 
-# Hugging Face name -> (torch name, transposed?): nn.Linear is (out, in), theirs (in, out).
+# Hugging Face name -> (torch name, transposed?): nn.Linear is (out, in), GPT-2's files (in, out).
 TABLE = {
     "transformer.wte.weight": ("wte.weight", False),
     "transformer.wpe.weight": ("wpe.weight", False),
@@ -35,7 +35,7 @@ BLOCK_TABLE = {
 
 
 def name_table(config: GPTConfig) -> dict[str, tuple[str, bool]]:
-    """Return the table for a whole model."""
+    """Return the table of a whole model."""
     table = dict(TABLE)
     for layer in range(config.n_layer):
         for hf_name, (name, transposed) in BLOCK_TABLE.items():
@@ -44,7 +44,7 @@ def name_table(config: GPTConfig) -> dict[str, tuple[str, bool]]:
 
 
 def from_hf(weights: Weights, config: GPTConfig, dtype: torch.dtype) -> StateDict:
-    """Return Hugging Face's weights, or moments, as a state dict of new tensors on the CPU."""
+    """Return Hugging Face's weights, or moments, as a state dict of new CPU tensors."""
     tensors: StateDict = {}
     for hf_name, (name, transposed) in name_table(config).items():
         array = weights[hf_name]
@@ -56,7 +56,7 @@ def from_hf(weights: Weights, config: GPTConfig, dtype: torch.dtype) -> StateDic
 
 
 def to_hf(tensors: Mapping[str, Tensor], config: GPTConfig) -> Weights:
-    """Return a state dict, of weights or of moments, as Hugging Face's arrays of the same bits."""
+    """Return a state dict of weights or moments under Hugging Face's names, bit for bit."""
     weights: Weights = {}
     for hf_name, (name, transposed) in name_table(config).items():
         array = tensors[name].detach().cpu().numpy()

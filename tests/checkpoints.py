@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from gpt_common.checkpoint import Checkpoint, TrainingState, to_hugging_face
+from gpt_common.checkpoint import Checkpoint, TrainingState
 from gpt_common.config import GPTConfig, TrainConfig
 from gpt_common.formats import registry
 from gpt_common.formats.registry import FORMATS
+from gpt_common.hf_config import config_to_hf
 from gpt_common.weights import weight_shapes
 from tests.conftest import random_weights
 
@@ -51,7 +52,7 @@ def assert_same(first, second):
 
 def hugging_face(**changes):
     torch.manual_seed(0)
-    fields = to_hugging_face(ODD) | changes
+    fields = config_to_hf(ODD) | changes
     return GPT2LMHeadModel(GPT2Config(**fields)).eval()
 
 

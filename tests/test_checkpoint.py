@@ -8,20 +8,19 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer
 
 from gpt_common import checkpoint as checkpoint_module
-from gpt_common.checkpoint import (
+from gpt_common.checkpoint import write_checkpoint
+from gpt_common.config import PRESETS
+from gpt_common.errors import InputError
+from gpt_common.hf_config import config_from_hf, config_to_hf
+from gpt_common.run_folder import (
     checkpoint_folders,
-    from_hugging_face,
-    point_latest,
     read_checkpoint,
     remove_older,
     run_checkpoints,
     step_folder,
-    to_hugging_face,
-    write_checkpoint,
+    update_latest,
 )
-from gpt_common.config import PRESETS
-from gpt_common.errors import InputError
-from gpt_common.storage import temporary_beside
+from gpt_common.storage import temporary_path
 from tests.conftest import random_checkpoint
 
 
@@ -86,7 +85,7 @@ def test_where_the_vocabulary_is_gpt2s_the_tokenizer_and_its_end_of_text_go_alon
 def test_a_configuration_is_that_of_the_released_gpt2():
     """But for dropout, which is not the twins'."""
     dropout = dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0)
-    assert to_hugging_face(PRESETS["gpt2"]) == dropout | {
+    assert config_to_hf(PRESETS["gpt2"]) == dropout | {
         "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "n_layer": 12, "n_head": 12,
         "n_embd": 768, "n_positions": 1024, "n_ctx": 1024, "vocab_size": 50257, "n_inner": None,
         "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "initializer_range": 0.02,
@@ -95,12 +94,12 @@ def test_a_configuration_is_that_of_the_released_gpt2():
         "eos_token_id": 50256,
     }  # fmt: skip
     longer = dataclasses.replace(PRESETS["gpt2"], block_size=2048)
-    assert to_hugging_face(longer)["n_ctx"] == to_hugging_face(longer)["n_positions"] == 2048
+    assert config_to_hf(longer)["n_ctx"] == config_to_hf(longer)["n_positions"] == 2048
 
 
 def test_the_tanh_form_by_its_name_in_pytorch():
-    content = to_hugging_face(PRESETS["gpt2"]) | {"activation_function": "gelu_pytorch_tanh"}
-    assert from_hugging_face(content, "config.json") == PRESETS["gpt2"]
+    content = config_to_hf(PRESETS["gpt2"]) | {"activation_function": "gelu_pytorch_tanh"}
+    assert config_from_hf(content, "config.json") == PRESETS["gpt2"]
 
 
 def test_transformers_truncates_texts_to_the_length_of_the_model(tmp_path):
@@ -115,7 +114,7 @@ def test_transformers_truncates_texts_to_the_length_of_the_model(tmp_path):
 @pytest.mark.parametrize("activation", ["gelu_new", "gelu"])
 def test_config_there_and_back(preset, activation):
     config = dataclasses.replace(PRESETS[preset], activation=activation)
-    assert from_hugging_face(json.loads(json.dumps(to_hugging_face(config))), "x") == config
+    assert config_from_hf(json.loads(json.dumps(config_to_hf(config))), "x") == config
 
 
 @pytest.mark.parametrize(
@@ -134,9 +133,9 @@ def test_config_there_and_back(preset, activation):
     ],
 )
 def test_a_config_of_another_model_is_refused(name, value, words):
-    content = to_hugging_face(PRESETS["gpt2"]) | {name: value}
+    content = config_to_hf(PRESETS["gpt2"]) | {name: value}
     with pytest.raises(InputError, match=words):
-        from_hugging_face(content, "config.json")
+        config_from_hf(content, "config.json")
 
 
 def test_a_failed_write_leaves_the_old_checkpoint_and_nothing_else(
@@ -158,7 +157,7 @@ def test_a_run_is_read_at_its_latest_checkpoint(odd_config, tmp_path):
     for step in (3, 12):
         folder = step_folder(tmp_path, step)
         write_checkpoint(folder, random_checkpoint(odd_config, step))
-        point_latest(tmp_path, folder)
+        update_latest(tmp_path, folder)
         assert checkpoint_folders(tmp_path)[0] == folder
         assert read_checkpoint(tmp_path).training.step == step
 
@@ -166,7 +165,7 @@ def test_a_run_is_read_at_its_latest_checkpoint(odd_config, tmp_path):
 def write_run(run, config, *steps):
     for step in steps:
         write_checkpoint(step_folder(run, step), random_checkpoint(config, step))
-        point_latest(run, step_folder(run, step))
+        update_latest(run, step_folder(run, step))
 
 
 def test_where_latest_is_lost_the_newest_whole_checkpoint_is_found(odd_config, tmp_path):
@@ -192,8 +191,8 @@ def test_steps_of_an_abandoned_branch_are_the_last_resort(odd_config, tmp_path):
 def test_what_a_killed_run_left_is_not_read(odd_config, tmp_path):
     write_run(tmp_path, odd_config, 3)
     (tmp_path / "latest").unlink()
-    shutil.copytree(tmp_path / "step_000003", temporary_beside(step_folder(tmp_path, 4)))
-    temporary_beside(tmp_path / "latest").symlink_to("step_000003")
+    shutil.copytree(tmp_path / "step_000003", temporary_path(step_folder(tmp_path, 4)))
+    temporary_path(tmp_path / "latest").symlink_to("step_000003")
     assert run_checkpoints(tmp_path) == [tmp_path / "step_000003"]
     assert checkpoint_folders(tmp_path)[0] == tmp_path / "step_000003"
 
@@ -271,7 +270,7 @@ def test_truncated_files_are_refused(checkpoint_folder, name, share):
     path = checkpoint_folder / name
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(InputError, match="expected a whole safetensors file"):
+    with pytest.raises(InputError, match="expected a safetensors file"):
         read_checkpoint(checkpoint_folder)
 
 

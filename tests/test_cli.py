@@ -9,8 +9,9 @@ import threading
 import pytest
 
 from gpt_common import cli, startup
-from gpt_common.checkpoint import step_folder, write_checkpoint
+from gpt_common.checkpoint import write_checkpoint
 from gpt_common.errors import InputError
+from gpt_common.run_folder import step_folder
 from tests.conftest import assert_one_line_error, random_checkpoint
 
 
@@ -103,4 +104,4 @@ def test_a_command_tells_what_was_noted_of_its_checkpoint(
     (step_folder(tmp_path, 2) / "model.safetensors").write_bytes(b"")
     monkeypatch.setattr(cli, "print_notes", told)
     args = (tmp_path,) if module == "convert.verify" else ("--init", tmp_path)
-    assert_one_line_error(call(module, *args), "passed over a damaged checkpoint", "step_000002")
+    assert_one_line_error(call(module, *args), "skipped a damaged checkpoint", "step_000002")

@@ -133,7 +133,7 @@ def test_close_draws_are_those_that_rounding_may_have_decided():
         completion.add(SampledTokens(10, -1.0, margin), exact)
     assert completion.borderline_tokens("float32") == [1, 3]
     assert completion.borderline_tokens("bfloat16") == [0, 1, 3]
-    assert completion.exact_draws == [2, 3]
+    assert completion.exact_tokens == [2, 3]
 
 
 def test_logits_that_are_not_finite():
@@ -145,7 +145,7 @@ def test_logits_that_are_not_finite():
 
 def test_samples_of_a_prompt_are_numbered():
     rows = started(prompts=([5], [6, 7]), count=2, max_new_tokens=3)
-    assert [(c.prompt, c.sample, c.length) for c in rows] == [
+    assert [(c.prompt, c.sample, c.max_length) for c in rows] == [
         ([5], 0, 4),
         ([5], 1, 4),
         ([6, 7], 0, 5),

@@ -13,7 +13,7 @@ from gpt_common.checkpoint import Checkpoint, write_checkpoint
 from gpt_common.completion import ROUNDING
 from gpt_common.config import GPTConfig, SamplingOptions, StoppingOptions
 from gpt_common.errors import InputError
-from gpt_common.exact import Float64GPT, Reading, on_grid
+from gpt_common.exact import Float64GPT, KVCache, round_logits
 from tests.conftest import FLOAT32, FRAMEWORKS, assert_one_line_error, random_weights
 from tests.parity.reference import ReferenceGPT
 from tests.parity.twins import completions, outcome
@@ -75,9 +75,9 @@ def test_what_is_decided_and_what_is_not(framework, tied, monkeypatch):
     """Float64 is asked for close draws alone, and for no row that has ended."""
     asked, logits = [], Float64GPT.logits
 
-    def spied(model, readings, texts):
-        asked.extend(texts)
-        return logits(model, readings, texts)
+    def spied(model, caches, inputs):
+        asked.extend(inputs)
+        return logits(model, caches, inputs)
 
     monkeypatch.setattr(Float64GPT, "logits", spied)
     stopping = StoppingOptions(max_new_tokens=16, stop=("e", "a"))
@@ -85,12 +85,12 @@ def test_what_is_decided_and_what_is_not(framework, tied, monkeypatch):
     assert not asked
     assert any(c.borderline_tokens("float32") for c in plain)
     found = completions(framework, tied, PROMPTS[:6], None, stopping, exact=True)
-    decided = [(c.prompt + c.tokens)[: len(c.prompt) + i] for c in found for i in c.exact_draws]
+    decided = [(c.prompt + c.tokens)[: len(c.prompt) + i] for c in found for i in c.exact_tokens]
     assert sorted(asked) == sorted(decided)
     assert 0 < len(asked) < sum(len(c.tokens) for c in found)
     for completion in found:
         assert completion.borderline_tokens("float32") == []
-        sure = set(range(len(completion.tokens))) - set(completion.exact_draws)
+        sure = set(range(len(completion.tokens))) - set(completion.exact_tokens)
         assert all(completion.margins[i] > ROUNDING["float32"] for i in sure)
 
 
@@ -142,13 +142,13 @@ def test_equal_tokens_are_taken_by_their_number(tied):
     ]
     assert [c.tokens for c in found[0]] == [c.tokens for c in found[1]]
     for completion in found[0]:
-        assert completion.exact_draws == completion.borderline_tokens("float32") == [0, 1, 2, 3, 4]
+        assert completion.exact_tokens == completion.borderline_tokens("float32") == [0, 1, 2, 3, 4]
         assert all(token % 2 == 0 for token in completion.tokens)
 
 
 def test_logits_that_differ_by_float64s_rounding_are_equal():
     logits = np.array([[-3.0, 1.0, 1.0 + 4e-15, 1.0 + 1e-11], [0.0, 0.0, 0.0, 0.0]])
-    found = on_grid(logits)
+    found = round_logits(logits)
     assert found[0, 1] == found[0, 2] < found[0, 3]
     assert found == pytest.approx(logits, rel=0, abs=4e-13)
 
@@ -160,15 +160,15 @@ def test_float64s_logits_are_the_references(activation, odd_config):
     weights = random_weights(config)
     x = np.random.default_rng(0).integers(0, 997, (2, 23))
     expected = ReferenceGPT(config, weights)(x, x).logits
-    model, readings, (first, second) = (
+    model, caches, (first, second) = (
         Float64GPT(config, lambda: weights),
-        [Reading(), Reading()],
+        [KVCache(), KVCache()],
         x.tolist(),
     )
     for lengths in ((9, 4), (23, 5), (3, 6)):
         texts = [first[: lengths[0]], second[: lengths[1]]]
-        found = model.logits(readings, texts)
-        assert (on_grid(found) == found).all()
+        found = model.logits(caches, texts)
+        assert (round_logits(found) == found).all()
         for row, length in enumerate(lengths):
             assert found[row] == pytest.approx(expected[row, length - 1], rel=0, abs=1e-11)
     assert np.abs(expected).max() > 1
@@ -177,13 +177,13 @@ def test_float64s_logits_are_the_references(activation, odd_config):
 def test_only_the_rest_of_a_text_is_read(odd_config, monkeypatch):
     read, embed = [], Float64GPT._embed
     monkeypatch.setattr(Float64GPT, "_embed", lambda *a: read.append(a[2]) or embed(*a))
-    model, reading, text = (
+    model, cache, text = (
         Float64GPT(odd_config, lambda: random_weights(odd_config)),
-        Reading(),
+        KVCache(),
         [*range(9)],
     )
     for given in (text[:5], text[:7], text, text[1:], text[1:], [*text[2:], 9, 10, 11]):
-        model.logits([reading], [given])
+        model.logits([cache], [given])
     assert read == [0, 5, 7, 0, 0, 0]
 
 
@@ -192,7 +192,7 @@ def test_what_was_read_is_dropped_where_it_is_much(tied, monkeypatch):
     starts, read, embed = {}, [], Float64GPT._embed
     monkeypatch.setattr(Float64GPT, "_embed", lambda *a: read.append(a[2]) or embed(*a))
     for limit in (2**20, 0):
-        monkeypatch.setattr("gpt_common.exact.KEPT_BYTES", limit)
+        monkeypatch.setattr("gpt_common.exact.MAX_CACHE_BYTES", limit)
         found = tokens_of("torch", tied, *how, exact=True)
         starts[limit], read[:] = sum(read), []
         assert found == tokens_of("torch", tied, *how, dtype="float64")
@@ -202,9 +202,9 @@ def test_what_was_read_is_dropped_where_it_is_much(tied, monkeypatch):
 def test_float64_is_asked_for_float64s_rounding_alone(framework, tied):
     """Its own draws are far from close where those of float32 are."""
     how = PROMPTS[:6], *SETTINGS["as it comes"]
-    close = sum(len(c.exact_draws) for c in completions(framework, tied, *how, exact=True))
+    close = sum(len(c.exact_tokens) for c in completions(framework, tied, *how, exact=True))
     found = completions(framework, tied, *how, dtype="float64", exact=True)
-    assert close > 0 == sum(len(c.exact_draws) for c in found)
+    assert close > 0 == sum(len(c.exact_tokens) for c in found)
 
 
 def test_the_command_decides_by_its_dtype(call, framework, tied, tmp_path, monkeypatch):
@@ -222,7 +222,7 @@ def test_a_model_without_biases(odd_config):
     zero = {k: np.zeros_like(w) if k.endswith(".bias") else w for k, w in weights.items()}
     bare = {k: w for k, w in weights.items() if not k.endswith(".bias")}
     ours, theirs = (
-        Float64GPT(odd_config, w).logits([Reading()], [[1, 2, 3]])
+        Float64GPT(odd_config, w).logits([KVCache()], [[1, 2, 3]])
         for w in (lambda: bare, lambda: zero)
     )
     assert (ours == theirs).all()
@@ -276,8 +276,8 @@ def test_the_command(call, tmp_path):
     assert decided > 0
     assert report["exact"] is True
     assert [sample["close_draws"] for sample in report["samples"]] == [[]] * 5
-    assert f"\n{decided} of 60 draws were within rounding: float64 has decided them\n" in shown[0]
-    assert "\n0 of 60 draws may take another token" in shown[0]
-    assert "is below 1e-13 of the largest" in shown[0]
+    assert f"\n{decided} of 60 tokens were borderline and sampled in float64\n" in shown[0]
+    assert "\n0 of 60 tokens are borderline" in shown[0]
+    assert "largest logit, of at most 1e-13" in shown[0]
     plain = shown[0].partition(f"\n{decided} of 60")[0]
     assert plain + "\n" == call("gpt_torch.generate", *args).stdout

@@ -15,10 +15,10 @@ from torch.torch_version import TorchVersion
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gpt_common import hardware
-from gpt_common.checkpoint import read_options
 from gpt_common.config import GPTConfig
 from gpt_common.errors import InputError
 from gpt_common.hardware import Processor, parse_cpuinfo
+from gpt_common.run_folder import read_options
 from gpt_flax import cache as flax_cache
 from gpt_flax import device as flax_device
 from gpt_flax import fast as flax_fast
@@ -432,7 +432,7 @@ def test_bfloat16_on_mps_is_refused_where_attention_sees_future_tokens(
     monkeypatch.setattr(torch_device, "available_devices", lambda: ["mps", "cpu"])
     monkeypatch.setattr(torch, "__version__", TorchVersion(version))
     if refused:
-        with pytest.raises(InputError, match=r"expected torch 2\.13 or later, got 2\.12\.1"):
+        with pytest.raises(InputError, match=r"needs torch 2\.13, got 2\.12\.1"):
             torch_device.select_device("mps", "bfloat16")
     else:
         assert torch_device.select_device("mps", "bfloat16").type == "mps"

@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
-from gpt_common.checkpoint import to_hugging_face
 from gpt_common.formats import openai, registry, torch_files
 from gpt_common.formats.registry import FORMATS
+from gpt_common.hf_config import config_to_hf
 from gpt_common.weights import weight_shapes
 from tests.checkpoints import (
     ODD,
@@ -52,7 +52,7 @@ def test_the_released_layout_of_gpt2(legacy, tmp_path):
     for layer in range(ODD.n_layer):
         state[f"h.{layer}.attn.bias"] = torch.ones(1, 1, 23, 23).tril()
         state[f"h.{layer}.attn.masked_bias"] = torch.tensor(-1e4)
-    (tmp_path / "config.json").write_text(json.dumps(to_hugging_face(ODD)))
+    (tmp_path / "config.json").write_text(json.dumps(config_to_hf(ODD)))
     torch.save(state, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=not legacy)
     assert_same_as(reference, tmp_path)
 

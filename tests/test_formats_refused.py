@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from gpt_common.checkpoint import to_hugging_face
 from gpt_common.errors import InputError
 from gpt_common.formats import registry
 from gpt_common.formats.registry import FORMATS
+from gpt_common.hf_config import config_to_hf
 from tests.checkpoints import (
     ODD,
     TANH,
@@ -33,14 +33,14 @@ def test_an_untied_head_is_refused(tmp_path):
     reference.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
-    with pytest.raises(InputError, match=r"lm_head.weight differs from transformer.wte.weight"):
+    with pytest.raises(InputError, match=r"expected lm_head.weight tied to transformer.wte.weight"):
         registry.read(str(tmp_path))
 
 
 def test_names_that_become_one_are_refused(tmp_path):
     weights = random_weights(ODD)
     double = weights | {"ln_f.bias": weights["transformer.ln_f.bias"]}
-    (tmp_path / "config.json").write_text(json.dumps(to_hugging_face(ODD)))
+    (tmp_path / "config.json").write_text(json.dumps(config_to_hf(ODD)))
     save_file(double, tmp_path / "model.safetensors")
     with pytest.raises(InputError, match=r"duplicate transformer.ln_f.bias \(again as"):
         registry.read(str(tmp_path))
@@ -57,7 +57,7 @@ def test_weights_that_do_not_fit_their_configuration_are_refused(name, fault, tm
     places = [path / "config.json", path.with_name(path.name + ".json")]
     (config,) = (p for p in places if p.exists())
     other = dataclasses.replace(checkpoint.config, **changes[fault])
-    config.write_text(json.dumps(to_hugging_face(other)))
+    config.write_text(json.dumps(config_to_hf(other)))
     words = {"missing": "missing .*h.3", "unexpected": "unexpected .*h.2"}
     with pytest.raises(
         InputError,
@@ -96,7 +96,7 @@ def test_a_pickle_that_wants_to_run_is_refused_by_name(where, legacy, tmp_path):
     mark = tmp_path / "ran"
     content = {"wte.weight": torch.zeros(3), "model": Evil(mark)}
     torch.save(content, tmp_path / where, _use_new_zipfile_serialization=not legacy)
-    (tmp_path / "config.json").write_text(json.dumps(to_hugging_face(ODD)))
+    (tmp_path / "config.json").write_text(json.dumps(config_to_hf(ODD)))
     source = tmp_path / where if where == "model.pt" else tmp_path
     with pytest.raises(InputError, match=r"refused: the file asks for .*system"):
         registry.read(str(source))

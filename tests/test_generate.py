@@ -26,7 +26,7 @@ from gpt_common.config import (
 )
 from gpt_common.errors import InputError
 from gpt_common.formats import registry
-from gpt_common.repl import fit_to_context, run_prompts, show
+from gpt_common.repl import fit_to_context, print_stream, run_prompts
 from gpt_flax import generate as flax_generate
 from gpt_torch.inference import InferenceGPT
 from tests.conftest import (
@@ -368,7 +368,7 @@ def test_text_is_shown_as_it_is_made(framework, start, capsys, monkeypatch):
             yield
             seen.append(capsys.readouterr().out)
 
-    show(completions, grown())
+    print_stream(completions, grown())
     assert seen == ["> Hello,", " I", "'m", " a", " the", " is\n> Hello, I'm a the is\n"]
 
 

@@ -16,22 +16,15 @@ import pytest
 import torch
 from flax.serialization import msgpack_serialize
 
-from gpt_common.checkpoint import (
-    OPTIMIZER,
-    STATE,
-    Checkpoint,
-    point_latest,
-    read_checkpoint,
-    step_folder,
-    to_hugging_face,
-    write_checkpoint,
-)
+from gpt_common.checkpoint import OPTIMIZER, STATE, Checkpoint, write_checkpoint
 from gpt_common.config import GPTConfig, TrainConfig
 from gpt_common.errors import InputError
 from gpt_common.formats import build_nanogpt, msgpack_files, openai, registry, torch_files
 from gpt_common.formats.registry import FORMATS
 from gpt_common.formats.torch_files import CLASSES
-from gpt_common.storage import MOST_HEADER_BYTES, MOST_JSON_BYTES, write_safetensors
+from gpt_common.hf_config import config_to_hf
+from gpt_common.run_folder import read_checkpoint, step_folder, update_latest
+from gpt_common.storage import MAX_HEADER_BYTES, MAX_JSON_BYTES, write_safetensors
 from gpt_common.weights import num_parameters, require_plausible, weight_shapes
 from tests.conftest import assert_one_line_error, random_checkpoint, random_weights
 
@@ -168,8 +161,8 @@ def test_tensors_larger_than_their_file(change, tmp_path):
     state = torch.load(path / "pytorch_model.bin")
     change(state)
     torch.save(state, path / "pytorch_model.bin")
-    config_of(path).write_text(json.dumps(to_hugging_face(MODEL) | {"vocab_size": 10**7}))
-    assert "numbers of their own" in refusal(path)
+    config_of(path).write_text(json.dumps(config_to_hf(MODEL) | {"vocab_size": 10**7}))
+    assert "expected separate tensors" in refusal(path)
 
 
 @pytest.mark.parametrize("name", ["torch", "huggingface-bin", "build-nanogpt"])
@@ -178,7 +171,7 @@ def test_tensors_that_are_no_arrays(name, kind, tmp_path):
     path = written(name, tmp_path)
     file = path / "pytorch_model.bin" if path.is_dir() else path
     config_of(file).unlink(missing_ok=True)
-    (tmp_path / "config.json").write_text(json.dumps(to_hugging_face(MODEL)))
+    (tmp_path / "config.json").write_text(json.dumps(config_to_hf(MODEL)))
     content = torch_content(file)
     state = content.get("model", content)
     key = next(key for key in state if key.endswith("wte.weight"))
@@ -192,7 +185,7 @@ def test_a_scalar_embedding_of_flax(tmp_path):
     tree = msgpack_files.load(path)
     tree["wte"]["embedding"] = np.array(3, np.float32)
     path.write_bytes(msgpack_serialize(tree))
-    config_of(path).write_text(json.dumps(to_hugging_face(MODEL)))
+    config_of(path).write_text(json.dumps(config_to_hf(MODEL)))
     assert "expected (7, 4), got ()" in refusal(path)
 
 
@@ -213,7 +206,7 @@ def zarr_without_chunks(folder, rows):
 
 def test_arrays_of_orbax_that_are_not_there(tmp_path):
     (tmp_path / "params").mkdir()
-    (tmp_path / "config.json").write_text(json.dumps(to_hugging_face(MODEL)))
+    (tmp_path / "config.json").write_text(json.dumps(config_to_hf(MODEL)))
     zarr_without_chunks(tmp_path / "params", 10**6)
     assert "arrays of 64000000 bytes" in refusal(tmp_path)
 
@@ -274,7 +267,7 @@ MSGPACKS = {
 @pytest.mark.parametrize("file", ["a.msgpack", "flax_model.msgpack"])
 def test_msgpacks_that_hold_something_else(kind, file, tmp_path):
     (tmp_path / file).write_bytes((TOO_MANY | MSGPACKS)[kind])
-    (tmp_path / "config.json").write_text(json.dumps(to_hugging_face(MODEL)))
+    (tmp_path / "config.json").write_text(json.dumps(config_to_hf(MODEL)))
     line = refusal(tmp_path / file if file == "a.msgpack" else tmp_path)
     # By what is counted before anything is made of it.
     assert re.search("more than 200000 objects|exceeds max_", line) or kind in MSGPACKS, line
@@ -284,9 +277,9 @@ def test_a_header_of_a_safetensors_file_that_is_too_long(tmp_path):
     path = written("huggingface", tmp_path)
     file = path / "model.safetensors"
     with file.open("r+b") as opened:
-        opened.write((MOST_HEADER_BYTES + 1).to_bytes(8, "little"))
-        opened.truncate(MOST_HEADER_BYTES + 100)
-    assert "expected a whole safetensors file, got a header of" in refusal(path)
+        opened.write((MAX_HEADER_BYTES + 1).to_bytes(8, "little"))
+        opened.truncate(MAX_HEADER_BYTES + 100)
+    assert "expected a safetensors file, got a header of" in refusal(path)
 
 
 # What is not a file, and JSON that is not what it should be.
@@ -345,7 +338,7 @@ def test_files_that_are_no_files_in_the_place_of_a_source(tmp_path):
         "NaN",
         '"text"',
         "\xff",
-        json.dumps(to_hugging_face(MODEL)) + " " * MOST_JSON_BYTES,
+        json.dumps(config_to_hf(MODEL)) + " " * MAX_JSON_BYTES,
         json.dumps({"n_layer": ESCAPE * 1000}),
         json.dumps({"model_type": [ESCAPE] * 10_000}),
         json.dumps({"activation_function": ESCAPE * 1000}),
@@ -363,7 +356,7 @@ def test_configurations_that_are_none(name, content, tmp_path):
 @pytest.mark.parametrize("value", [None, "", 0, False, [], {}, ["gelu"]])
 def test_only_a_missing_activation_is_the_default(value, tmp_path):
     path = written("huggingface", tmp_path)
-    content = to_hugging_face(MODEL)
+    content = config_to_hf(MODEL)
     config_of(path).write_text(json.dumps(content | {"activation_function": value}))
     assert "activation" in refusal(path)
     del content["activation_function"]
@@ -436,7 +429,7 @@ def test_a_whole_number_is_a_float_where_one_is_due():
     """No integer of this size is one to torch or jax."""
     groups = TrainConfig().as_dict()
     groups["optimizer"]["grad_clip"] = 10**30
-    assert type(TrainConfig.from_dict(groups).optimizer.grad_clip) is float
+    assert type(TrainConfig.from_dict(groups, "x").optimizer.grad_clip) is float
 
 
 def test_names_that_would_write_to_the_terminal(tmp_path, call):
@@ -453,7 +446,7 @@ def test_a_link_to_itself(tmp_path):
     write_checkpoint(step_folder(tmp_path, 3), random_checkpoint(MODEL))
     (tmp_path / "latest").symlink_to("latest")
     assert read_checkpoint(tmp_path).training.step == 7
-    point_latest(tmp_path, step_folder(tmp_path, 3))
+    update_latest(tmp_path, step_folder(tmp_path, 3))
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(InputError, match="got nothing there"):
         read_checkpoint(tmp_path / "loop")

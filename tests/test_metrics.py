@@ -5,14 +5,8 @@ import time
 import pytest
 
 from gpt_common import metrics
-from gpt_common.config import PRESETS
 from gpt_common.errors import NonFiniteError
-from gpt_common.metrics import RunLog, flops_per_token, read_log
-
-
-def test_flops_of_gpt2_at_1024():
-    """855 million a token: 6 x 123.65 million weights and 12 x 12 x 768 x 1024 of attention."""
-    assert flops_per_token(PRESETS["gpt2"], 1024) == 6 * 123_653_376 + 113_246_208
+from gpt_common.metrics import RunLog, read_log
 
 
 class Slow:

@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import GPT2LMHeadModel
 
-from gpt_common.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from gpt_common.checkpoint import Checkpoint, write_checkpoint
 from gpt_common.config import GPTConfig, OptimizerOptions, TrainConfig
 from gpt_common.data import BatchLoader
 from gpt_common.errors import InputError
 from gpt_common.formats import registry
 from gpt_common.formats.registry import FORMATS
 from gpt_common.metrics import read_log
+from gpt_common.run_folder import read_checkpoint
 from gpt_common.storage import read_safetensors, write_safetensors
 from gpt_common.weights import num_parameters, weight_shapes
 from tests.conftest import FLOAT32, assert_one_line_error, random_checkpoint, random_weights
@@ -162,7 +163,7 @@ def saved(content, tmp_path):
 
 
 def options_of(path) -> TrainConfig:
-    return TrainConfig.from_dict(registry.read(str(path))[0].training.options)
+    return TrainConfig.from_dict(registry.read(str(path))[0].training.options, str(path))
 
 
 # On in a twin.
@@ -252,7 +253,7 @@ def test_a_file_that_says_nothing_of_its_run(content, saved):
 
 def test_what_its_batches_are_is_said_of_its_runs_alone(saved, tmp_path):
     run, _ = registry.read(str(saved()))
-    assert "draws its batches at random, the twins take the data in order" in run.notes[-1]
+    assert "samples its batches at random, the twins read the data in order" in run.notes[-1]
     versions = {"framework": "torch"}
     ours = dataclasses.replace(run, training=dataclasses.replace(run.training, versions=versions))
     written(ours, tmp_path)

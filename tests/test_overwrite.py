@@ -16,17 +16,18 @@ from pathlib import Path
 import pytest
 
 from gpt_common import cli
-from gpt_common.checkpoint import Checkpoint, point_latest, step_folder, write_checkpoint
+from gpt_common.checkpoint import Checkpoint, write_checkpoint
 from gpt_common.config import GPTConfig
 from gpt_common.errors import InputError
 from gpt_common.formats import orbax, registry
 from gpt_common.formats.registry import FORMATS
+from gpt_common.run_folder import step_folder, update_latest
 from tests.conftest import assert_one_line_error, random_checkpoint, random_weights
 from tests.test_crash import KILLED, ROOT, die_at
 
 MODEL = GPTConfig(n_layer=1, n_head=1, n_embd=16, block_size=2, vocab_size=997)
 WRITTEN = [name for name, form in FORMATS.items() if form.write]
-DESCRIBED = [name for name, form in FORMATS.items() if form.described]
+DESCRIBED = [name for name, form in FORMATS.items() if form.has_config_file]
 ENDINGS = {"torch": ".pt", "flax": ".msgpack", "llmc": ".bin", "nanogpt": ".pt"}
 
 
@@ -251,7 +252,7 @@ def refused(tmp_path, source, call):
 def a_run(folder):
     for step in (1, 2):
         write_checkpoint(step_folder(folder, step), random_checkpoint(MODEL, step))
-        point_latest(folder, step_folder(folder, step))
+        update_latest(folder, step_folder(folder, step))
     (folder / "log.jsonl").touch()
     return folder
 

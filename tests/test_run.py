@@ -17,20 +17,14 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
-from gpt_common import cli, memory, metrics, run, startup, storage
-from gpt_common.checkpoint import (
-    Checkpoint,
-    point_latest,
-    read_checkpoint,
-    run_checkpoints,
-    step_folder,
-    write_checkpoint,
-)
+from gpt_common import cli, memory, metrics, resume, run, run_folder, startup, storage
+from gpt_common.checkpoint import Checkpoint, write_checkpoint
 from gpt_common.config import PRESETS, DataOptions, TrainConfig
 from gpt_common.data import BatchLoader, load_splits
 from gpt_common.errors import InputError, NonFiniteError
 from gpt_common.lock import FolderLock
 from gpt_common.metrics import RunLog, read_log
+from gpt_common.run_folder import read_checkpoint, run_checkpoints, step_folder, update_latest
 from tests.conftest import (
     TINY,
     assert_one_line_error,
@@ -104,8 +98,8 @@ def test_a_lock_ends_with_its_process(tmp_path):
 
 def test_runs_of_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run.time, "strftime", lambda form: "runs/now")
-    made = [run.make_folder(None, "torch") for _ in range(3)]
+    monkeypatch.setattr(run_folder.time, "strftime", lambda form: "runs/now")
+    made = [run_folder.make_folder(None, "torch") for _ in range(3)]
     assert made == [Path("runs/now"), Path("runs/now-2"), Path("runs/now-3")]
 
 
@@ -135,11 +129,11 @@ def test_a_run_goes_on_in_its_own_folder_by_whatever_name(train, framework, two_
     """And what a killed process left there goes."""
     mine, _ = two_runs
     monkeypatch.chdir(mine.parent)
-    left = storage.temporary_beside(step_folder(mine, 3))
+    left = storage.temporary_path(step_folder(mine, 3))
     left.mkdir()
     train(framework, "--resume", "mine", "--out_dir", "mine", "--steps", 3)
     assert names(mine) == ["latest", "log.jsonl", *(f"step_00000{n}" for n in (1, 2, 3))]
-    assert run.stored_config("mine").optimizer.steps == 3  # of its newest checkpoint
+    assert resume.stored_config("mine").optimizer.steps == 3  # of its newest checkpoint
 
 
 def test_a_checkpoint_of_no_run_begins_a_folder_of_its_own(
@@ -186,7 +180,7 @@ def test_what_is_not_finite_is_not_saved(call, framework, flags, words, tmp_path
 def test_one_number_that_is_not_finite_is_enough(part, number, tmp_path):
     args = [str(a) for a in (*TINY, "--steps", 3, "--out_dir", tmp_path)]
     started = run.start_run(
-        run.parse_train_config("gpt_torch.train", args), "torch", "cpu", lambda path: None
+        resume.parse_train_config("gpt_torch.train", args), "torch", "cpu", lambda path: None
     )
     state = [{name: w.copy() for name, w in started.start.weights.items()} for _ in range(3)]
     state[part]["transformer.h.1.ln_2.weight"][3] = number
@@ -273,7 +267,7 @@ DAMAGES = (
 def test_a_damaged_newest_checkpoint_is_passed_over(how, odd_config, tmp_path):
     for step in (1, 2, 3):
         write_checkpoint(step_folder(tmp_path, step), random_checkpoint(odd_config, step))
-        point_latest(tmp_path, step_folder(tmp_path, step))
+        update_latest(tmp_path, step_folder(tmp_path, step))
     damage(tmp_path / "step_000003", how)
     if how == "no training_state.json":  # weights alone, as others write them
         shutil.rmtree(tmp_path / "step_000003")
@@ -283,7 +277,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(how, odd_config, tmp_path):
     (note,) = checkpoint.notes
     assert "step_000003" in note
     if (tmp_path / "step_000003" / "config.json").exists():
-        with pytest.raises(InputError, match=r"step_000003.*step_000002 is whole"):
+        with pytest.raises(InputError, match=r"step_000003.*step_000002 is not damaged"):
             read_checkpoint(tmp_path / "step_000003")
 
 
@@ -292,7 +286,7 @@ def test_a_run_goes_on_from_its_newest_whole_checkpoint(train, framework, how, t
     mine, _ = two_runs
     damage(mine / "step_000002", how)
     output = train(framework, "--resume", mine, "--steps", 3)
-    assert "note: passed over a damaged checkpoint" in output
+    assert "note: skipped a damaged checkpoint" in output
     assert f"resumed {mine} after step 1" in output
     assert list(entries(mine, "loss")) == [0, 1, 2]
     assert read_checkpoint(mine).training.step == 3
@@ -319,7 +313,7 @@ def test_a_run_is_not_resumed_on_other_data(call, train, framework, tmp_path):
     result = call(f"gpt_{framework}.train", "--resume", folder, "--steps", 6)
     assert_one_line_error(result, f"{text}: not the data")
     output = train(framework, "--resume", folder, "--steps", 6, "--data", text)
-    assert "past its end" in output
+    assert "past the end of the data" in output
     train(framework, "--resume", folder, "--steps", 7)
     assert read_checkpoint(folder).training.step == 7
 
@@ -418,18 +412,18 @@ FREE = {
 
 def test_what_a_resumed_run_may_change(train, tmp_path, monkeypatch):
     train("torch", *TINY, "--steps", 1, "--out_dir", tmp_path)
-    stored = run.stored_config(str(tmp_path))
+    stored = resume.stored_config(str(tmp_path))
     for group, options in vars(stored).items():
         for name, value in vars(options).items():
             changed = dataclasses.replace(options, **{name: another(value)})
             given = dataclasses.replace(stored, **{group: changed})
-            monkeypatch.setattr(run, "_parse_over", lambda *args, given=given: given)
+            monkeypatch.setattr(resume, "_parse_over", lambda *args, given=given: given)
             args = ["--resume", str(tmp_path)]
             if name in FREE | {"new_data"}:
-                assert run.parse_train_config("gpt_torch.train", args) == given
+                assert resume.parse_train_config("gpt_torch.train", args) == given
             else:
                 with pytest.raises(InputError, match=f"{name} is {value}, got {another(value)}"):
-                    run.parse_train_config("gpt_torch.train", args)
+                    resume.parse_train_config("gpt_torch.train", args)
 
 
 def another(value):
@@ -659,7 +653,7 @@ def test_a_log_on_a_full_disk_is_named(tmp_path, monkeypatch):
 )
 def test_a_loss_is_read_late_on_any_gpu(device, asynchronous, tmp_path):
     args = [str(a) for a in (*TINY, "--steps", 3, "--out_dir", tmp_path)]
-    config = run.parse_train_config("gpt_flax.train", args)
+    config = resume.parse_train_config("gpt_flax.train", args)
     started = run.start_run(config, "flax", device, lambda path: None)
     with started:
         started.log.step(0, 0.1, {"loss": 1.0, "grad_norm": 1.0})
@@ -719,7 +713,10 @@ def test_what_is_asked_for_is_of_the_run(train, framework, tmp_path, monkeypatch
     assert set(map(repr, asked)) == {repr((config, data, 2, "float64", {"on_cpu": True}))}
     args = [str(a) for a in (*TINY, "--out_dir", tmp_path / "gpu")]
     run.start_run(
-        run.parse_train_config(f"gpt_{framework}.train", args), framework, "gpu", lambda path: None
+        resume.parse_train_config(f"gpt_{framework}.train", args),
+        framework,
+        "gpu",
+        lambda path: None,
     )
     assert asked[-1][-1] == {"on_cpu": False}
 

@@ -14,7 +14,7 @@ from gpt_common.storage import (
     read_safetensors,
     recover_folder,
     remove_folder,
-    temporary_beside,
+    temporary_path,
     write_safetensors,
 )
 
@@ -136,9 +136,9 @@ def test_cleaning_takes_what_is_left_over_and_nothing_else(tmp_path):
     mine = {".hidden", ".mine.part", "log-0123.part", ".mine-aside", "folder"}
     for name in mine:
         (tmp_path / name).touch()
-    write(temporary_beside(tmp_path / "folder"), "half")
-    temporary_beside(tmp_path / "file").touch()
-    temporary_beside(tmp_path / "latest").symlink_to("nowhere")
+    write(temporary_path(tmp_path / "folder"), "half")
+    temporary_path(tmp_path / "file").touch()
+    temporary_path(tmp_path / "latest").symlink_to("nowhere")
     write(tmp_path / ".folder-aside.part", "old")
     write(tmp_path / ".lost-aside.part", "old")
     clean_folder(tmp_path)

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from transformers import GPT2LMHeadModel
 
-from gpt_common.checkpoint import read_checkpoint
 from gpt_common.metrics import read_log
-from gpt_common.run import parse_train_config, start_run
+from gpt_common.resume import parse_train_config
+from gpt_common.run import start_run
+from gpt_common.run_folder import read_checkpoint
 from tests.conftest import CPU, FLOAT32, FRAMEWORKS, TINY, assert_one_line_error, command
 
 
@@ -258,7 +259,7 @@ def test_ctrl_c_saves_and_exits(framework, number, tmp_path):
         (("--no_such_flag",), ("--no_such_flag",)),
         (("--learning_rate", "nan"), ("learning_rate", "nan")),
         (("--init", "{tmp}/missing"), ("missing: no such file or folder",)),
-        (("--init", "{tmp}/truncated"), ("expected a whole safetensors file",)),
+        (("--init", "{tmp}/truncated"), ("expected a safetensors file",)),
         (("--init", "{tmp}/misfit"), ("expected (999, 40), got (997, 40)",)),
         (("--resume", "{tmp}/checkpoint"), ("options",)),
         (("--out_dir", "{tmp}/short.txt"), ("short.txt",)),

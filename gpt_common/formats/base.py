@@ -1,4 +1,4 @@
-"""What a format is, and the configuration in a second file where the first cannot hold it."""
+"""The interface of a format, and the configuration file of weights that do not hold one."""
 
 import json
 import os
@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpt_common.checkpoint import Checkpoint, from_hugging_face, to_hugging_face
+from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import Activation, GPTConfig
-from gpt_common.errors import InputError, shown
+from gpt_common.errors import InputError, brief
+from gpt_common.hf_config import config_to_hf, read_config
 from gpt_common.storage import atomic_file, checksum, read_json, sync
 
-CHECKSUM = "weights_checksum"  # CRC-32 of the file that a configuration lies beside
+CHECKSUM = "weights_checksum"  # in FILE.json: the CRC-32 of FILE
 
 
 @dataclass(frozen=True)
@@ -29,38 +30,33 @@ class Format:
     write: Callable[[Path, Checkpoint], None] | None = None
     keeps_training: bool = False
     needs_biases: bool = False
-    described: bool = False  # by a configuration in a second file: FILE.json
+    has_config_file: bool = False  # FILE.json
 
 
-def beside(path: Path) -> Path:
-    """Return the path of the configuration that belongs to a file of weights only."""
+def has_files(*names: str) -> Callable[[Path], bool]:
+    """Return a function that says whether a folder has all of these files."""
+    return lambda path: all((path / name).is_file() for name in names)
+
+
+def config_path(path: Path) -> Path:
+    """Return the path of the configuration of a weights file: `FILE.json`."""
     return path.with_name(path.name + ".json")
 
 
-def read_config(path: Path) -> GPTConfig:
-    """Return the model's shape from a Hugging Face `config.json`.
-
-    Raises `InputError` where it is missing, damaged, or of another model.
-    """
-    if not path.exists():
-        raise InputError(f"{path}: no such file: weights alone do not say n_head")
-    return from_hugging_face(read_json(path), str(path))
-
-
 def config_of(path: Path) -> GPTConfig:
-    """Return the shape for a file of weights, from `FILE.json` or `config.json` in its folder.
+    """Return the configuration of a weights file, from `FILE.json` or `config.json` in its folder.
 
-    Raises `InputError` where the checksum in `FILE.json` is that of another file.
+    Raises `InputError` if `FILE.json` has the checksum of another file.
     """
-    if is_of(_next(path), path):
-        return read_config(_next(path))
-    own = beside(path)
+    if belongs_to(_new_config_path(path), path):
+        return read_config(_new_config_path(path))
+    own = config_path(path)
     if not own.exists():
         return read_config(path.parent / "config.json")
     expected = read_json(own).get(CHECKSUM)
     if expected is not None and (got := checksum(path)) != expected:
         raise InputError(
-            f"{own}: expected the file of checksum {shown(expected)} beside it, got {got}; "
+            f"{own}: expected the file of checksum {brief(expected)} beside it, got {got}; "
             f"without {CHECKSUM} in it, it is taken for that of any file"
         )
     return read_config(own)
@@ -69,47 +65,47 @@ def config_of(path: Path) -> GPTConfig:
 def write_config(path: Path, config: GPTConfig, **more: str) -> None:
     """Write a Hugging Face `config.json` with more entries."""
     with atomic_file(path) as part:
-        part.write_text(json.dumps(to_hugging_face(config) | more, indent=2) + "\n")
+        part.write_text(json.dumps(config_to_hf(config) | more, indent=2) + "\n")
 
 
 @contextmanager
-def described_file(path: Path, config: GPTConfig) -> Iterator[Path]:
+def file_with_config(path: Path, config: GPTConfig) -> Iterator[Path]:
     """Yield a temporary path, whose file replaces `path`; then write `config` to `FILE.json`.
 
-    Two files cannot be replaced in one step. So the new configuration is written first, under a
-    name that readers know, with a checksum that tells them whether the new file is in place yet.
+    Two files cannot be replaced in one step. So the new configuration is first written under
+    another name that readers know, with the checksum of the new file.
     """
-    settle(path)
+    commit_config(path)
     try:
         with atomic_file(path) as part:
             yield part
-            write_config(_next(path), config, **{CHECKSUM: checksum(part)})
+            write_config(_new_config_path(path), config, **{CHECKSUM: checksum(part)})
     finally:
-        settle(path)
+        commit_config(path)
 
 
-def settle(path: Path) -> None:
-    """Rename a file's waiting configuration to `FILE.json`, or remove one of another file."""
-    if is_of(_next(path), path):
-        os.replace(_next(path), beside(path))
+def commit_config(path: Path) -> None:
+    """Rename a file's new configuration to `FILE.json`; remove it if it is of another file."""
+    if belongs_to(_new_config_path(path), path):
+        os.replace(_new_config_path(path), config_path(path))
         sync(path.parent)
     else:
-        _next(path).unlink(missing_ok=True)
+        _new_config_path(path).unlink(missing_ok=True)
 
 
-def is_of(description: Path, path: Path) -> bool:
+def belongs_to(config: Path, path: Path) -> bool:
     """Whether a configuration exists and has the checksum of this file."""
-    if not (description.is_file() and path.is_file()):
+    if not (config.is_file() and path.is_file()):
         return False
-    return read_json(description).get(CHECKSUM) == checksum(path)
+    return read_json(config).get(CHECKSUM) == checksum(path)
 
 
-def _next(path: Path) -> Path:
+def _new_config_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.json-next.part")
 
 
 def require_activation(config: GPTConfig, activation: Activation, name: str) -> None:
-    """Raise `InputError` for a model whose GELU is not the one that a format implies."""
+    """Raise `InputError` if the model's GELU is not the one that a format implies."""
     if config.activation != activation:
         raise InputError(
             f"{name} computes {activation} and has no place to say otherwise; "

@@ -30,11 +30,11 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
     """Write a file that build-nanogpt's program loads."""
     require_activation(checkpoint.config, "gelu_new", NAME)
     weights = with_zero_biases(checkpoint.weights, checkpoint.config)
-    described = BuildNanoGPTConfig()
-    vars(described).update({f: getattr(checkpoint.config, f) for f in karpathy.SHAPE_FIELDS})
+    config = BuildNanoGPTConfig()
+    vars(config).update({f: getattr(checkpoint.config, f) for f in karpathy.SHAPE_FIELDS})
     content = {
         "model": karpathy.state_dict(weights),
-        "config": described,
+        "config": config,
         "step": checkpoint.training.step if checkpoint.training else 0,
         "val_loss": None,
     }
@@ -44,7 +44,7 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
 
 @contextmanager
 def pickled_as_gpt_config() -> Iterator[None]:
-    """Let pickle write `BuildNanoGPTConfig` under the name of the class it stands for."""
+    """Make pickle write `BuildNanoGPTConfig` under the name that build-nanogpt loads."""
     main, own = sys.modules["__main__"], BuildNanoGPTConfig
     module, name = own.__module__, own.__qualname__
     before = getattr(main, "GPTConfig", None)

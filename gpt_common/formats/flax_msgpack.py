@@ -1,4 +1,4 @@
-"""Parameters of `gpt_flax` in Flax's msgpack, with their configuration beside: `FILE.json`."""
+"""Parameters of `gpt_flax` in Flax's msgpack, with their configuration in `FILE.json`."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,8 @@ from typing import Any
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import GPTConfig
 from gpt_common.formats import huggingface_flax, msgpack_files, twins
-from gpt_common.formats.base import Format, config_of, described_file
+from gpt_common.formats.base import Format, config_of, file_with_config
+from gpt_common.formats.msgpack_files import is_msgpack_file
 from gpt_common.formats.names import check_weights
 from gpt_common.weights import Weights
 
@@ -31,16 +32,10 @@ def read_tree(tree: dict[str, Any], config: GPTConfig, source: str) -> Weights:
 
 
 def write(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a file and its configuration beside it."""
-    with described_file(path, checkpoint.config) as part:
+    """Write a file and its configuration."""
+    with file_with_config(path, checkpoint.config) as part:
         msgpack_files.save(part, twins.padded_arrays(checkpoint, flax_name))
 
 
-FORMAT = Format(
-    "flax",
-    ".msgpack of gpt_flax parameters, FILE.json beside",
-    msgpack_files.is_msgpack_file,
-    read,
-    write,
-    described=True,
-)
+DESCRIPTION = ".msgpack of gpt_flax parameters, FILE.json beside"
+FORMAT = Format("flax", DESCRIPTION, is_msgpack_file, read, write, has_config_file=True)

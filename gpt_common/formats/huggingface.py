@@ -7,11 +7,13 @@ import json
 from functools import partial
 from pathlib import Path
 
-from gpt_common.checkpoint import Checkpoint, read_checkpoint, write_checkpoint, write_description
+from gpt_common.checkpoint import Checkpoint, write_checkpoint, write_config_and_tokenizer
 from gpt_common.errors import InputError, printable
 from gpt_common.formats import torch_files
-from gpt_common.formats.base import Format, read_config
+from gpt_common.formats.base import Format, has_files
 from gpt_common.formats.names import check_weights, hf_weights
+from gpt_common.hf_config import read_config
+from gpt_common.run_folder import read_checkpoint
 from gpt_common.storage import atomic_folder, read_json, read_safetensors, write_safetensors
 from gpt_common.weights import Array, Weights, num_bytes, with_zero_biases
 
@@ -20,13 +22,8 @@ PICKLE = "pytorch_model.bin"
 SHARD_BYTES = 1 << 30
 
 
-def detect(path: Path, name: str) -> bool:
-    """Whether a folder has a configuration and this file, or this index of shards."""
-    return (path / "config.json").is_file() and (path / name).is_file()
-
-
 def read(path: Path, name: str) -> Checkpoint:
-    """Read a folder, and the state of the run where it has a `training_state.json`."""
+    """Read a folder, with the training state if it has a `training_state.json`."""
     config = read_config(path / "config.json")
     tensors = _read_shards(path, name) if name.endswith(".index.json") else _read_file(path / name)
     weights = check_weights(hf_weights(tensors, str(path / name)), config, str(path / name))
@@ -45,24 +42,20 @@ def _read_file(path: Path) -> dict[str, Array]:
 
 
 def _read_shards(folder: Path, name: str) -> dict[str, Array]:
-    """Return the tensors of all shards, each from the shard that the index names for it."""
+    """Return the tensors of all shards. Raises `InputError` if they contradict the index."""
     index = folder / name
-    places = read_json(index).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(f, str) for f in places.values()):
+    files = read_json(index).get("weight_map")
+    if not isinstance(files, dict) or not all(isinstance(f, str) for f in files.values()):
         raise InputError(f"{index}: expected a weight_map of names and files")
     tensors: dict[str, Array] = {}
-    for file in sorted(set(places.values())):
+    for file in sorted(set(files.values())):
         if Path(file).name != file or not file.isprintable():
-            raise InputError(
-                f"{index}: expected the name of a file beside it, got {printable(file)}"
-            )
+            raise InputError(f"{index}: expected a file name without folder, got {printable(file)}")
         for tensor, array in _read_file(folder / file).items():
-            if places.get(tensor) != file:
-                raise InputError(
-                    f"{folder / file}: {printable(tensor)} is not what the index puts there"
-                )
+            if files.get(tensor) != file:
+                raise InputError(f"{folder / file}: {printable(tensor)} is elsewhere in the index")
             tensors[tensor] = array
-    if absent := places.keys() - tensors.keys():
+    if absent := files.keys() - tensors.keys():
         raise InputError(f"{index}: {printable(min(absent))} is not in the file it names")
     return tensors
 
@@ -74,7 +67,7 @@ def write(path: Path, checkpoint: Checkpoint, name: str) -> None:
         return
     weights = with_zero_biases(checkpoint.weights, checkpoint.config)
     with atomic_folder(path) as part:
-        write_description(part, checkpoint.config)
+        write_config_and_tokenizer(part, checkpoint.config)
         if name == PICKLE:
             _write_file(part / name, weights)
         else:
@@ -91,17 +84,17 @@ def _write_file(path: Path, weights: Weights) -> None:
 def _write_shards(folder: Path, name: str, weights: Weights) -> None:
     shards = split(weights, SHARD_BYTES)
     stem, ending = name.removesuffix(".index.json").rsplit(".", 1)
-    places: dict[str, str] = {}
+    files: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         file = f"{stem}-{number:05d}-of-{len(shards):05d}.{ending}"
         _write_file(folder / file, shard)
-        places |= dict.fromkeys(shard, file)
-    index = {"metadata": {"total_size": num_bytes(weights)}, "weight_map": places}
+        files |= dict.fromkeys(shard, file)
+    index = {"metadata": {"total_size": num_bytes(weights)}, "weight_map": files}
     (folder / name).write_text(json.dumps(index, indent=2) + "\n")
 
 
 def split(weights: Weights, limit: int) -> list[Weights]:
-    """Return weights in shards of at most `limit` bytes, or of one tensor; two at the least."""
+    """Return at least two shards, each of at most `limit` bytes or one tensor."""
     limit = min(limit, num_bytes(weights) // 2)
     shards: list[Weights] = [{}]
     for name, weight in weights.items():
@@ -115,7 +108,7 @@ def _format(name: str, file: str, description: str) -> Format:
     return Format(
         name,
         description,
-        partial(detect, name=file),
+        has_files("config.json", file),
         partial(read, name=file),
         partial(write, name=file),
         keeps_training=file == SAFETENSORS,

@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gpt_common.checkpoint import Checkpoint, write_description
+from gpt_common.checkpoint import Checkpoint, write_config_and_tokenizer
 from gpt_common.config import GPTConfig
 from gpt_common.formats import msgpack_files
-from gpt_common.formats.base import Format, read_config
+from gpt_common.formats.base import Format, has_files
 from gpt_common.formats.names import check_weights, transposed_linears
+from gpt_common.hf_config import read_config
 from gpt_common.storage import atomic_folder
 from gpt_common.weights import (
     Weights,
@@ -27,18 +28,13 @@ FILE = "flax_model.msgpack"
 
 
 def flax_path(name: str) -> str:
-    """Return the path in the tree of a weight: `transformer/h/0/attn/c_attn/kernel`."""
+    """Return a weight's path in the tree: `transformer/h/0/attn/c_attn/kernel`."""
     *parents, leaf = name.split(".")
     if leaf == "weight":
         last = parents[-1]
         norm = last.startswith("ln_")
         leaf = "scale" if norm else "embedding" if last in ("wte", "wpe") else "kernel"
     return "/".join([*parents, leaf])
-
-
-def detect(path: Path) -> bool:
-    """Whether a folder has a configuration and `flax_model.msgpack`."""
-    return (path / "config.json").is_file() and (path / FILE).is_file()
 
 
 def read(path: Path) -> Checkpoint:
@@ -62,14 +58,9 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
     """Write a folder, with the tokenizer."""
     weights = transposed_linears(with_zero_biases(checkpoint.weights, checkpoint.config))
     with atomic_folder(path) as part:
-        write_description(part, checkpoint.config)
+        write_config_and_tokenizer(part, checkpoint.config)
         msgpack_files.save(part / FILE, {flax_path(name): w for name, w in weights.items()})
 
 
-FORMAT = Format(
-    "huggingface-flax",
-    "folder with flax_model.msgpack, of transformers 4",
-    detect,
-    read,
-    write,
-)
+DESCRIPTION = "folder with flax_model.msgpack, of transformers 4"
+FORMAT = Format("huggingface-flax", DESCRIPTION, has_files("config.json", FILE), read, write)

@@ -7,11 +7,12 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from gpt_common.checkpoint import Checkpoint, shape_of
-from gpt_common.config import GPTConfig
+from gpt_common.checkpoint import Checkpoint
+from gpt_common.config import GPTConfig, round_up
 from gpt_common.errors import InputError
 from gpt_common.formats.base import Format, require_activation
 from gpt_common.formats.names import LINEAR, check_weights, pad_rows
+from gpt_common.hf_config import make_config
 from gpt_common.storage import atomic_file, first_bytes, map_file, mapped_array, write_array
 from gpt_common.weights import EMBEDDING, Array, Weights, block_shapes, with_zero_biases
 
@@ -36,16 +37,14 @@ def read_header(path: Path) -> tuple[GPTConfig, np.dtype, int]:
     _, version, *sizes, rows = header[:8].tolist()
     if version not in VERSIONS:
         raise InputError(f"{path}: expected version 3 (float32) or 5 (bfloat16), got {version}")
-    config = shape_of(dict(zip(SIZES, sizes, strict=True)), "gelu_new", str(path))
+    config = make_config(dict(zip(SIZES, sizes, strict=True)), "gelu_new", str(path))
     if rows < config.vocab_size:
-        raise InputError(
-            f"{path}: expected at least {config.vocab_size} rows of embedding, got {rows}"
-        )
+        raise InputError(f"{path}: expected {config.vocab_size} embedding rows or more, got {rows}")
     return config, VERSIONS[version], rows
 
 
 def layout(config: GPTConfig, rows: int) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the file's arrays in order; `*` in a name stands for all layers."""
+    """Return the shapes of the file's arrays in order; `*` in a name means each of the layers."""
     C = config.n_embd
     layers = {f"transformer.h.*.{name}": shape for name, shape in block_shapes(config).items()}
     return {
@@ -64,7 +63,7 @@ def read(path: Path) -> Checkpoint:
         name: (config.n_layer, *shape) if "*" in name else shape
         for name, shape in layout(config, rows).items()
     }
-    # Python's integers, not numpy's: the product of the sizes in a header may overflow.
+    # With Python's integers: the product of the sizes in a header may overflow numpy's.
     expected = 4 * HEADER + dtype.itemsize * sum(map(math.prod, shapes.values()))
     if path.stat().st_size != expected:
         raise InputError(f"{path}: expected {expected} bytes, got {path.stat().st_size}")
@@ -96,7 +95,7 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
     version = {kind: number for number, kind in VERSIONS.items()}.get(dtype)
     if version is None:
         raise InputError(f"{NAME} holds float32 or bfloat16, got {dtype}: see --dtype")
-    rows = -(-config.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+    rows = round_up(config.vocab_size, VOCAB_MULTIPLE)
     sizes = (getattr(config, name) for name in SIZES)
     header = np.zeros(HEADER, "<i4")
     header[:8] = (MAGIC, version, *sizes, rows)

@@ -1,4 +1,4 @@
-"""Flax's msgpack files, read with a bound on the number of objects."""
+"""Flax's msgpack files, read with a limit on the number of objects."""
 
 from functools import partial
 from pathlib import Path
@@ -6,19 +6,19 @@ from typing import Any
 
 import numpy as np
 
-from gpt_common.errors import MOST_SHOWN, InputError, printable, reason, shown
+from gpt_common.errors import MAX_SHOWN, InputError, brief, printable, reason
 from gpt_common.storage import first_bytes, require_file
 from gpt_common.weights import Array
 
-# The first byte of a msgpack map with at least one entry; no other format here begins with it.
+# The first bytes of non-empty msgpack maps; no other format here begins with one of them.
 FIRST_BYTES = {*range(0x81, 0x90), 0xDE, 0xDF}
-MOST_OBJECTS = 200_000  # in a file; GPT-2's largest has five thousand
-MOST_LEVELS = 8  # of names; the twins' have 4
-MOST_DIMENSIONS = 64  # numpy's
+MAX_OBJECTS = 200_000  # per file; gpt2-xl has 5,000
+MAX_LEVELS = 8  # of names; the twins' trees have 4
+MAX_DIMENSIONS = 64  # numpy's limit
 
 
 def is_msgpack_file(path: Path) -> bool:
-    """Whether a file begins as a msgpack map does."""
+    """Whether a file begins like a msgpack map."""
     return path.is_file() and first_bytes(path, 1)[:1] in {bytes([b]) for b in FIRST_BYTES}
 
 
@@ -28,25 +28,25 @@ def flatten(tree: dict[Any, Any], source: str) -> dict[str, Array]:
 
     def walk(branch: dict[Any, Any], parents: tuple[str, ...]) -> None:
         for name, value in branch.items():
-            if not isinstance(name, str) or len(name) > MOST_SHOWN:
-                raise InputError(f"{source}: expected short names that are text, got {shown(name)}")
-            if len(parents) == MOST_LEVELS:
-                raise InputError(f"{source}: expected at most {MOST_LEVELS} levels of names")
+            if not isinstance(name, str) or len(name) > MAX_SHOWN:
+                raise InputError(f"{source}: expected short names that are text, got {brief(name)}")
+            if len(parents) == MAX_LEVELS:
+                raise InputError(f"{source}: expected at most {MAX_LEVELS} levels of names")
             path = (*parents, name)
             if isinstance(value, dict):
                 walk(value, path)
             elif isinstance(value, np.ndarray):
                 flat["/".join(path)] = value
             else:
-                kind, place = type(value).__name__, printable("/".join(path))
-                raise InputError(f"{source}: {place}: expected an array, got {kind}")
+                kind, leaf = type(value).__name__, printable("/".join(path))
+                raise InputError(f"{source}: {leaf}: expected an array, got {kind}")
 
     walk(tree, ())
     return flat
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Return the tree in a msgpack file. Raises `InputError` where it is damaged."""
+    """Return the tree in a msgpack file. Raises `InputError` if it is damaged."""
     from flax.serialization import msgpack_restore
 
     require_file(path)
@@ -64,30 +64,24 @@ def load(path: Path) -> dict[str, Any]:
 def require_few_objects(content: bytes) -> None:
     """Raise `ValueError` for more maps and lists than a model has: each takes 50 times its bytes.
 
-    Nothing is built while counting. An array is a msgpack nested in that of its tree.
+    It counts without building objects. Arrays are msgpacks nested in that of the tree.
     """
     import msgpack
 
     count = 0
 
-    def forget(entries: list) -> None:
+    def count_entries(entries: list) -> None:
         nonlocal count
         count += 1 + len(entries)
-        if count > MOST_OBJECTS:
-            raise ValueError(f"more than {MOST_OBJECTS} objects")
+        if count > MAX_OBJECTS:
+            raise ValueError(f"more than {MAX_OBJECTS} objects")
 
-    def look_into(code: int, data: bytes) -> None:
+    def count_nested(code: int, data: bytes) -> None:
         unpack(data, raw=True)
 
-    unpack = partial(
-        msgpack.unpackb,
-        ext_hook=look_into,
-        object_pairs_hook=forget,
-        list_hook=forget,
-        strict_map_key=False,
-        max_map_len=MOST_OBJECTS,
-        max_array_len=MOST_DIMENSIONS,
-    )
+    counters = {"object_pairs_hook": count_entries, "list_hook": count_entries}
+    limits = {"max_map_len": MAX_OBJECTS, "max_array_len": MAX_DIMENSIONS, "strict_map_key": False}
+    unpack = partial(msgpack.unpackb, ext_hook=count_nested, **counters, **limits)
     unpack(content)
 
 

@@ -1,8 +1,7 @@
 """nanoGPT's `ckpt.pt`: model, shape, AdamW's state, and the settings of its run.
 
-nanoGPT computes the erf GELU. Entries of its file that our runs have no use for are kept, and
-written back. The part of our state that nanoGPT's file has no entry for is written as JSON under
-`gpt_twins`, which nanoGPT's programs ignore.
+nanoGPT computes GELU with erf. Entries of its file that are not used here are written back. Our
+state without an entry in its file is written as JSON under `gpt_twins`, which nanoGPT ignores.
 """
 
 import json
@@ -13,7 +12,7 @@ from typing import Any
 
 from gpt_common.checkpoint import Checkpoint, TrainingState, read_state_fields, state_fields
 from gpt_common.config import DataOptions, GPTConfig, ModelOptions, OptimizerOptions, TrainConfig
-from gpt_common.errors import InputError, shown
+from gpt_common.errors import InputError, brief
 from gpt_common.formats import karpathy, torch_files
 from gpt_common.formats.base import Format, require_activation
 from gpt_common.formats.karpathy import whole_number
@@ -23,7 +22,7 @@ from gpt_common.weights import Weights, weight_shapes
 NAME = "nanogpt"
 OURS = "gpt_twins"
 DATA = "data/"  # the folder of nanoGPT's datasets, relative to the one in which it runs
-# nanoGPT's settings -> our options. It divides the accumulation among its processes itself.
+# nanoGPT's settings -> our options. nanoGPT itself divides accumulation among processes.
 WHOLE: dict[str, str] = {
     "batch_size": "batch_size",
     "block_size": "seq_len",
@@ -35,7 +34,7 @@ WHOLE: dict[str, str] = {
 REAL: dict[str, str] = {
     n: n for n in ("learning_rate", "min_lr", "weight_decay", "beta1", "beta2", "grad_clip")
 }
-MOST_KEPT, LONGEST = 1000, 1000  # entries, and characters of one
+MAX_ENTRIES, MAX_CHARACTERS = 1000, 1000  # of entries that are written back
 
 
 def detect(path: Path) -> bool:
@@ -44,7 +43,7 @@ def detect(path: Path) -> bool:
 
 
 def read(path: Path) -> Checkpoint:
-    """Read a file, and the state of a run where it has AdamW's state."""
+    """Read a file, with the training state if it has AdamW's state."""
     content, source = torch_files.load(path), str(path)
     arguments = require_dict(content["model_args"], "model_args", source)
     config = karpathy.read_shape(arguments, "gelu", source)
@@ -54,12 +53,12 @@ def read(path: Path) -> Checkpoint:
 
 
 def notes(arguments: dict[str, Any], training: TrainingState | None) -> tuple[str, ...]:
-    """Return in sentences what nanoGPT does and the twins do not."""
+    """Return sentences on what nanoGPT does differently in training."""
     found, dropout = [], plain(arguments).get("dropout")
     if isinstance(dropout, int | float) and dropout > 0:
         found.append(f"nanoGPT trains this model with dropout {dropout}, the twins without")
     if training and training.versions.get("framework") == NAME:
-        found.append("nanoGPT draws its batches at random, the twins take the data in order")
+        found.append("nanoGPT samples its batches at random, the twins read the data in order")
     return tuple(found)
 
 
@@ -71,18 +70,15 @@ def require_dict(value: Any, name: str, source: str) -> dict[Any, Any]:
 
 
 def plain(content: Any) -> dict[str, Any]:
-    """Return the entries of a dict that are booleans, finite numbers or short strings.
-
-    A tensor of one number counts as a number. There are at most `MOST_KEPT` entries.
-    """
+    """Return at most `MAX_ENTRIES` entries of a dict that `scalar` accepts, {} if it is no dict."""
     entries = content.items() if isinstance(content, dict) else ()
     values = {name: scalar(value) for name, value in entries if isinstance(name, str)}
-    fitting = [(n, v) for n, v in values.items() if len(n) <= LONGEST and v is not None]
-    return dict(fitting[:MOST_KEPT])
+    fitting = [(n, v) for n, v in values.items() if len(n) <= MAX_CHARACTERS and v is not None]
+    return dict(fitting[:MAX_ENTRIES])
 
 
 def scalar(value: Any) -> bool | int | float | str | None:
-    """Return a boolean, finite number or short string, also from a tensor; None for others."""
+    """Return a boolean, finite number or short string, or that of a tensor; None for others."""
     import torch
 
     if isinstance(value, torch.Tensor) and value.numel() == 1:
@@ -91,23 +87,23 @@ def scalar(value: Any) -> bool | int | float | str | None:
         except RuntimeError:  # a dtype without numbers
             return None
     if isinstance(value, str):
-        return value if len(value) <= LONGEST else None
+        return value if len(value) <= MAX_CHARACTERS else None
     if isinstance(value, int):
         return value if abs(value) < 2**63 else None
     return value if isinstance(value, float) and math.isfinite(value) else None
 
 
-# The state of a run.
+# The training state.
 
 
 def parameter_order(config: GPTConfig) -> list[str]:
-    """Return the weights' names in the order of nanoGPT's optimizer: decayed ones first."""
+    """Return weight names in the order of nanoGPT's optimizer: those with weight decay first."""
     shapes = weight_shapes(config)
     return [n for n in shapes if len(shapes[n]) >= 2] + [n for n in shapes if len(shapes[n]) < 2]
 
 
 def read_training(content: dict[str, Any], config: GPTConfig, source: str) -> TrainingState | None:
-    """Return the state of a run, or None where the file has no state of AdamW."""
+    """Return the training state, None if the file has no state of AdamW."""
     names = parameter_order(config)
     entries = read_entries(content.get("optimizer"), len(names), source)
     if not entries:
@@ -129,7 +125,7 @@ def read_training(content: dict[str, Any], config: GPTConfig, source: str) -> Tr
 
 
 def read_entries(optimizer: Any, count: int, source: str) -> list[dict[Any, Any]]:
-    """Return AdamW's state of each parameter; an empty list where there was no update."""
+    """Return AdamW's state of each parameter, [] before the first update."""
     if optimizer is None:
         return []
     state = require_dict(optimizer, "optimizer", source).get("state")
@@ -148,7 +144,7 @@ def read_moment(tensors: list, names: list[str], config: GPTConfig, source: str)
 
 
 def read_step(content: dict[str, Any], source: str) -> int:
-    """Return the number of updates of the run. Raises `InputError` for an invalid one."""
+    """Return the step of the run. Raises `InputError` for an invalid one."""
     step = whole_number(content.get("iter_num", 0), "iter_num", source)
     if step < 0:
         raise InputError(f"{source}: iter_num must not be negative, got {step}")
@@ -156,7 +152,7 @@ def read_step(content: dict[str, Any], source: str) -> int:
 
 
 def read_optimizer_step(entries: list[dict[Any, Any]], source: str) -> int:
-    """Return AdamW's own count, without the updates that nanoGPT's GradScaler skipped."""
+    """Return AdamW's own step count, which lacks the updates that a GradScaler skipped."""
     steps = {scalar(entry.get("step")) for entry in entries}
     (step,) = steps if len(steps) == 1 else (None,)
     if isinstance(step, bool) or not isinstance(step, int | float) or step != abs(int(step)):
@@ -167,40 +163,31 @@ def read_optimizer_step(entries: list[dict[Any, Any]], source: str) -> int:
 def read_fields(content: dict[str, Any], config: GPTConfig, source: str) -> dict[str, Any]:
     """Return data position, options and versions, from `gpt_twins` or nanoGPT's settings."""
     if not isinstance(content.get(OURS), str):
-        options = read_options(content, config, source)
-        start = {"position": 0}
-        return {"loader": start, "options": options.as_dict(), "versions": {"framework": NAME}}
-    place = f"{source}: {OURS}"
+        options = read_options(content, config, source).as_dict()
+        return {"loader": {"position": 0}, "options": options, "versions": {"framework": NAME}}
+    source = f"{source}: {OURS}"
     try:
         entries = dict(json.loads(content[OURS]))
     except (TypeError, ValueError, RecursionError):
-        raise InputError(f"{place}: expected the state of a run in JSON") from None
-    fields = read_state_fields(entries, place)
-    stored_options(fields["options"], place)
+        raise InputError(f"{source}: expected the state of a run in JSON") from None
+    fields = read_state_fields(entries, source)
+    TrainConfig.from_dict(fields["options"], source)  # raises for invalid options
     return fields
-
-
-def stored_options(groups: dict[str, Any], source: str) -> TrainConfig:
-    """Return a run's options. Raises `InputError` for invalid ones."""
-    try:
-        return TrainConfig.from_dict(groups)
-    except InputError as error:
-        raise InputError(f"{source}: options: {error}") from None
 
 
 # Settings and options.
 
 
 def read_options(content: dict[str, Any], config: GPTConfig, source: str) -> TrainConfig:
-    """Return the options of a run from a file, with our defaults for what is not in it.
+    """Return the options of a run from a file, with our defaults for missing ones.
 
-    AdamW's betas, epsilon and decay are taken from the optimizer where it has them, as nanoGPT does
-    when it resumes. Raises `InputError` for invalid settings.
+    The optimizer's betas, eps and weight decay override the settings, as when nanoGPT resumes.
+    Raises `InputError` for invalid settings.
     """
     settings = plain(content.get("config"))
     found = read_numbers(settings, source) | read_group(content.get("optimizer"))
     found |= {"lr_schedule": "cosine", "warmup_peak": "next"}
-    if settings.get("decay_lr") is not True:  # which the warm-up is part of
+    if settings.get("decay_lr") is not True:  # decay_lr includes the warmup
         found |= {"lr_schedule": "constant", "warmup_steps": 0}
     if isinstance(settings.get("dataset"), str):
         found["data"] = DATA + settings["dataset"]
@@ -215,7 +202,7 @@ def read_options(content: dict[str, Any], config: GPTConfig, source: str) -> Tra
 
 
 def read_numbers(settings: dict[str, Any], source: str) -> dict[str, Any]:
-    """Return the options that are numbers, under our names."""
+    """Return the numeric options under our names."""
     whole = {o: _whole(settings[t], t, source) for t, o in WHOLE.items() if t in settings}
     return whole | {o: _real(settings[t], t, source) for t, o in REAL.items() if t in settings}
 
@@ -227,12 +214,12 @@ def _whole(value: Any, name: str, source: str) -> int:
 
 def _real(value: Any, name: str, source: str) -> float:
     if type(value) not in (int, float):
-        raise InputError(f"{source}: config: {name}: expected a number, got {shown(value)}")
+        raise InputError(f"{source}: config: {name}: expected a number, got {brief(value)}")
     return float(value)
 
 
 def read_group(optimizer: Any) -> dict[str, float]:
-    """Return what AdamW's first group, that of the parameters that decay, says of its options."""
+    """Return the options of AdamW's first group, that with weight decay."""
     groups = optimizer.get("param_groups") if isinstance(optimizer, dict) else None
     group = groups[0] if isinstance(groups, list) and groups else None
     if not isinstance(group, dict):
@@ -245,7 +232,7 @@ def read_group(optimizer: Any) -> dict[str, float]:
 
 
 def other_entries(content: dict[str, Any]) -> dict[str, Any]:
-    """Return the entries of a file that are written back into one."""
+    """Return the entries of a file that are to be written back."""
     entries = {name: value for name, value in plain(content).items() if name != OURS}
     return entries | {name: plain(content.get(name)) for name in ("config", "model_args")}
 
@@ -273,36 +260,33 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
 def settings(
     training: TrainingState | None, before: dict[str, Any], config: GPTConfig
 ) -> dict[str, Any]:
-    """Return nanoGPT's settings: those of the file, updated with the options that differ since.
+    """Return nanoGPT's settings: those `before`, updated with options that have changed.
 
-    Without earlier settings it is all options; for weights alone, none.
+    If there were none, all options; without training state, `before`.
     """
     if training is None:
         return before
-    now = as_settings(stored_options(training.options, NAME))
-    said = as_settings(read_options({"config": before}, config, NAME))
-    return before | {n: v for n, v in now.items() if not before or v != said.get(n)}
+    now = as_settings(TrainConfig.from_dict(training.options, NAME))
+    old = as_settings(read_options({"config": before}, config, NAME))
+    return before | {n: v for n, v in now.items() if not before or v != old.get(n)}
 
 
 def as_settings(config: TrainConfig) -> dict[str, Any]:
-    """Return a run's options as nanoGPT's settings, those that have a counterpart."""
+    """Return a run's options as nanoGPT's settings, if they have an equivalent."""
     options = vars(config.data) | vars(config.optimizer)
     found = {theirs: options[ours] for theirs, ours in (WHOLE | REAL).items()}
     found["lr_decay_iters"] = found["lr_decay_iters"] or found["max_iters"]
     found["decay_lr"] = config.optimizer.lr_schedule == "cosine"
     data = config.data.data
-    dataset = data.startswith(DATA) and not Path(data).suffix  # a folder, where nanoGPT has them
+    dataset = data.startswith(DATA) and not Path(data).suffix  # a folder, as in nanoGPT
     return found | ({"dataset": data.removeprefix(DATA)} if dataset else {})
 
 
 def optimizer_state(training: TrainingState | None, config: GPTConfig) -> dict[str, Any]:
-    """Return AdamW's state as `torch.optim.AdamW.state_dict()` would; for weights alone, a new one.
-
-    nanoGPT does not resume from a file without one.
-    """
+    """Return AdamW's `state_dict()`; without training state a new one, which nanoGPT requires."""
     names, shapes = parameter_order(config), weight_shapes(config)
     matrices = sum(len(shapes[name]) >= 2 for name in names)
-    options = stored_options(training.options, NAME) if training else TrainConfig()
+    options = TrainConfig.from_dict(training.options, NAME) if training else TrainConfig()
     optimizer = options.optimizer
     common = {
         "lr": optimizer.learning_rate,

@@ -1,17 +1,18 @@
 """OpenAI's original TensorFlow checkpoint: `hparams.json` and `model.ckpt.*`. Read only.
 
-Needs TensorFlow, to read its format: `pip install tensorflow`.
+Requires TensorFlow: `pip install tensorflow`.
 """
 
 from pathlib import Path
 
 import numpy as np
 
-from gpt_common.checkpoint import Checkpoint, shape_of
+from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import GPTConfig
 from gpt_common.errors import InputError, reason
-from gpt_common.formats.base import Format
+from gpt_common.formats.base import Format, has_files
 from gpt_common.formats.names import check_weights
+from gpt_common.hf_config import make_config
 from gpt_common.storage import read_json
 from gpt_common.weights import Array, Weights, num_bytes, require_plausible, weight_shapes
 
@@ -22,11 +23,6 @@ FIELDS = {
     "block_size": "n_ctx",
     "vocab_size": "n_vocab",
 }
-
-
-def detect(path: Path) -> bool:
-    """Whether a folder has `hparams.json` and a TensorFlow checkpoint."""
-    return (path / "hparams.json").is_file() and (path / "model.ckpt.index").is_file()
 
 
 def tensorflow_name(name: str) -> str:
@@ -45,7 +41,7 @@ def read(path: Path) -> Checkpoint:
     arrays = load(path / "model.ckpt")
     require_plausible(config, len(arrays), num_bytes(arrays), str(path))
     names = {name: tensorflow_name(name) for name in weight_shapes(config)}
-    # Kernels are 1-wide convolutions there: (1, in, out).
+    # Kernels are convolutions of width 1: (1, in, out).
     weights: Weights = {
         ours: np.squeeze(arrays[theirs], 0) if arrays[theirs].ndim == 3 else arrays[theirs]
         for ours, theirs in names.items()
@@ -55,10 +51,10 @@ def read(path: Path) -> Checkpoint:
 
 
 def read_config(path: Path) -> GPTConfig:
-    """Return the shape from `hparams.json`. Raises `InputError` where it is damaged."""
+    """Return the configuration in `hparams.json`. Raises `InputError` if it is damaged."""
     content = read_json(path)
     sizes = {ours: content.get(theirs) for ours, theirs in FIELDS.items()}
-    return shape_of(sizes, "gelu_new", str(path))
+    return make_config(sizes, "gelu_new", str(path))
 
 
 def load(prefix: Path) -> dict[str, Array]:
@@ -76,4 +72,5 @@ def load(prefix: Path) -> dict[str, Array]:
         ) from None
 
 
-FORMAT = Format("openai", "OpenAI's TensorFlow folder, read only, needs TensorFlow", detect, read)
+DESCRIPTION = "OpenAI's TensorFlow folder, read only, needs TensorFlow"
+FORMAT = Format("openai", DESCRIPTION, has_files("hparams.json", "model.ckpt.index"), read)

@@ -1,4 +1,4 @@
-"""Parameters of `gpt_flax` as an Orbax checkpoint, their configuration in the same folder."""
+"""Parameters of `gpt_flax` as an Orbax checkpoint, with their `config.json`."""
 
 import logging
 import math
@@ -15,17 +15,13 @@ import numpy as np
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.errors import InputError, reason
 from gpt_common.formats import flax_msgpack, twins
-from gpt_common.formats.base import Format, read_config, write_config
-from gpt_common.storage import MOST_JSON_BYTES, atomic_folder, require_file
+from gpt_common.formats.base import Format, has_files, write_config
+from gpt_common.hf_config import read_config
+from gpt_common.storage import MAX_JSON_BYTES, atomic_folder, require_file
 
 PARAMS = "params"
-MOST_COMPRESSED = 16  # bytes in memory for a byte on the disk; for trained weights it is 1.1
+MAX_COMPRESSION = 16  # bytes in memory per byte on the disk; 1.1 for trained weights
 OS_ERROR = re.compile(r"os_error_code='(\d+)'")
-
-
-def detect(path: Path) -> bool:
-    """Whether a folder has a configuration and Orbax's `params` folder."""
-    return (path / "config.json").is_file() and (path / PARAMS / "_METADATA").is_file()
 
 
 def read(path: Path) -> Checkpoint:
@@ -36,7 +32,7 @@ def read(path: Path) -> Checkpoint:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Return the tree of arrays in an Orbax folder. Raises `InputError` where it is damaged."""
+    """Return the tree of arrays in an Orbax folder. Raises `InputError` if it is damaged."""
     import jax
     import orbax.checkpoint as ocp
 
@@ -48,7 +44,7 @@ def load(path: Path) -> dict[str, Any]:
                 if metadata is None:
                     raise ValueError("metadata that cannot be read")
                 claimed = sum(map(claimed_bytes, jax.tree.leaves(metadata.tree)))
-                if claimed > MOST_COMPRESSED * size:
+                if claimed > MAX_COMPRESSION * size:
                     raise ValueError(f"arrays of {claimed} bytes in {size} bytes of files")
                 as_numpy = jax.tree.map(
                     lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata.tree
@@ -61,28 +57,27 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def size_of_files(folder: Path) -> int:
-    """Return the bytes of all files in a folder. Raises `InputError` where one is not a file."""
+    """Return the size of all files in a folder, in bytes.
+
+    Raises `InputError` if one is not a regular file, or a metadata file is too large.
+    """
     files = [path for path in folder.rglob("*") if not path.is_dir()]
     for file in files:
         require_file(file)
-        if file.name.startswith(("_", ".")) and file.stat().st_size > MOST_JSON_BYTES:
-            raise InputError(f"{file}: expected at most {MOST_JSON_BYTES} bytes of metadata")
+        if file.name.startswith(("_", ".")) and file.stat().st_size > MAX_JSON_BYTES:
+            raise InputError(f"{file}: expected at most {MAX_JSON_BYTES} bytes of metadata")
     return sum(file.stat().st_size for file in files)
 
 
 def claimed_bytes(leaf: Any) -> int:
-    """Return the bytes of an array, or of one of its chunks, by its metadata."""
+    """Return the bytes of an array, or of a larger chunk of it, according to its metadata."""
     chunk = leaf.storage.chunk_shape if leaf.storage else ()
     return max(math.prod(leaf.shape), math.prod(chunk or ())) * np.dtype(leaf.dtype).itemsize
 
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Silence what Orbax logs about a damaged checkpoint or a full disk.
-
-    The error says it in one line. Orbax' threads outlive it for a while, and report that the event
-    loop is closed.
-    """
+    """Silence Orbax's log, and its threads that report a closed event loop after an error."""
     logger, before = logging.getLogger("absl"), sys.unraisablehook
     level = logger.level
 
@@ -94,7 +89,7 @@ def quietly() -> Iterator[None]:
     logger.setLevel(logging.CRITICAL)
     try:
         yield
-        sys.unraisablehook = before  # after an error it stays: the threads outlive this block
+        sys.unraisablehook = before  # not after an error: the threads outlive this block
     finally:
         logger.setLevel(level)
 
@@ -110,7 +105,7 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def save(path: Path, tree: dict[str, Any]) -> None:
-    """Write a tree of arrays. Raises `OSError` where there is no room for it."""
+    """Write a tree of arrays. Raises `OSError` if the disk is full."""
     import orbax.checkpoint as ocp
 
     with quietly():
@@ -123,6 +118,5 @@ def save(path: Path, tree: dict[str, Any]) -> None:
             raise OSError(int(code[1]), os.strerror(int(code[1]))) from None
 
 
-FORMAT = Format(
-    "orbax", "folder with gpt_flax parameters as Orbax writes them", detect, read, write
-)
+DESCRIPTION = "folder with gpt_flax parameters as Orbax writes them"
+FORMAT = Format("orbax", DESCRIPTION, has_files("config.json", f"{PARAMS}/_METADATA"), read, write)

@@ -1,12 +1,12 @@
-"""All formats. Each reads to and writes from one representation: Hugging Face's names and layout.
+"""All formats. Each converts from and to one representation: Hugging Face's names and layout.
 
-A file's format is detected from its content, not from its name.
+The format of a file is detected by its content, not its name.
 """
 
 from dataclasses import replace
 from pathlib import Path
 
-from gpt_common.checkpoint import STATE, Checkpoint, is_run, read_checkpoint
+from gpt_common.checkpoint import STATE, Checkpoint
 from gpt_common.errors import InputError
 from gpt_common.formats import (
     build_nanogpt,
@@ -21,6 +21,7 @@ from gpt_common.formats import (
     torch_state_dict,
 )
 from gpt_common.formats.base import Format
+from gpt_common.run_folder import is_run, read_checkpoint
 from gpt_common.storage import existing_folder
 
 FORMATS: dict[str, Format] = {
@@ -41,7 +42,7 @@ ENDINGS = {".pt": "torch", ".msgpack": "flax", ".bin": "llmc", "": "huggingface"
 
 
 def detect(path: Path) -> Format:
-    """Return the format of a file or folder. Raises `InputError` where it is none of `FORMATS`."""
+    """Return the format of a file or folder. Raises `InputError` if it is none of `FORMATS`."""
     for form in FORMATS.values():
         if form.detect(path):
             return form
@@ -49,18 +50,18 @@ def detect(path: Path) -> Format:
 
 
 def locate(source: str) -> Path:
-    """Return the path of a source, which is a path or the name of a model on the Hub.
+    """Return the path of a source: a path, or the name of a model on the Hub, downloaded.
 
-    Raises `InputError` where neither exists.
+    Raises `InputError` if neither exists.
     """
     path = existing_folder(Path(source))
     return path if path.exists() else huggingface_hub.download(source)
 
 
 def read(source: str, with_training: bool = True) -> tuple[Checkpoint, Format]:
-    """Return the model of a source in any format, of a run the newest undamaged, and the format.
+    """Return a checkpoint in any format, of a run the newest undamaged one, and its format.
 
-    Raises `InputError` where the source is missing or damaged.
+    Raises `InputError` if it is missing or damaged.
     """
     path = locate(source)
     if is_run(path) or ((path / STATE).exists() and not with_training):
@@ -70,17 +71,17 @@ def read(source: str, with_training: bool = True) -> tuple[Checkpoint, Format]:
 
 
 def read_weights(source: str) -> Checkpoint:
-    """Return the model of a source in any format, without the state of a run.
+    """Return a checkpoint in any format without training state.
 
-    Raises `InputError` where the source is missing or damaged.
+    Raises `InputError` if it is missing or damaged.
     """
     return replace(read(source, with_training=False)[0], training=None)
 
 
 def destination_format(path: Path, name: str | None) -> Format:
-    """Return the format to write: by name, or by the destination's ending.
+    """Return the format to write: by name, or by the destination's suffix.
 
-    Raises `InputError` where it is unknown or read only.
+    Raises `InputError` if it is unknown or read only.
     """
     name = name or ENDINGS.get(path.suffix)
     if name not in FORMATS:

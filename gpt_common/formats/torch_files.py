@@ -1,4 +1,4 @@
-"""torch's files, read without running the code that a pickle may hold."""
+"""torch's files, read without executing code in a pickle."""
 
 import pickletools
 import re
@@ -11,33 +11,29 @@ from typing import IO, Any
 import ml_dtypes
 import numpy as np
 
-from gpt_common.errors import InputError, printable, reason, shown
-from gpt_common.storage import require_file
+from gpt_common.errors import InputError, brief, printable, reason
+from gpt_common.storage import first_bytes, require_file
 from gpt_common.weights import Array, num_bytes
 
-LEGACY_START = b"\x80\x02"  # a pickle of protocol 2: how files of torch before 1.6 begin
-MOST_OPCODES = 300_000  # in a pickle: those of eight thousand tensors
-MOST_IN_TUPLE = 1000  # objects; a tensor takes 20
-MARK = 0  # on the stack, instead of a size
+LEGACY_START = b"\x80\x02"  # a pickle of protocol 2: files of torch before 1.6
+MAX_OPCODES = 300_000  # in a pickle, for eight thousand tensors
+MAX_IN_TUPLE = 1000  # objects; a tensor takes 20
+MARK = 0  # on the stack, in place of a size
 
 
 class BuildNanoGPTConfig:
-    """Stands for build-nanogpt's configuration, a class of the program that wrote the file."""
+    """Replaces build-nanogpt's configuration class, which is not importable."""
 
 
-# Their names in the files. Reading one only makes an empty object and sets its attributes.
+# With their names in the files. Unpickling creates an empty object and sets its attributes.
 CLASSES: list[Any] = [
     (BuildNanoGPTConfig, f"{module}.GPTConfig") for module in ("__main__", "train_gpt2")
 ]
 
 
 def is_torch_file(path: Path) -> bool:
-    """Whether a file begins as torch's do."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        start = file.read(4)
-    return start.startswith((b"PK\x03\x04", LEGACY_START))
+    """Whether a file begins like torch's."""
+    return path.is_file() and first_bytes(path, 4).startswith((b"PK\x03\x04", LEGACY_START))
 
 
 def peek(path: Path) -> dict:
@@ -50,10 +46,10 @@ def peek(path: Path) -> dict:
 
 
 def load(path: Path) -> Any:
-    """Return the content of a torch file, its tensors memory-mapped where the format allows.
+    """Return the content of a torch file, with tensors memory-mapped unless it is a legacy file.
 
-    Only tensors, plain containers and `CLASSES` are read. Raises `InputError` for a file that is
-    damaged or holds anything else.
+    Raises `InputError` if it is damaged or has objects other than tensors, plain containers and
+    `CLASSES`.
     """
     import torch
 
@@ -62,16 +58,16 @@ def load(path: Path) -> Any:
         is_zip = zipfile.is_zipfile(path)
         _check_zip(path) if is_zip else _check_legacy(path)
         with torch.serialization.safe_globals(CLASSES), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's, about damaged files
+            warnings.simplefilter("ignore")  # by torch about damaged files
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except InputError:
         raise
-    except Exception as error:  # a damaged file makes torch raise almost anything
+    except Exception as error:  # for a damaged file torch raises almost anything
         raise InputError(f"{path}: {_reason(error)}") from None
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Write a torch file. Raises `OSError` where there is no room for it."""
+    """Write a torch file. Raises `OSError` if the disk is full."""
     import torch
 
     with path.open("wb") as file:
@@ -90,7 +86,7 @@ def _reason(error: Exception) -> str:
 
 
 def _check_zip(path: Path) -> None:
-    """Raise `InputError` where a file claims to hold more than it has bytes."""
+    """Raise `InputError` if a file claims to hold more bytes than it has."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
@@ -103,9 +99,9 @@ def _check_zip(path: Path) -> None:
 
 
 def _check_legacy(path: Path) -> None:
-    """Raise `InputError` where a file claims to hold more than it has bytes.
+    """Raise `InputError` if a file claims to hold more bytes than it has.
 
-    Before torch 1.6 it was five pickles: two numbers, the system, the content, the storages' keys.
+    It has five pickles: two numbers, system information, the content, the storages' keys.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -115,16 +111,16 @@ def _check_legacy(path: Path) -> None:
 
 
 def _check_pickle(file: IO[bytes], path: Path) -> list[int]:
-    """Return the integers in a pickle. Raises `InputError` for one that takes very long to read.
+    """Return the integers in a pickle. Raises `InputError` if it could take very long to read.
 
-    A tuple of one tuple twice, in another twice, and so on n times, is hashed 2**n times as a key.
+    Hashing n nested tuples, each of the same tuple twice, takes 2**n steps.
     """
-    sizes: dict[Any, int] = {}  # of what is memoized, with the tuples in it
+    sizes: dict[Any, int] = {}  # of memoized objects, including nested tuples
     stack: list[int] = []
     numbers: list[int] = []
     for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
-        if count == MOST_OPCODES:
-            raise InputError(f"{path}: expected at most {MOST_OPCODES} opcodes in a pickle")
+        if count == MAX_OPCODES:
+            raise InputError(f"{path}: expected at most {MAX_OPCODES} opcodes in a pickle")
         if opcode.name in ("BINPUT", "LONG_BINPUT"):
             sizes[argument] = stack[-1]
         elif opcode.name in ("BINGET", "LONG_BINGET"):
@@ -132,13 +128,13 @@ def _check_pickle(file: IO[bytes], path: Path) -> list[int]:
         else:
             stack += _sizes_after(opcode, stack)
             numbers += [argument] if isinstance(argument, int) else []
-        if stack and stack[-1] > MOST_IN_TUPLE:
-            raise InputError(f"{path}: expected at most {MOST_IN_TUPLE} objects in a tuple")
+        if stack and stack[-1] > MAX_IN_TUPLE:
+            raise InputError(f"{path}: expected at most {MAX_IN_TUPLE} objects in a tuple")
     return numbers
 
 
 def _sizes_after(opcode: pickletools.OpcodeInfo, stack: list[int]) -> list[int]:
-    """Pop the stack as an opcode does; return the sizes of what it pushes."""
+    """Pop the stack like an opcode; return the sizes of the objects that it pushes."""
     taken, before = 0, list(opcode.stack_before)
     if pickletools.markobject in before:
         while size := stack.pop():
@@ -147,15 +143,15 @@ def _sizes_after(opcode: pickletools.OpcodeInfo, stack: list[int]) -> list[int]:
     taken += sum(stack.pop() for _ in before)
     if opcode.name == "MARK":
         return [MARK]
-    size = 1 + taken if opcode.name.startswith("TUPLE") else 1  # nothing else is hashed through
+    size = 1 + taken if opcode.name.startswith("TUPLE") else 1  # hashing others does not recurse
     return [size for _ in opcode.stack_after]
 
 
 def to_arrays(tensors: Mapping[str, Any], source: str) -> dict[str, Array]:
     """Return a state dict as numpy arrays of the same bits.
 
-    Raises `InputError` where an entry is not a plain tensor under a name, or where tensors claim
-    more bytes than their storages have.
+    Raises `InputError` if an entry is not a dense tensor under a name, or tensors claim more bytes
+    than their storages have.
     """
     import torch
 
@@ -164,20 +160,16 @@ def to_arrays(tensors: Mapping[str, Any], source: str) -> dict[str, Array]:
     for name, tensor in tensors.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
             kind = type(tensor).__name__
-            raise InputError(f"{source}: expected tensors by name, got {shown(name)}: {kind}")
+            raise InputError(f"{source}: expected tensors by name, got {brief(name)}: {kind}")
         try:
             arrays[name] = to_array(tensor)
             storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        except Exception:  # sparse, quantized, of eight bits: each has its own
-            kind = f"{tensor.layout} of {tensor.dtype}"
-            raise InputError(
-                f"{source}: {printable(name)}: expected an array, got {kind}"
-            ) from None
-    # The head may share the embedding's storage; no other tensors share one.
+        except Exception:  # sparse, quantized, 8-bit: each has its own type
+            kind = f"{printable(name)}: expected an array, got {tensor.layout} of {tensor.dtype}"
+            raise InputError(f"{source}: {kind}") from None
+    # Only the head and the embedding may share a storage.
     if num_bytes(arrays) > 2 * sum(storages.values()):
-        raise InputError(
-            f"{source}: expected tensors with numbers of their own, got some that share"
-        )
+        raise InputError(f"{source}: expected separate tensors, got some that share memory")
     return arrays
 
 
@@ -195,7 +187,7 @@ def to_tensor(array: Array) -> Any:
     """Return a numpy array as a torch tensor of the same bits, bfloat16 included."""
     import torch
 
-    array = np.array(array)  # torch wants arrays that it may write to
+    array = np.array(array)  # torch requires a writable array
     if array.dtype == ml_dtypes.bfloat16:
         return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
     return torch.from_numpy(array)

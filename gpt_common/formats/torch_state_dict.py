@@ -1,11 +1,11 @@
-"""The state dict of `gpt_torch` in a `.pt` file, with its configuration beside: `FILE.json`."""
+"""The state dict of `gpt_torch` in a `.pt` file, with its configuration in `FILE.json`."""
 
 from pathlib import Path
 
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.errors import InputError, printable
 from gpt_common.formats import torch_files, twins
-from gpt_common.formats.base import Format, config_of, described_file
+from gpt_common.formats.base import Format, config_of, file_with_config
 from gpt_common.formats.names import check_weights, transposed_linears, unwrapped
 from gpt_common.weights import Array
 
@@ -34,12 +34,11 @@ def read(path: Path) -> Checkpoint:
 
 
 def write(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a file and its configuration beside it."""
+    """Write a file and its configuration."""
     arrays = transposed_linears(twins.padded_arrays(checkpoint, torch_name))
-    with described_file(path, checkpoint.config) as part:
+    with file_with_config(path, checkpoint.config) as part:
         torch_files.save(part, {n: torch_files.to_tensor(array) for n, array in arrays.items()})
 
 
-FORMAT = Format(
-    "torch", ".pt state dict of gpt_torch, FILE.json beside", detect, read, write, described=True
-)
+DESCRIPTION = ".pt state dict of gpt_torch, FILE.json beside"
+FORMAT = Format("torch", DESCRIPTION, detect, read, write, has_config_file=True)

@@ -1,4 +1,4 @@
-"""What the files of `gpt_torch` and `gpt_flax` share: their order and the padded embedding."""
+"""Shared by the formats of `gpt_torch` and `gpt_flax`: the order and the padded embedding."""
 
 from collections.abc import Callable, Mapping
 
@@ -26,7 +26,7 @@ def read_arrays(
 ) -> Weights:
     """Return a twin's arrays under Hugging Face's names, without the rows of padding.
 
-    `twin_name` returns the twin's name of a weight. Raises `InputError` for other names.
+    `twin_name` maps a Hugging Face name to the twin's. Raises `InputError` for other names.
     """
     require_plausible(config, len(arrays), num_bytes(arrays), source)
     table = {name: twin_name(name) for name in hf_names(config)}
@@ -38,7 +38,7 @@ def read_arrays(
 
 
 def padded_arrays(checkpoint: Checkpoint, twin_name: Callable[[str], str]) -> dict[str, Array]:
-    """Return the weights under a twin's names, the embedding padded as it is in memory."""
+    """Return the weights under a twin's names, with the embedding padded as in memory."""
     config, weights = checkpoint.config, checkpoint.weights
     weights = weights | {EMBEDDING: pad_rows(weights[EMBEDDING], config.padded_vocab_size)}
     return {twin_name(name): weights[name] for name in hf_names(config)}

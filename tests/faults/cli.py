@@ -41,7 +41,7 @@ FAULTS = (
     Fault(
         "a lost console ends a run",
         "gpt_common/cli.py::Stdout._attempt",
-        "self.reader_gone |= isinstance(error, BrokenPipeError)",
+        "self.pipe_closed |= isinstance(error, BrokenPipeError)",
         "raise",
     ),
     Fault(
@@ -59,8 +59,8 @@ FAULTS = (
     Fault(
         "error lines have no end",
         "gpt_common/cli.py",
-        "LONGEST_ERROR = 500",
-        "LONGEST_ERROR = 5000",
+        "MAX_ERROR_LENGTH = 500",
+        "MAX_ERROR_LENGTH = 5000",
     ),
     Fault(
         "memory that cannot be had is a traceback",
@@ -82,7 +82,7 @@ FAULTS = (
     ),
     Fault(
         "Ctrl-C after the imports kills",
-        "gpt_common/cli.py::_raising_signals",
+        "gpt_common/cli.py::_signals_raise",
         "signal.default_int_handler",
         "signal.SIG_DFL",
     ),
@@ -124,21 +124,21 @@ FAULTS = (
     ),
     Fault(
         "SIGTERM does not end a command that is no run",
-        "gpt_common/cli.py::_raising_signals",
-        "_end",
+        "gpt_common/cli.py::_signals_raise",
+        "_terminate",
         "signal.SIG_IGN",
     ),
     Fault(
         "SIGTERM is taken for the parser's exit",
-        "gpt_common/cli.py::_end",
-        "raise Ended(number)",
+        "gpt_common/cli.py::_terminate",
+        "raise Terminated(number)",
         "sys.exit(128 + number)",
     ),
     Fault(
         "a signal is raised after the command too",
-        "gpt_common/cli.py::_raising_signals",
+        "gpt_common/cli.py::_signals_raise",
         """
-        for number in taken:
+        for number in default:
             signal.signal(number, signal.SIG_DFL)
         """,
         "pass",
@@ -152,8 +152,8 @@ FAULTS = (
     ),
     Fault(
         "a run's options may be of any type",
-        "gpt_common/config.py::_from_dict",
-        "not _is_of(value, hints[name])",
+        "gpt_common/config.py::_group_from_dict",
+        "not _has_type(value, hints[name])",
         "False",
     ),
     Fault(
@@ -165,7 +165,7 @@ FAULTS = (
     Fault(
         "what is shown of a file has no end",
         "gpt_common/errors.py::printable",
-        "text[:most]",
+        "text[:max_length]",
         "text",
     ),
     Fault(
@@ -206,7 +206,7 @@ FAULTS = (
     ),
     Fault(
         "a run's whole number stays one where a float is due",
-        "gpt_common/config.py::_from_dict",
+        "gpt_common/config.py::_group_from_dict",
         "float(v) if hints[n] is float else v",
         "v",
     ),
@@ -225,15 +225,15 @@ FAULTS = (
     ),
     Fault(
         "torch: a GPU without bfloat16 computes in it",
-        "gpt_torch/device.py::select_device",
-        'device.type == "cuda"',
-        'device.type == "mps"',
+        "gpt_torch/device.py::check_dtype",
+        'device_type == "cuda"',
+        'device_type == "mps"',
     ),
     Fault(
         "torch: mps computes in float64",
-        "gpt_torch/device.py::select_device",
-        'device.type == "mps" and dtype == "float64"',
-        'device.type == "cuda" and dtype == "float64"',
+        "gpt_torch/device.py::check_dtype",
+        'device_type == "mps" and dtype == "float64"',
+        'device_type == "cuda" and dtype == "float64"',
     ),
     Fault(
         "flax: a step on a CPU has memory of its own",

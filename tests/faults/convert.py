@@ -12,7 +12,7 @@ FAULTS = (
     ),
     Fault(
         "convert: --weights_only keeps the state of the run",
-        "convert/__main__.py::convert",
+        "convert/__main__.py::apply_options",
         "config.weights_only or not target.keeps_training",
         "not target.keeps_training",
     ),
@@ -65,8 +65,8 @@ FAULTS = (
     Fault(
         "--overwrite: a checkpoint of a run",
         "convert/destination.py::require_model_folder",
-        "STEP_FOLDER.fullmatch(place.name)",
-        "STEP_FOLDER.fullmatch(place.suffix)",
+        "STEP_FOLDER.fullmatch(path.name)",
+        "STEP_FOLDER.fullmatch(path.suffix)",
     ),
     Fault(
         "--overwrite: files that are no model",
@@ -77,7 +77,7 @@ FAULTS = (
     Fault(
         "--overwrite: another's FILE.json",
         "convert/destination.py::check_destination",
-        "target.described",
+        "target.has_config_file",
         "False",
     ),
     Fault(
@@ -89,8 +89,8 @@ FAULTS = (
     Fault(
         "a folder that stands aside is not there",
         "convert/destination.py::check_destination",
-        "existing_folder(place)",
-        "place",
+        "existing_folder(path)",
+        "path",
     ),
     Fault(
         "--overwrite: a folder by the name of a file",
@@ -132,13 +132,13 @@ FAULTS = (
     Fault(
         "pickles: tuples in tuples without end",
         "gpt_common/formats/torch_files.py::_check_pickle",
-        "stack[-1] > MOST_IN_TUPLE",
+        "stack[-1] > MAX_IN_TUPLE",
         "stack[-1] < 0",
     ),
     Fault(
         "pickles of any length",
         "gpt_common/formats/torch_files.py::_check_pickle",
-        "count == MOST_OPCODES",
+        "count == MAX_OPCODES",
         "count < 0",
     ),
     Fault(
@@ -150,7 +150,7 @@ FAULTS = (
     Fault(
         "orbax: arrays as large as they claim",
         "gpt_common/formats/orbax.py::load",
-        "claimed > MOST_COMPRESSED * size",
+        "claimed > MAX_COMPRESSION * size",
         "claimed < 0",
     ),
     Fault(
@@ -163,36 +163,36 @@ FAULTS = (
         "FILE.json: what waits is not read",
         "gpt_common/formats/base.py::config_of",
         """
-        if is_of(_next(path), path):
-            return read_config(_next(path))
+        if belongs_to(_new_config_path(path), path):
+            return read_config(_new_config_path(path))
         """,
         "pass",
     ),
     Fault(
         "FILE.json: replaced before its file",
-        "gpt_common/formats/base.py::described_file",
-        "_next(path)",
-        "beside(path)",
+        "gpt_common/formats/base.py::file_with_config",
+        "_new_config_path(path)",
+        "config_path(path)",
     ),
     Fault(
         "FILE.json: what a killed process left waiting is lost",
-        "gpt_common/formats/base.py::described_file",
+        "gpt_common/formats/base.py::file_with_config",
         """
-        settle(path)
+        commit_config(path)
         try:
             with atomic_file(path) as part:
                 yield part
-                write_config(_next(path), config, **{CHECKSUM: checksum(part)})
+                write_config(_new_config_path(path), config, **{CHECKSUM: checksum(part)})
         finally:
-            settle(path)
+            commit_config(path)
         """,
         """
         try:
             with atomic_file(path) as part:
                 yield part
-                write_config(_next(path), config, **{CHECKSUM: checksum(part)})
+                write_config(_new_config_path(path), config, **{CHECKSUM: checksum(part)})
         finally:
-            settle(path)
+            commit_config(path)
         """,
     ),
     Fault(

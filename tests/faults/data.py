@@ -70,13 +70,13 @@ FAULTS = (
         """
         (
             f"{source}: expected tokens below vocab_size {vocab_size}, "
-            f"got {window[place]} at position {start + place}"
+            f"got {window[index]} at position {start + index}"
         )
         """,
         """
         (
             f"{source}: expected tokens below vocab_size {vocab_size}, "
-            f"got {window[place]} at position {place}"
+            f"got {window[index]} at position {index}"
         )
         """,
     ),
@@ -202,12 +202,6 @@ FAULTS = (
         "size < expected",
     ),
     Fault(
-        "pipes and devices are read",
-        "gpt_common/token_files.py::file_size",
-        "not stat.S_ISREG(status.st_mode)",
-        "stat.S_ISDIR(status.st_mode)",
-    ),
-    Fault(
         "every version of llm.c's files is read",
         "gpt_common/token_files.py::_open_bin",
         "version != LLMC_VERSION",
@@ -251,7 +245,7 @@ FAULTS = (
     ),
     Fault(
         "a cache that fills the disk ends the run",
-        "gpt_common/texts.py::_keep",
+        "gpt_common/texts.py::_write_cache",
         "OSError",
         "FileNotFoundError",
     ),
@@ -260,14 +254,14 @@ FAULTS = (
         "gpt_common/texts.py::tiny_shakespeare",
         "digest = hashlib.sha256(content).hexdigest()",
         """
-        _keep(path, lambda file: file.write(content))
+        _write_cache(path, lambda file: file.write(content))
         digest = hashlib.sha256(content).hexdigest()
         """,
     ),
     Fault(
         "a download is not kept",
         "gpt_common/texts.py::tiny_shakespeare",
-        "not kept",
+        "not cached",
         "False",
     ),
     Fault(
@@ -309,7 +303,7 @@ FAULTS = (
     Fault(
         "a download may be silent for ever",
         "gpt_common/texts.py::_download",
-        "urllib.request.urlopen(url, timeout=SILENT_SECONDS)",
+        "urllib.request.urlopen(url, timeout=TIMEOUT)",
         "urllib.request.urlopen(url)",
     ),
     Fault(

@@ -12,8 +12,8 @@ FAULTS = (
     ),
     Fault(
         "flax: a drawn token is not marked as seen",
-        "gpt_flax/generate.py::advance",
-        "seen = seen.at[jnp.arange(len(seen)), drawn[0]].set(True)",
+        "gpt_flax/generate.py::sample_next",
+        "seen = seen.at[jnp.arange(len(seen)), sampled[0]].set(True)",
         "pass",
     ),
     Fault(
@@ -164,18 +164,18 @@ FAULTS = (
     Fault(
         "torch: keys are kept as values",
         "gpt_torch/cache.py::CachedAttention.__call__",
-        "update(self.cache.values, v, self.at)",
-        "update(self.cache.values, k, self.at)",
+        "update_cache(self.cache.values, v, self.at)",
+        "update_cache(self.cache.values, k, self.at)",
     ),
     Fault(
         "flax: keys are kept one place late",
-        "gpt_flax/cache.py::update",
+        "gpt_flax/cache.py::update_cache",
         "cached.at[at.rows, :, at.positions]",
         "cached.at[at.rows, :, at.positions + 1]",
     ),
     Fault(
         "flax: a single row's keys are kept one place late",
-        "gpt_flax/cache.py::update",
+        "gpt_flax/cache.py::update_cache",
         "at.positions[0, 0]",
         "at.positions[0, 0] + 1",
     ),
@@ -225,7 +225,7 @@ FAULTS = (
     ),
     Fault(
         "a text to stop before is shown",
-        "gpt_common/completion.py::Detokenizer._take",
+        "gpt_common/completion.py::Detokenizer._append",
         "min(found)",
         "len(self._pending)",
     ),
@@ -244,8 +244,8 @@ FAULTS = (
     Fault(
         "tokens a second are by the time to the first token",
         "gpt_common/repl.py::as_json",
-        "count / times[-1]",
-        "count / times[0]",
+        "sum(len(c.tokens) for c in completions) / times[-1]",
+        "sum(len(c.tokens) for c in completions) / times[0]",
     ),
     Fault(
         "an empty prompt shows <|endoftext|>",
@@ -264,11 +264,11 @@ FAULTS = (
         "gpt_common/completion.py::Completion.add",
         """
         if self.finish:
-            self.stream.end()
+            self.detokenizer.end()
         """,
         """
         if self.finish == "length":
-            self.stream.end()
+            self.detokenizer.end()
         """,
     ),
     Fault(
@@ -286,7 +286,7 @@ FAULTS = (
     Fault(
         "an answer that does not fit is refused",
         "gpt_common/repl.py::fit_to_context",
-        "min(REPLY_LENGTH, max(1, room))",
+        "min(REPLY_LENGTH, room)",
         "REPLY_LENGTH",
     ),
     Fault(
@@ -297,7 +297,7 @@ FAULTS = (
     ),
     Fault(
         "exact: what is close is said as of float32",
-        "gpt_common/repl.py::explain",
+        "gpt_common/repl.py::print_borderline_tokens",
         '"float64" if config.exact else config.dtype',
         "config.dtype",
     ),

@@ -6,8 +6,8 @@ FAULTS = (
     Fault(
         "torch: the mask of a cache is on the CPU",
         "gpt_torch/cache.py::cache_positions",
-        "torch.zeros(hidden.shape, dtype=keys.dtype, device=device)",
-        "torch.zeros(hidden.shape, dtype=keys.dtype)",
+        "torch.zeros(later.shape, dtype=keys.dtype, device=device)",
+        "torch.zeros(later.shape, dtype=keys.dtype)",
     ),
     Fault(
         "torch: a training step waits for its loss",
@@ -42,14 +42,14 @@ FAULTS = (
     Fault(
         "torch: tokens are drawn on the CPU",
         "gpt_torch/generate.py::decode",
-        "upload(draws, sampling_device(last.device))",
-        "torch.from_numpy(draws)",
+        "upload(uniforms, sampling_device(last.device))",
+        "torch.from_numpy(uniforms)",
     ),
     Fault(
         "torch: uniform numbers are uploaded one by one, each with a wait",
-        "gpt_torch/generate.py::advance",
-        "sample(logits.to(draws.device), draws, state.seen, sampling)",
-        "sample(logits, draws.cpu().to(logits.device), state.seen, sampling)",
+        "gpt_torch/generate.py::sample_next",
+        "sample(logits.to(uniforms.device), uniforms, state.seen, sampling)",
+        "sample(logits, uniforms.cpu().to(logits.device), state.seen, sampling)",
     ),
     Fault(
         "torch: a chunk of tokens is copied in three parts",
@@ -78,8 +78,8 @@ FAULTS = (
     Fault(
         "torch: the loss on a GPU makes all logits at once",
         "gpt_torch/fast.py::choose_fast_ops",
-        "CUDA_LOSS_ROWS if on_cuda else 0",
-        "0",
+        "FastOps(loss_rows=CUDA_LOSS_ROWS)",
+        "FastOps()",
     ),
     Fault(
         "torch: a GPU's softmax is of blocks that fit a CPU's cache",
@@ -89,7 +89,7 @@ FAULTS = (
     ),
     Fault(
         "torch: bfloat16 on MPS sees future tokens",
-        "gpt_torch/device.py::select_device",
+        "gpt_torch/device.py::check_dtype",
         'torch.__version__ < "2.13"',
         'torch.__version__ < "2.12"',
     ),

@@ -230,19 +230,19 @@ FAULTS = (
     ),
     Fault(
         "initialisation: the seed is not used",
-        "gpt_common/initialization.py::initialize_weights.draw",
+        "gpt_common/initialization.py::initialize_weights.initialize",
         "[seed, zlib.crc32(name.encode())]",
         "[0, zlib.crc32(name.encode())]",
     ),
     Fault(
         "initialisation: tensors share a stream",
-        "gpt_common/initialization.py::initialize_weights.draw",
+        "gpt_common/initialization.py::initialize_weights.initialize",
         "zlib.crc32(name.encode())",
         "len(shape)",
     ),
     Fault(
         "initialisation: norms start at 0",
-        "gpt_common/initialization.py::initialize_weights.draw",
+        "gpt_common/initialization.py::initialize_weights.initialize",
         "np.ones(shape, np.float32)",
         "np.zeros(shape, np.float32)",
     ),
@@ -297,7 +297,7 @@ FAULTS = (
     ),
     Fault(
         "checkpoint: biases of a model without are dropped whatever they are",
-        "gpt_common/weights.py::fitting_weights",
+        "gpt_common/weights.py::match_weights",
         "not in_model(name, config) and arrays[name].any()",
         "False",
     ),

@@ -96,13 +96,13 @@ FAULTS = (
     Fault(
         "nanoGPT: a file of bias=False is refused",
         "gpt_common/formats/karpathy.py::read_shape",
-        'shape_of(sizes, activation, source, fields.get("bias", True))',
-        "shape_of(sizes, activation, source)",
+        'make_config(sizes, activation, source, fields.get("bias", True))',
+        "make_config(sizes, activation, source)",
     ),
     Fault(
         "nanoGPT: a large setting is kept whatever its size",
         "gpt_common/formats/nanogpt.py::scalar",
-        "value if len(value) <= LONGEST else None",
+        "value if len(value) <= MAX_CHARACTERS else None",
         "value",
     ),
     Fault(
@@ -150,13 +150,13 @@ FAULTS = (
     Fault(
         "nanoGPT: settings that we have no word for are lost",
         "gpt_common/formats/nanogpt.py::settings",
-        "before | {n: v for n, v in now.items() if not before or v != said.get(n)}",
-        "{n: v for n, v in now.items() if not before or v != said.get(n)}",
+        "before | {n: v for n, v in now.items() if not before or v != old.get(n)}",
+        "{n: v for n, v in now.items() if not before or v != old.get(n)}",
     ),
     Fault(
         "nanoGPT: what the run has changed is not said",
         "gpt_common/formats/nanogpt.py::settings",
-        "not before or v != said.get(n)",
+        "not before or v != old.get(n)",
         "not before",
     ),
     Fault(

@@ -6,7 +6,7 @@ FAULTS = (
     # The run.
     Fault(
         "a resumed run starts at the first batch",
-        "gpt_common/run.py::restore_place",
+        "gpt_common/resume.py::restore_position",
         "loader.restore(training.loader)",
         "pass",
     ),
@@ -19,7 +19,7 @@ FAULTS = (
     Fault(
         "the batch to over-fit moves on",
         "gpt_common/run.py::Run.next_batches",
-        "self.train_loader.restore(place)",
+        "self.train_loader.restore(state)",
         "pass",
     ),
     Fault(
@@ -30,25 +30,25 @@ FAULTS = (
     ),
     Fault(
         "a run forgets how far AdamW's count is off its own",
-        "gpt_common/run.py::Run.save",
+        "gpt_common/run.py::Run._training_state",
         "start.optimizer_step_at(step) if start else step",
         "step",
     ),
     Fault(
         "a run forgets what the file it came from says",
-        "gpt_common/run.py::Run.save",
+        "gpt_common/run.py::Run._training_state",
         "start.source if start else {}",
         "{}",
     ),
     Fault(
         "the trainer does not say what it leaves out",
-        "gpt_common/run.py::_announce",
+        "gpt_common/run.py::_print_summary",
         "run.start.notes",
         "()",
     ),
     Fault(
         "resume: how the data is split may not change with it",
-        "gpt_common/run.py::RESUME_OVERRIDES",
+        "gpt_common/resume.py::RESUME_OVERRIDES",
         '"val_fraction"',
         '"data"',
     ),
@@ -60,20 +60,20 @@ FAULTS = (
     ),
     Fault(
         "two runs of one second have one folder",
-        "gpt_common/run.py::make_folder",
+        "gpt_common/run_folder.py::make_folder",
         "folder.mkdir(parents=True)",
         "folder.mkdir(parents=True, exist_ok=True)",
     ),
     Fault(
         "a resumed run enters the folder of another",
-        "gpt_common/run.py::lock_new",
+        "gpt_common/run_folder.py::lock_new_run",
         "(folder / LATEST).exists() or run_checkpoints(folder)",
         "output.resume is None and run_checkpoints(folder)",
     ),
     Fault(
         "a checkpoint of no run goes on in its parent",
-        "gpt_common/run.py::stored_config",
-        "str(folder.parent) if own else None",
+        "gpt_common/resume.py::stored_config",
+        "str(folder.parent) if in_run else None",
         "str(folder.parent)",
     ),
     Fault(
@@ -96,26 +96,26 @@ FAULTS = (
     ),
     Fault(
         "a run is resumed on other data without a word",
-        "gpt_common/run.py::check_data",
+        "gpt_common/resume.py::check_data",
         "found != expected",
         "False",
     ),
     Fault(
         "--data beside --resume is not taken for other data",
-        "gpt_common/run.py::_parse_over",
+        "gpt_common/resume.py::_parse_over",
         "dataclasses.replace(config.output, new_data=True)",
         "config.output",
     ),
     Fault(
         "other data is taken for good once it was given",
-        "gpt_common/run.py::stored_config",
+        "gpt_common/resume.py::stored_config",
         "dataclasses.replace(config.output, out_dir=out_dir, resume=path, new_data=False)",
         "dataclasses.replace(config.output, out_dir=out_dir, resume=path)",
     ),
     Fault(
         "a run goes on without a reader",
         "gpt_common/run.py::Run.stopped",
-        "self.signals.received() or self.log.reader_gone",
+        "self.signals.received() or self.log.pipe_closed",
         "self.signals.received()",
     ),
     Fault(
@@ -132,19 +132,19 @@ FAULTS = (
     ),
     Fault(
         "a resumed run may not go on with other data",
-        "gpt_common/run.py::RESUME_OVERRIDES",
+        "gpt_common/resume.py::RESUME_OVERRIDES",
         '"data"',
         '"steps"',
     ),
     Fault(
         "a resumed run may change its batch",
-        "gpt_common/run.py::RESUME_OVERRIDES",
+        "gpt_common/resume.py::RESUME_OVERRIDES",
         "(field.name for field in dataclasses.fields(OutputOptions))",
         '("batch_size", *(field.name for field in dataclasses.fields(OutputOptions)))',
     ),
     Fault(
         "--eval_every 0 evaluates at the end",
-        "gpt_common/run.py::evaluates",
+        "gpt_common/run.py::has_validation",
         "config.output.eval_every > 0 and config.data.val_fraction > 0",
         "config.data.val_fraction > 0",
     ),
@@ -156,7 +156,7 @@ FAULTS = (
     ),
     Fault(
         "a checkpoint does not say which twin has made it",
-        "gpt_common/run.py::Run.save",
+        "gpt_common/run.py::Run._training_state",
         'versions() | {"framework": self.framework}',
         "versions()",
     ),
@@ -186,19 +186,19 @@ FAULTS = (
     ),
     Fault(
         "the first line says that nothing is left to validate",
-        "gpt_common/run.py::_announce",
+        "gpt_common/run.py::_print_summary",
         'f", {len(run.val_loader.tokens):,} to validate"',
         'f", 0 to validate"',
     ),
     Fault(
         "the first line counts the tokens to validate as those to train on",
-        "gpt_common/run.py::_announce",
+        "gpt_common/run.py::_print_summary",
         "run.train_loader.tokens",
         "run.val_loader.tokens if run.val_loader else run.train_loader.tokens",
     ),
     Fault(
         "the first line says a width for the parameters",
-        "gpt_common/run.py::_announce",
+        "gpt_common/run.py::_print_summary",
         """
         (
             f"{run.framework} on {device}, {config.runtime.dtype} | "
@@ -216,7 +216,7 @@ FAULTS = (
     ),
     Fault(
         "a run starts from the same weights whatever its seed",
-        "gpt_common/run.py::start_checkpoint",
+        "gpt_common/run.py::initial_checkpoint",
         "config.runtime.seed",
         "1337",
     ),
@@ -228,7 +228,7 @@ FAULTS = (
     ),
     Fault(
         "memory is asked for only where a model is new",
-        "gpt_common/run.py::start_checkpoint",
+        "gpt_common/run.py::initial_checkpoint",
         "check_memory(checkpoint.config, config, device)",
         "pass",
     ),
@@ -248,25 +248,25 @@ FAULTS = (
     ),
     Fault(
         "the folder of a run is another one by its relative name",
-        "gpt_common/run.py::lock_resumed",
+        "gpt_common/resume.py::lock_resumed",
         "folder.resolve()",
         "folder",
     ),
     Fault(
         "a run whose checkpoints are damaged is overwritten",
-        "gpt_common/run.py::lock_new",
+        "gpt_common/run_folder.py::lock_new_run",
         "(folder / LATEST).exists() or run_checkpoints(folder)",
         "run_checkpoints(folder)",
     ),
     Fault(
         "a third log replaces the second",
-        "gpt_common/run.py::lock_new",
+        "gpt_common/run_folder.py::lock_new_run",
         "(name for name in names if not name.exists())",
         "names",
     ),
     Fault(
         "what is no option is said to have changed",
-        "gpt_common/run.py::changes",
+        "gpt_common/resume.py::changes",
         'value != getattr(getattr(after, group), name) and name != "new_data"',
         "value != getattr(getattr(after, group), name)",
     ),

@@ -43,14 +43,14 @@ FAULTS = (
     Fault(
         "torch: one tie too many is taken out at the edge",
         "gpt_torch/sampling.py::drop_surplus_ties",
-        "equal.cumsum(-1, dtype=torch.int32) > places",
-        "equal.cumsum(-1, dtype=torch.int32) >= places",
+        "ties.cumsum(-1, dtype=torch.int32) > count",
+        "ties.cumsum(-1, dtype=torch.int32) >= count",
     ),
     Fault(
         "flax: a draw is a hundredth too small",
         "gpt_flax/sampling.py::sample",
-        "draws[:, None]",
-        "draws[:, None] - 0.01",
+        "uniforms[:, None]",
+        "uniforms[:, None] - 0.01",
     ),
     Fault(
         "torch: the log-probability is of the penalized logits",
@@ -61,7 +61,7 @@ FAULTS = (
     Fault(
         "flax: the margin forgets the neighbours",
         "gpt_flax/sampling.py::margin",
-        "jnp.where(chosen < end, after, jnp.inf) / 2",
+        "jnp.where(index < end, after, jnp.inf) / 2",
         "jnp.full_like(after, jnp.inf)",
     ),
     Fault(
@@ -85,8 +85,8 @@ FAULTS = (
     Fault(
         "torch: the margin forgets the penalty",
         "gpt_torch/sampling.py::margin",
-        "torch.cat(moves, -1).amin(-1) * (options.temperature or 1.0) / penalty",
-        "torch.cat(moves, -1).amin(-1) * (options.temperature or 1.0)",
+        "torch.cat(margins, -1).amin(-1) * (options.temperature or 1.0) / penalty",
+        "torch.cat(margins, -1).amin(-1) * (options.temperature or 1.0)",
     ),
     Fault(
         "flax: the margin is of first order",

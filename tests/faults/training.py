@@ -81,105 +81,105 @@ FAULTS = (
     ),
     Fault(
         "torch: evaluation is of the training data",
-        "gpt_torch/train.py::train",
+        "gpt_torch/train.py::after_step",
         "run.val_loader, output.eval_steps",
         "run.train_loader, output.eval_steps",
     ),
     Fault(
         "flax: --eval_steps is not used",
-        "gpt_flax/train.py::train",
+        "gpt_flax/train.py::after_step",
         "output.eval_steps",
         "1",
     ),
     Fault(
         "torch: a stop waits for the evaluation",
-        "gpt_torch/train.py::train",
-        "evaluate(state.model, loader, batches, dtype, device, run.stopped)",
-        "evaluate(state.model, loader, 9, dtype, device)",
+        "gpt_torch/train.py::after_step",
+        "evaluate(state.model, *batches, dtype, device, run.stopped)",
+        "evaluate(state.model, run.val_loader, 9, dtype, device)",
     ),
     Fault(
         "flax: a stop waits for the evaluation",
-        "gpt_flax/train.py::train",
-        "evaluate(state.params, model, loader, batches, dtype, run.stopped)",
-        "evaluate(state.params, model, loader, 9, dtype)",
+        "gpt_flax/train.py::after_step",
+        "evaluate(state.params, model, *batches, dtype, run.stopped)",
+        "evaluate(state.params, model, run.val_loader, 9, dtype)",
     ),
     Fault(
         "torch: an evaluation is reported before its step",
-        "gpt_torch/train.py::train",
+        "gpt_torch/train.py::after_step",
         """
-        log.flush()
-        loader, batches = run.val_loader, output.eval_steps
+        run.log.flush()
+        batches = run.val_loader, output.eval_steps
         """,
-        "loader, batches = run.val_loader, output.eval_steps",
+        "batches = run.val_loader, output.eval_steps",
     ),
     Fault(
         "flax: an evaluation is reported before its step",
-        "gpt_flax/train.py::train",
+        "gpt_flax/train.py::after_step",
         """
-        log.flush()
-        loader, batches = run.val_loader, output.eval_steps
+        run.log.flush()
+        batches = run.val_loader, output.eval_steps
         """,
-        "loader, batches = run.val_loader, output.eval_steps",
+        "batches = run.val_loader, output.eval_steps",
     ),
     Fault(
         "torch: samples are reported before their step",
-        "gpt_torch/train.py::train",
+        "gpt_torch/train.py::after_step",
         """
-        log.flush()
-        log.samples(done, generate_texts(state.model, *run.samples, dtype))
+        run.log.flush()
+        run.log.samples(step, generate_texts(state.model, *run.samples, dtype))
         """,
-        "log.samples(done, generate_texts(state.model, *run.samples, dtype))",
+        "run.log.samples(step, generate_texts(state.model, *run.samples, dtype))",
     ),
     Fault(
         "flax: samples are reported before their step",
-        "gpt_flax/train.py::train",
+        "gpt_flax/train.py::after_step",
         """
-        log.flush()
-        log.samples(done, generate_texts(state.params, model, *run.samples, dtype))
+        run.log.flush()
+        run.log.samples(step, generate_texts(state.params, model, *run.samples, dtype))
         """,
-        "log.samples(done, generate_texts(state.params, model, *run.samples, dtype))",
+        "run.log.samples(step, generate_texts(state.params, model, *run.samples, dtype))",
     ),
     Fault(
         "torch: a stop waits for samples",
-        "gpt_torch/train.py::train",
-        "run.samples and not stop and run.is_due(output.sample_every, done)",
-        "run.samples and run.is_due(output.sample_every, done)",
+        "gpt_torch/train.py::after_step",
+        "run.samples and not stop and run.is_due(output.sample_every, step)",
+        "run.samples and run.is_due(output.sample_every, step)",
     ),
     Fault(
         "flax: a stop waits for samples",
-        "gpt_flax/train.py::train",
-        "run.samples and not stop and run.is_due(output.sample_every, done)",
-        "run.samples and run.is_due(output.sample_every, done)",
+        "gpt_flax/train.py::after_step",
+        "run.samples and not stop and run.is_due(output.sample_every, step)",
+        "run.samples and run.is_due(output.sample_every, step)",
     ),
     Fault(
         "torch: --device does not reach the trainer",
         "gpt_torch/train.py::train",
-        "select_device(config.runtime.device, dtype)",
+        "select_device(runtime.device, dtype)",
         'select_device("auto", dtype)',
     ),
     Fault(
         "flax: --device does not reach the trainer",
         "gpt_flax/train.py::train",
-        "select_device(config.runtime.device, dtype)",
+        "select_device(runtime.device, dtype)",
         'select_device("auto", dtype)',
     ),
     Fault(
         "torch: auto is what another device has",
         "gpt_torch/train.py::train",
-        "resolve_dtype(config.runtime.dtype, config.runtime.device)",
-        'resolve_dtype(config.runtime.dtype, "auto")',
+        "resolve_dtype(runtime.dtype, runtime.device)",
+        'resolve_dtype(runtime.dtype, "auto")',
     ),
     Fault(
         "flax: auto is what another device has",
         "gpt_flax/train.py::train",
-        "resolve_dtype(config.runtime.dtype, config.runtime.device)",
-        'resolve_dtype(config.runtime.dtype, "auto")',
+        "resolve_dtype(runtime.dtype, runtime.device)",
+        'resolve_dtype(runtime.dtype, "auto")',
     ),
     Fault(
         "torch: bfloat16 is evaluated in float32",
-        "gpt_torch/train.py::train",
-        "evaluate(state.model, loader, batches, dtype, device, run.stopped)",
-        'evaluate(state.model, loader, batches, "float32", device, run.stopped)',
+        "gpt_torch/train.py::after_step",
+        "evaluate(state.model, *batches, dtype, device, run.stopped)",
+        'evaluate(state.model, *batches, "float32", device, run.stopped)',
     ),
     Fault(
         "torch: bfloat16 trains in float32",
@@ -198,7 +198,7 @@ FAULTS = (
     ),
     Fault(
         "torch: samples in training are in float32",
-        "gpt_torch/train.py::train",
+        "gpt_torch/train.py::after_step",
         "generate_texts(state.model, *run.samples, dtype)",
         'generate_texts(state.model, *run.samples, "float32")',
     ),
@@ -235,13 +235,13 @@ FAULTS = (
     Fault(
         "torch: the trainer's choice never reaches the model",
         "gpt_torch/train.py::train",
-        "create_state(run.start, config, device, ops)",
-        "create_state(run.start, config, device)",
+        "create_state(run.start, run.config, device, ops)",
+        "create_state(run.start, run.config, device)",
     ),
     Fault(
         "torch: --compile compiles nothing",
         "gpt_torch/train.py::train",
-        "compile_train_step(state.model) if compiled else train_step",
+        "compile_train_step(state.model) if runtime.compile else train_step",
         "train_step",
     ),
     # AdamW, clipping and the gradient norm.

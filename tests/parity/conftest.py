@@ -42,4 +42,4 @@ def pytest_terminal_summary(terminalreporter):
     if worst:
         terminalreporter.section("largest relative differences")
     for (what, quantity, limit), difference in sorted(worst.items()):
-        terminalreporter.line(f"{what:40} {quantity:14} {difference:8.1e}  allowed {limit:.0e}")
+        terminalreporter.line(f"{what:40} {quantity:14} {difference:8.1e}  tolerance {limit:.0e}")

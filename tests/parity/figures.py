@@ -52,7 +52,7 @@ def draw_gradients(measured: list[Measured], out: Path) -> None:
             axes.semilogy(kinds, errors, "o", ms=4, alpha=0.6, color=COLORS[m.framework])
             axes.plot([], [], "o", color=COLORS[m.framework], label=TITLES[m.framework])
     axes.axhline(PROMISES["float32"]["gradients"], color="0.5", lw=1, ls="--")
-    axes.annotate("promised", (0, PROMISES["float32"]["gradients"]), va="bottom", fontsize=8)
+    axes.annotate("target", (0, PROMISES["float32"]["gradients"]), va="bottom", fontsize=8)
     axes.tick_params(axis="x", rotation=90, labelsize=8)
     axes.set_ylabel("relative difference of the gradient")
     axes.legend(frameon=False)

@@ -200,7 +200,7 @@ def comparison_rows(measured: list[Measured]) -> list[tuple[str, ...]]:
 
 
 def bounds(what: str, dtype: Dtype, quantity: str) -> tuple[str, str]:
-    """Return what the tests allow and what is promised; in float32 that is for GPT-2 124M."""
+    """Return the tests' tolerance and the target; in float32 those of GPT-2 124M."""
     promise = PROMISES.get(dtype, {}).get(quantity)
     return f"{getattr(LIMITS[dtype], quantity):.0e}", f"{promise:.0e}" if promise else ""
 
@@ -231,7 +231,7 @@ def report(config: ReportConfig) -> None:
     measured += [*large, *measure_first_steps(), *measure_losses(losses)]
     page = TEMPLATE.read_text().format(
         comparisons=table(
-            "model and run | dtype | what | PyTorch | Flax | allowed | promised",
+            "model and run | dtype | what | PyTorch | Flax | tolerance | target",
             comparison_rows(sorted(measured, key=lambda m: list(STYLES).index(m.dtype))),
         ),
         fresh=table(

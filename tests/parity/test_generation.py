@@ -209,7 +209,7 @@ def test_1000_prompts_of_gpt2_exactly():
     ours, theirs = (written(framework, prompts, 32) for framework in FRAMEWORKS)
     assert [c.tokens for c in ours] == [c.tokens for c in theirs]
     assert not any(c.borderline_tokens("float32") for c in ours)
-    print(f"{sum(len(c.exact_draws) for c in ours)} of 64000 draws decided in float64")
+    print(f"{sum(len(c.exact_tokens) for c in ours)} of 64000 draws decided in float64")
     for framework in FRAMEWORKS:
         alone = written(framework, prompts[::10], 1)
         assert [c.tokens for c in alone] == [c.tokens for c in ours[::10]]
