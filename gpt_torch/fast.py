@@ -4,7 +4,7 @@
 | ------------------- | ----------------------- | ------------------------------ | ------------- |
 | `nn.Linear.forward` | `onednn_linear`         | AMD CPUs with AVX-512, float32 | speed         |
 | `causal_attention`  | `blockwise_attention`   | CPUs with bfloat16, bfloat16   | speed         |
-| `GPT.loss`          | `chunked_cross_entropy` | CPUs                           | speed, memory |
+| `GPT.loss`          | `chunked_cross_entropy` | CPUs, CUDA                     | speed, memory |
 
 `docs/speed.md` has the measurements.
 """
@@ -24,18 +24,22 @@ from gpt_common.hardware import Processor
 from gpt_torch.model import GPT, Attention, causal_attention
 from gpt_torch.precision import compute_dtype
 
-CHUNK_ROWS = 512  # rows of logits in a chunk: 103 MB in float32 for GPT-2's vocabulary
-SOFTMAX_ROWS = 64  # rows of them that go through the softmax together: 13 MB, for the CPU's cache
+CPU_LOSS_ROWS = 512  # rows of logits in a chunk: 103 MB in float32 for GPT-2's vocabulary
+CUDA_LOSS_ROWS = 4096  # 824 MB: large matrix products, and few kernel launches
+SOFTMAX_ROWS = 64  # rows that go through a CPU's softmax together: 13 MB, for the CPU's cache
 BLOCK_ROWS = 128  # minimum number of queries in a block of attention
 
 
 @dataclass(frozen=True)
 class FastOps:
-    """The fast operations that a `FastGPT` uses; none by default."""
+    """The fast operations that a `FastGPT` uses; none by default.
+
+    `loss_rows` is the number of rows of logits in a chunk of the loss; 0 means all rows.
+    """
 
     onednn_linear: bool = False
     blockwise_attention: bool = False
-    chunked_cross_entropy: bool = False
+    loss_rows: int = 0
 
 
 def choose_fast_ops(
@@ -43,16 +47,19 @@ def choose_fast_ops(
 ) -> FastOps:
     """Return the operations that are faster on a device, in a dtype, with a CPU `processor`.
 
-    None on GPUs, where the plain operations have fast kernels, and none in float64, the reference.
+    On CUDA only the loss, as the other plain operations have fast kernels; in float64, the
+    reference, none.
     torch.compile cannot compile oneDNN's linear layer with weights that change.
     """
-    if device_type != "cpu" or dtype == "float64":
+    if dtype == "float64" or device_type not in ("cpu", "cuda"):
         return FastOps()
+    if device_type == "cuda":
+        return FastOps(loss_rows=CUDA_LOSS_ROWS)
     return FastOps(
         # On AMD CPUs only oneDNN uses AVX-512, not MKL; without AVX-512 they are equally fast.
         onednn_linear=dtype == "float32" and processor.amd and processor.avx512 and not compiled,
         blockwise_attention=dtype == "bfloat16" and processor.bfloat16,
-        chunked_cross_entropy=True,
+        loss_rows=CPU_LOSS_ROWS,
     )
 
 
@@ -69,7 +76,7 @@ class FastGPT(GPT):
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Return the mean cross-entropy in nats, without the whole batch's logits in memory."""
-        if not self.ops.chunked_cross_entropy:
+        if not self.ops.loss_rows:
             return super().loss(tokens, targets)
         x, vocab_size = self.ln_f(self.hidden(tokens)), self.config.vocab_size
         return chunked_cross_entropy(x, self.wte.weight, targets, vocab_size, self.ops)
@@ -212,12 +219,13 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         dtype, losses = compute_dtype(x), []
         w, dx = weight.to(dtype), torch.empty_like(x)
         d_weight = torch.zeros_like(weight) if differentiate else None
-        for start in range(0, len(x), CHUNK_ROWS):
-            rows = slice(start, start + CHUNK_ROWS)
+        softmax_rows = SOFTMAX_ROWS if x.device.type == "cpu" else ops.loss_rows
+        for start in range(0, len(x), ops.loss_rows):
+            rows = slice(start, start + ops.loss_rows)
             x_rows = x[rows].to(dtype)
             logits = matmul(x_rows, w)  # (R, V)
             logits[:, vocab_size:] = -math.inf
-            blocks = zip(logits.split(SOFTMAX_ROWS), targets[rows].split(SOFTMAX_ROWS), strict=True)
+            blocks = zip(logits.split(softmax_rows), targets[rows].split(softmax_rows), strict=True)
             losses += [row_losses_(*block, len(x), weight.dtype) for block in blocks]
             if d_weight is not None:
                 dx[rows] = matmul(logits, w.t()).to(x.dtype)

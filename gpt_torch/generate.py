@@ -22,14 +22,21 @@ from gpt_common.completion import (
     seen_tokens,
     start_completions,
 )
-from gpt_common.config import Dtype, GenerateConfig, PromptOptions, SamplingOptions, StoppingOptions
+from gpt_common.config import (
+    Dtype,
+    GenerateConfig,
+    PromptOptions,
+    SamplingOptions,
+    StoppingOptions,
+    round_up,
+)
 from gpt_common.exact import ExactSampler, Float64GPT
 from gpt_common.formats.registry import read_weights
 from gpt_common.hardware import tune_malloc
 from gpt_common.repl import prompt_tokens, run_prompts, texts
 from gpt_common.weights import Weights
 from gpt_torch.cache import Cache, LayerCache, cache_dtype, empty_cache, forward_cached
-from gpt_torch.device import resolve_dtype, select_device
+from gpt_torch.device import resolve_dtype, select_device, upload
 from gpt_torch.fast import FastOps, create_model
 from gpt_torch.inference import InferenceGPT, prepare_for_inference
 from gpt_torch.model import GPT
@@ -101,7 +108,7 @@ def generate_stream(
     while steps := next_chunk_length(completions, block_size):
         uniforms = next_uniforms(sampling.seed, completions, steps)
         if state is None or is_context_full(completions, block_size):
-            length = min(longest, block_size)
+            length = cache_length(model, longest)
             state, chunk = prefill(model, completions, length, uniforms, sampling, dtype)
         else:
             state, chunk = decode(model, state, uniforms, sampling, dtype)
@@ -122,17 +129,18 @@ def prefill(
     """Read the tokens so far, and sample one for each row; the cache is for `length` tokens."""
     config, device = model.config, model.wte.weight.device
     inputs = pad_inputs(completions, config.block_size)
-    tokens, lengths = (torch.from_numpy(array).to(device) for array in inputs)
+    tokens, lengths = (upload(array, device) for array in inputs)
     R, T = tokens.shape
     compute = torch.bfloat16 if dtype == "bfloat16" else model.wte.weight.dtype
     seen = None
     if sampling.repetition_penalty != 1:
-        seen = torch.from_numpy(seen_tokens(completions, config.vocab_size))
+        seen = upload(seen_tokens(completions, config.vocab_size), sampling_device(device))
     cache = empty_cache(config, R, length, cache_dtype(device.type, compute), device)
     state = DecodeState(tokens, torch.arange(T, device=device).expand(R, T), seen, cache, T)
     logits = next_logits(model, state, lengths - 1, dtype)
     state.positions = lengths[:, None] - 1
-    return state, stack([sample_next(state, logits, torch.from_numpy(uniforms[:, 0]), sampling)])
+    uniform = upload(uniforms[:, 0], sampling_device(device))
+    return state, stack([sample_next(state, logits, uniform, sampling)])
 
 
 @torch.inference_mode()
@@ -142,7 +150,7 @@ def decode(
     """Sample a token for each of the `uniforms` `(R, steps)`; update the state in place."""
     last = torch.zeros(len(uniforms), dtype=torch.int64, device=state.tokens.device)
     chunk = []
-    for uniform in torch.from_numpy(uniforms).unbind(1):
+    for uniform in upload(uniforms, sampling_device(last.device)).unbind(1):
         logits = next_logits(model, state, last, dtype)
         chunk.append(sample_next(state, logits, uniform, sampling))
     return state, stack(chunk)
@@ -161,44 +169,56 @@ def sample_next(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sample a token for each row, and make it the one that the model reads next."""
     device, length = logits.device, state.cache[0].keys.shape[2]
-    if device.type == "mps":  # without float64
-        logits = logits.cpu()
-    sampled = sample(logits, uniforms.to(logits.device), state.seen, sampling)
+    sampled = sample(logits.to(uniforms.device), uniforms, state.seen, sampling)
     if state.seen is not None:
-        state.seen.scatter_(1, sampled[0][:, None].to(state.seen.device), True)
+        state.seen.scatter_(1, sampled[0][:, None], True)
     state.tokens = sampled[0][:, None].to(device)
     state.positions = (state.positions + 1).clamp(max=length - 1)  # where finished rows stay
     state.end = min(state.end + 1, length)
     return sampled
 
 
-def active_cache(model: GPT, state: DecodeState) -> Cache:
-    """Return the part of the cache that holds tokens; all of it on a GPU or if compiled.
+def sampling_device(device: torch.device) -> torch.device:
+    """Return the device that samples: the model's, or the CPU for MPS, which has no float64."""
+    return torch.device("cpu") if device.type == "mps" else device
 
-    There, one shape for all steps is faster.
-    """
+
+def has_static_cache(model: GPT) -> bool:
+    """Whether each step reads the whole cache: on a GPU or if compiled, one shape is faster."""
     compiled = isinstance(model, InferenceGPT) and model.compiled
-    if compiled or state.tokens.device.type != "cpu":
+    return compiled or model.wte.weight.device.type != "cpu"
+
+
+def cache_length(model: GPT, longest: int) -> int:
+    """Return the length of a cache for `longest` tokens; a static one serves several lengths."""
+    length = round_up(longest, 64) if has_static_cache(model) else longest
+    return min(length, model.config.block_size)
+
+
+def active_cache(model: GPT, state: DecodeState) -> Cache:
+    """Return the part of the cache that holds tokens, or all of a static cache."""
+    if has_static_cache(model):
         return state.cache
     return [LayerCache(*(cached[:, :, : state.end] for cached in layer)) for layer in state.cache]
 
 
 def stack(chunk: list[tuple[Tensor, Tensor, Tensor]]) -> SampledTokens:
     """Return the sampled tokens of n steps, each `(n, R)`, on the host."""
-    return SampledTokens(
-        *(torch.stack(column).cpu().numpy() for column in zip(*chunk, strict=True))
-    )
+    columns = [torch.stack(column).double() for column in zip(*chunk, strict=True)]
+    tokens, logprobs, margins = torch.stack(columns).cpu().numpy()  # one copy, one wait
+    return SampledTokens(tokens.astype(np.int64), logprobs, margins)
 
 
 def rewind(state: DecodeState, completions: Sequence[Completion]) -> DecodeState:
     """Return the state that goes on from each row's last token, after some have been replaced."""
     device, length = state.tokens.device, state.cache[0].keys.shape[2]
-    tokens, positions = map(torch.from_numpy, last_tokens(completions, length))
+    tokens, positions = last_tokens(completions, length)
     seen = state.seen
     if seen is not None:
-        seen = torch.from_numpy(seen_tokens(completions, seen.shape[1]))
+        seen = upload(seen_tokens(completions, seen.shape[1]), seen.device)
     end = int(positions.max()) + 1
-    return DecodeState(tokens.to(device), positions.to(device), seen, state.cache, end)
+    uploaded = upload(tokens, device), upload(positions, device)
+    return DecodeState(*uploaded, seen, state.cache, end)
 
 
 def generate_texts(

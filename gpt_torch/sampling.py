@@ -76,10 +76,11 @@ def top_k_tokens(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return the `k` largest logits of each row, in descending order, and their tokens.
 
     Ties are in the order of token ids, which `torch.topk` does not promise. So if the last one is
-    tied, as is common in bfloat16, surplus ties are dropped and `topk` is called again.
+    tied, as is common in bfloat16, surplus ties are dropped and `topk` is called again. On a GPU
+    that is always done: to ask the GPU is to wait for it.
     """
     values, tokens = logits.topk(min(k + 1, logits.shape[-1]))
-    if (values[:, k:] == values[:, k - 1 : k]).any():
+    if logits.is_cuda or (values[:, k:] == values[:, k - 1 : k]).any():
         values, tokens = drop_surplus_ties(logits, values[:, :k]).topk(k)
     values, (tokens, order) = values[:, :k], tokens[:, :k].sort(dim=-1)
     values, order = values.gather(-1, order).sort(dim=-1, descending=True, stable=True)

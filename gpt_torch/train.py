@@ -21,7 +21,7 @@ from gpt_common.resume import parse_train_config
 from gpt_common.run import MEMORY_OPTIONS, Run, start_run
 from gpt_common.run_folder import step_folder
 from gpt_common.schedule import learning_rate
-from gpt_torch.device import resolve_dtype, select_device
+from gpt_torch.device import resolve_dtype, select_device, upload
 from gpt_torch.fast import FastOps, choose_fast_ops
 from gpt_torch.generate import generate_texts, load_model
 from gpt_torch.model import GPT
@@ -116,10 +116,7 @@ def evaluate(
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
     """Return int32 tokens as int64, which torch needs for targets, on the device."""
-    tokens = torch.from_numpy(array).long()
-    if device.type != "cuda":
-        return tokens.to(device)
-    return tokens.pin_memory().to(device, non_blocking=True)  # asynchronous
+    return upload(array, device).long()
 
 
 class AsyncScalar:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from torch.torch_version import TorchVersion
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gpt_common import hardware
@@ -188,7 +189,7 @@ def head_and_loss(framework, fast, count=600, spread=1.0):
     targets = np.random.default_rng(1).integers(0, 997, count)
 
     def torch_loss(x, w):
-        y, ops = torch.from_numpy(targets), torch_fast.FastOps(chunked_cross_entropy=True)
+        y, ops = torch.from_numpy(targets), torch_fast.FastOps(loss_rows=512)
         if fast:
             return 3 * torch_fast.chunked_cross_entropy(x, w, y, 997, ops)
         return 3 * torch_model.cross_entropy((x @ w.T)[:, :997], y)
@@ -320,17 +321,17 @@ def test_no_gradient_is_made_where_none_is_asked_for():
 
 def test_what_torch_chooses():
     choose, ops = torch_fast.choose_fast_ops, torch_fast.FastOps
-    assert choose("cpu", "float32", ZEN_5) == ops(onednn_linear=True, chunked_cross_entropy=True)
-    assert choose("cpu", "float32", ZEN_5, compiled=True) == ops(chunked_cross_entropy=True)
-    assert choose("cpu", "float32", ZEN_3) == ops(chunked_cross_entropy=True)
-    assert choose("cpu", "float32", XEON) == ops(chunked_cross_entropy=True)
-    assert choose("cpu", "bfloat16", XEON) == ops(
-        blockwise_attention=True, chunked_cross_entropy=True
-    )
-    assert choose("cpu", "bfloat16", ZEN_3) == ops(chunked_cross_entropy=True)
-    assert choose("cpu", "float64", ZEN_5) == ops()
-    for dtype in ("float32", "tf32", "bfloat16", "float64"):
-        assert choose("cuda", dtype, ZEN_5) == choose("mps", dtype, ZEN_5) == ops()
+    assert choose("cpu", "float32", ZEN_5) == ops(onednn_linear=True, loss_rows=512)
+    assert choose("cpu", "float32", ZEN_5, compiled=True) == ops(loss_rows=512)
+    assert choose("cpu", "float32", ZEN_3) == ops(loss_rows=512)
+    assert choose("cpu", "float32", XEON) == ops(loss_rows=512)
+    assert choose("cpu", "bfloat16", XEON) == ops(blockwise_attention=True, loss_rows=512)
+    assert choose("cpu", "bfloat16", ZEN_3) == ops(loss_rows=512)
+    for dtype in ("float32", "tf32", "bfloat16"):
+        assert choose("cuda", dtype, ZEN_5) == ops(loss_rows=4096)
+        assert choose("mps", dtype, ZEN_5) == ops()
+    for device in ("cpu", "cuda", "mps"):
+        assert choose(device, "float64", ZEN_5) == ops()
 
 
 def test_what_flax_chooses():
@@ -361,7 +362,7 @@ def test_what_torch_chooses_is_what_computes(fast, monkeypatch):
     linear = counted(monkeypatch, torch_fast.OneDNNLinear, "apply")
     attention = counted(monkeypatch, torch_fast.BlockwiseAttention, "apply")
     loss = counted(monkeypatch, torch_fast.ChunkedCrossEntropy, "apply")
-    ops = torch_fast.FastOps(True, True, True) if fast else None
+    ops = torch_fast.FastOps(True, True, 512) if fast else None
     model = torch_fast.create_model(SHAPE, ops)
     tokens = torch.from_numpy(TOKENS)
     model.loss(tokens, tokens)
@@ -422,6 +423,28 @@ def test_a_device_that_cannot_compute_in_a_type_is_refused(name, dtype, monkeypa
     for asked in (name, "auto"):
         with pytest.raises(InputError, match=f"device {name} cannot compute in {dtype}"):
             torch_device.select_device(asked, dtype)
+
+
+@pytest.mark.parametrize(("version", "refused"), [("2.12.1", True), ("2.13.0", False)])
+def test_bfloat16_on_mps_is_refused_where_attention_sees_future_tokens(
+    version, refused, monkeypatch
+):
+    monkeypatch.setattr(torch_device, "available_devices", lambda: ["mps", "cpu"])
+    monkeypatch.setattr(torch, "__version__", TorchVersion(version))
+    if refused:
+        with pytest.raises(InputError, match=r"needs torch 2\.13, got 2\.12\.1"):
+            torch_device.select_device("mps", "bfloat16")
+    else:
+        assert torch_device.select_device("mps", "bfloat16").type == "mps"
+
+
+def test_an_amd_gpu_is_called_rocm(monkeypatch):
+    """Its name in torch is cuda."""
+    monkeypatch.setattr(torch_device, "available_devices", lambda: ["cuda", "cpu"])
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    with pytest.raises(InputError, match=r"device cuda \(ROCm\) cannot compute in bfloat16"):
+        torch_device.select_device("cuda", "bfloat16")
 
 
 def test_a_step_of_jax_on_a_cpu_does_not_begin_before_the_last_has_ended(monkeypatch):

@@ -138,7 +138,8 @@ ONLY_TORCH = {
     *("BlockwiseAttention", "BlockwiseAttention.forward", "BlockwiseAttention.backward"),
     *("ChunkedCrossEntropy", "ChunkedCrossEntropy.forward", "ChunkedCrossEntropy.backward"),
     *("attention_weights", "active_cache", "stack", "master_weights"),
-    "drop_surplus_ties",
+    *("drop_surplus_ties", "check_dtype", "upload"),
+    *("sampling_device", "has_static_cache", "cache_length"),
     *("InferenceLinear", "InferenceLinear.__init__", "InferenceLinear.forward"),
     *("can_pack", "onednn_dtypes"),
 }

@@ -78,7 +78,7 @@ class OperationSession:
         for (kind, part), found in zip(calls, timed, strict=True):
             seconds[kind][part] = found
         option = operation.option
-        default = not option or getattr(self._twin.default_ops(self._spec), option)
+        default = not option or bool(getattr(self._twin.default_ops(self._spec), option))
         return {"default": default, "seconds": seconds}
 
 

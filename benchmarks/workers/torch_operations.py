@@ -15,6 +15,7 @@ from gpt_common.config import GPTConfig, SamplingOptions
 from gpt_common.hardware import processor
 from gpt_common.initialization import INITIAL_STD
 from gpt_torch.fast import (
+    CPU_LOSS_ROWS,
     FastOps,
     OneDNNLinear,
     blockwise_attention,
@@ -69,7 +70,8 @@ def loss_arguments(spec: Spec) -> tuple[Any, ...]:
     x = activation(spec.batch_size, spec.seq_len, spec.model.n_embd)
     head = weight(spec.model.padded_vocab_size, spec.model.n_embd)
     targets = torch.randint(VOCAB_SIZE, x.shape[:2], device=x.device)
-    return x, head, targets, replace(default_ops(spec), chunked_cross_entropy=True)
+    ops = default_ops(spec)
+    return x, head, targets, replace(ops, loss_rows=ops.loss_rows or CPU_LOSS_ROWS)
 
 
 def decode_arguments(spec: Spec) -> tuple[Any, ...]:
@@ -129,7 +131,7 @@ OPERATIONS = (
         loss_arguments,
         plain=plain_loss,
         fast=lambda x, w, targets, ops: chunked_cross_entropy(x, w, targets, VOCAB_SIZE, ops),
-        option="chunked_cross_entropy",
+        option="loss_rows",
     ),
     Operation(
         f"decode c_fc, {DECODE_ROWS} tokens",

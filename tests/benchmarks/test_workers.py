@@ -264,8 +264,11 @@ def test_the_twins_are_measured_with_their_commands_operations(task, fast, small
             lambda *how, call=prepare: prepared.append(how) or call(*how),
         )
     chosen = {}
-    for twin, ops in ((torch_twin, torch_fast), (flax_twin, flax_fast)):
-        chosen[twin] = ops.FastOps(chunked_cross_entropy=True)
+    for twin, ops in (
+        (torch_twin, torch_fast.FastOps(loss_rows=512)),
+        (flax_twin, flax_fast.FastOps(chunked_cross_entropy=True)),
+    ):
+        chosen[twin] = ops
         monkeypatch.setattr(twin, "choose_fast_ops", lambda *how, twin=twin: chosen[twin])
         if task == "training":
             name = "create_state" if twin is torch_twin else "compile_train_step"

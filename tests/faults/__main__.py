@@ -25,20 +25,21 @@ NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", 
 # Tests of a file beside those that bear its name, or before them where they are much faster.
 TESTED_BY = {
     "model": ("generation", "model"),
-    "train": ("training", "fast", "run", "train", "generate"),
-    "optimizer": ("training", "train"),
-    "fast": ("fast", "model"),
+    "train": ("training", "fast", "run", "train", "generate", "torch"),
+    "optimizer": ("training", "train", "torch"),
+    "fast": ("fast", "model", "torch"),
+    "sampling": ("sampling", "torch"),
     "precision": ("precision", "model", "train"),
-    **dict.fromkeys(("hardware", "device"), ("fast",)),
+    **dict.fromkeys(("hardware", "device"), ("fast", "torch")),
     "token_files": ("data",),
     "texts": ("data",),
-    "cache": ("data", "generation"),
+    "cache": ("data", "generation", "torch"),
     "progress": ("data",),
     **dict.fromkeys(("run", "resume"), ("run", "train", "generate")),
     **dict.fromkeys(("run_folder", "hf_config"), ("checkpoint", "run")),
     **{name: (name, "run") for name in ("checkpoint", "cli", "lock", "metrics")},
     **dict.fromkeys(("memory", "startup"), ("cli", "run")),
-    **dict.fromkeys(("generate", "inference"), ("generation", "inference", "generate")),
+    **dict.fromkeys(("generate", "inference"), ("generation", "inference", "generate", "torch")),
     "repl": ("generate", "completion"),
     "__main__": ("convert",),
     "names": ("formats_foreign", "formats_refused"),
@@ -158,7 +159,7 @@ def matching_tests(file: str, root: Path) -> Iterator[str]:
         return
     stem = Path(file).stem
     for subject in TESTED_BY.get(stem, (stem,)):
-        for folder in ("tests/parity", "tests"):
+        for folder in ("tests/parity", "tests", "tests/gpu_proof"):
             name = f"{folder}/test_{subject}.py"
             if (root / name).exists():
                 yield name

@@ -508,7 +508,7 @@ FAULTS = (
     Fault(
         "operation: every fast operation is the default",
         "benchmarks/workers/operation.py::OperationSession.measure",
-        "not option or getattr(self._twin.default_ops(self._spec), option)",
+        "not option or bool(getattr(self._twin.default_ops(self._spec), option))",
         "True",
     ),
     Fault(

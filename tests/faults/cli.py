@@ -225,15 +225,15 @@ FAULTS = (
     ),
     Fault(
         "torch: a GPU without bfloat16 computes in it",
-        "gpt_torch/device.py::select_device",
-        'device.type == "cuda"',
-        'device.type == "mps"',
+        "gpt_torch/device.py::check_dtype",
+        'device_type == "cuda"',
+        'device_type == "mps"',
     ),
     Fault(
         "torch: mps computes in float64",
-        "gpt_torch/device.py::select_device",
-        'device.type == "mps"',
-        'device.type == "cuda"',
+        "gpt_torch/device.py::check_dtype",
+        'device_type == "mps" and dtype == "float64"',
+        'device_type == "cuda" and dtype == "float64"',
     ),
     Fault(
         "flax: a step on a CPU has memory of its own",

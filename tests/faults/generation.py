@@ -37,7 +37,7 @@ FAULTS = (
     Fault(
         "torch: a changed token is still marked as seen",
         "gpt_torch/generate.py::rewind",
-        "seen = torch.from_numpy(seen_tokens(completions, seen.shape[1]))",
+        "seen = upload(seen_tokens(completions, seen.shape[1]), seen.device)",
         "pass",
     ),
     Fault(
@@ -55,8 +55,8 @@ FAULTS = (
     Fault(
         "torch: a changed token stands one place late",
         "gpt_torch/generate.py::rewind",
-        "positions.to(device)",
-        "positions.to(device) + 1",
+        "upload(positions, device)",
+        "upload(positions, device) + 1",
     ),
     Fault(
         "flax: the options for a small batch never reach generation",

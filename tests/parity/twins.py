@@ -61,7 +61,7 @@ def torch_outcome(
 ) -> Outcome:
     """The loss and the gradients are those of `GPT.loss`, the trainer's, where it is `fast`."""
     place = select_torch_device(device, dtype)
-    ops = torch_fast.FastOps(onednn and dtype == "float32", True, True) if fast else None
+    ops = torch_fast.FastOps(onednn and dtype == "float32", True, 512) if fast else None
     model = load_torch_model(checkpoint, master_dtype(dtype), place, ops)
     layers = {} if compiled else record(model)
     if compiled:

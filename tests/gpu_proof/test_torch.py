@@ -1,0 +1,180 @@
+"""gpt_torch on an NVIDIA GPU, as far as a machine without one can tell: devices, types, waits."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch._dynamo.backends.registry import lookup_backend
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gpt_common.completion import start_completions
+from gpt_common.config import (
+    GPTConfig,
+    OptimizerOptions,
+    SamplingOptions,
+    StoppingOptions,
+)
+from gpt_common.hardware import Processor
+from gpt_torch import generate, train
+from gpt_torch.fast import FastOps, choose_fast_ops, create_model
+from gpt_torch.inference import prepare_for_inference
+from gpt_torch.optimizer import clip_and_update, create_optimizer
+
+pytestmark = pytest.mark.compile_gpu
+
+CONFIG = GPTConfig(n_layer=1, n_head=2, n_embd=32, block_size=128, vocab_size=97)
+CUDA = torch.device("cuda")
+TOKENS = np.arange(16, dtype=np.int32).reshape(2, 8)
+STOPPING = StoppingOptions(max_new_tokens=6, ignore_end=True)
+SAMPLING = {
+    "temperature": {"top_k": 0, "temperature": 0.7},
+    "greedy": {"temperature": 0.0},
+    "top_k": {"top_k": 5},
+    "top_k of all": {"top_k": 97},
+    "top_p": {"top_k": 0, "top_p": 0.9},
+    "min_p": {"top_k": 0, "min_p": 0.01},
+    "repetition_penalty": {"repetition_penalty": 1.3},
+}
+
+
+class Batches:
+    """A loader of one batch."""
+
+    def restore(self, state):
+        pass
+
+    def next_batch(self):
+        return TOKENS, TOKENS
+
+
+def model_on_cuda(dtype, fast=True):
+    with CUDA:
+        return create_model(CONFIG, choose_fast_ops("cuda", dtype, Processor()) if fast else None)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("fast", [True, False])
+def test_the_loss(recorder, dtype, fast):
+    model, x = model_on_cuda(dtype, fast), train.to_device(TOKENS, CUDA)
+    loss = train.loss_fn(model, x, x, dtype)
+    assert loss.is_cuda
+    assert loss.dtype == torch.float32
+    assert recorder.products == {getattr(torch, dtype)}
+    assert not recorder.waits + recorder.mixed
+
+
+def test_an_evaluation_waits_once(recorder):
+    model = model_on_cuda("bfloat16")
+    train.evaluate(model, Batches(), 3, "bfloat16", CUDA)
+    assert [*recorder.waits.values()] == [1], recorder.waits
+    assert not recorder.mixed
+
+
+def test_the_update(recorder):
+    model = model_on_cuda("bfloat16")
+    optimizer = create_optimizer(model, OptimizerOptions())
+    for _ in range(2):
+        for parameter in model.parameters():
+            parameter.grad = torch.empty_like(parameter)
+        norm = clip_and_update(model, optimizer, 1e-3, 1.0)
+    assert norm.is_cuda
+    assert {t.device.type for s in optimizer.state.values() for t in s.values()} == {"cuda"}
+    assert not recorder.waits + recorder.mixed
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("options", SAMPLING.values(), ids=SAMPLING)
+def test_a_chunk_of_tokens_waits_once(recorder, options, dtype):
+    model, sampling = prepare_for_inference(model_on_cuda(dtype), dtype), SamplingOptions(**options)
+    rows = start_completions([[1, 2, 3], [4]], 2, sampling, STOPPING, CONFIG)
+    for _ in generate.generate_stream(model, rows, sampling, dtype):
+        assert [*recorder.waits.values()] == [1], recorder.waits
+        recorder.waits.clear()
+    assert [len(row.tokens) for row in rows] == [6] * 4
+    assert recorder.products == {getattr(torch, dtype)}
+    assert not recorder.mixed
+
+
+def test_generation_by_the_model_in_training(recorder):
+    model = model_on_cuda("bfloat16")
+    generate.generate(model, [[1, 2, 3]], stopping=STOPPING, dtype="bfloat16")
+    assert sum(recorder.waits.values()) == 3  # chunks of 1, 4 and 1
+    assert not recorder.mixed
+
+
+def test_to_go_back_uploads_and_does_not_wait(recorder):
+    sampling = SamplingOptions(repetition_penalty=1.3)
+    rows = start_completions([[1, 2, 3], [4]], 1, sampling, STOPPING, CONFIG)
+    model, draws = model_on_cuda("float32"), np.zeros((2, 1))
+    state, chunk = generate.prefill(model, rows, 64, draws, sampling, "float32")
+    generate.add_chunk(rows, chunk)
+    recorder.waits.clear()
+    state = generate.rewind(state, rows)
+    assert {t.device.type for t in (state.tokens, state.positions, state.seen)} == {"cuda"}
+    assert not recorder.waits + recorder.mixed
+
+
+class Reads(TorchDispatchMode):
+    """Counts the numbers that the host reads, each of which waits for the GPU if it is there."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_training_step_reads_nothing(dtype):
+    """On the CPU, as backward needs a device."""
+    model = create_model(CONFIG, choose_fast_ops("cuda", dtype, Processor()))
+    state = train.TrainState(model, create_optimizer(model, OptimizerOptions()))
+    x = train.to_device(TOKENS[None], torch.device("cpu"))
+    with Reads() as reads:
+        for _ in range(2):
+            train.train_step(state, x, x, 1e-3, 1.0, dtype)
+    assert reads.count == 0
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """The graphs that torch.compile makes; a graph break is an error."""
+    graphs, aot_eager = [], lookup_backend("aot_eager")
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return aot_eager(graph, inputs)
+
+    compile_ = partial(torch.compile, backend=backend, fullgraph=True)
+    monkeypatch.setattr(torch, "compile", compile_)
+    torch.compiler.reset()
+    yield graphs
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_compiled_loss_is_one_graph(graphs, dtype):
+    """With more than one chunk of rows, the last one shorter."""
+    model = create_model(CONFIG, FastOps(loss_rows=6))
+    x = train.to_device(TOKENS, torch.device("cpu"))
+    eager = loss_and_gradients(model, x, dtype)
+    train.compile_train_step(model)
+    compiled = loss_and_gradients(model, x, dtype)
+    assert len(graphs) == 1
+    for expected, got in zip(eager, compiled, strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+def loss_and_gradients(model, x, dtype):
+    loss = train.loss_fn(model, x, x, dtype)
+    return loss, *torch.autograd.grad(loss, list(model.parameters()))
+
+
+def test_prompts_of_many_lengths_share_a_compiled_step(graphs):
+    """One for each 64 tokens that the cache holds."""
+    model = prepare_for_inference(create_model(CONFIG, None), "float32", compiled=True)
+    stopping = StoppingOptions(max_new_tokens=3, ignore_end=True)
+    for length in (1, 2, 10, 30, 61, 62, 100, 125):
+        generate.generate(model, [[1] * length], stopping=stopping)
+    assert len(graphs) == 2
