@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help train train-flax test parity faults benchmark benchmark-gpu lint format clean
+.PHONY: help train train-flax test parity faults gpu-proof benchmark benchmark-gpu lint format clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -31,6 +31,11 @@ benchmark: .venv/installed-dev ## training and generation against Hugging Face's
 		--out benchmarks/results/train_step.png
 	$(BIN)/python -m benchmarks.plot benchmarks/results/generate.json \
 		--out benchmarks/results/generate.png
+
+gpu-proof: .venv/installed-dev ## compile both twins for an NVIDIA GPU, without one; the Flax half needs ".[cuda]"
+	$(BIN)/python -m pytest tests/gpu_proof --ignore tests/gpu_proof/test_flax.py
+	JAX_PLATFORMS=cuda,cpu JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1 GPU_PROOF_LAYERS=12 \
+		$(BIN)/python -m pytest tests/gpu_proof/test_flax.py $(ARGS)
 
 benchmark-gpu: .venv/installed-dev ## parity and the lecture's optimisations on an NVIDIA GPU, ten minutes
 	benchmarks/gpu.sh $(ARGS)

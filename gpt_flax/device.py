@@ -18,6 +18,8 @@ def select_device(name: Device, dtype: Dtype) -> jax.Device:
     """
     if name == "cpu":  # before jax finds a GPU, and reserves most of its memory
         jax.config.update("jax_platforms", "cpu")
+    # Of a GPU's memory jax reserves this part when it starts, by default three quarters.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.9")
     # On a CPU, asynchronous dispatch is no faster, and allocates a step's memory before it starts.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     if dtype == "float64":
@@ -26,18 +28,33 @@ def select_device(name: Device, dtype: Dtype) -> jax.Device:
     if name != "auto" and name not in found:
         raise InputError(f"device {name}: expected one of {', '.join(found)}")
     platform = found[0] if name == "auto" else name
-    if platform != "cuda" and dtype == "tf32":
-        raise InputError(f"device {platform} cannot compute in {dtype}; try --dtype float32")
+    device = jax.devices(platform)[0]
+    check_dtype(platform, dtype, device)
     precision = "tensorfloat32" if dtype == "tf32" else "highest"
     jax.config.update("jax_default_matmul_precision", precision)
-    device = jax.devices(platform)[0]
     jax.config.update("jax_default_device", device)
     return device
 
 
+def check_dtype(platform: str, dtype: Dtype, device: jax.Device) -> None:
+    """Raise `InputError` if the device cannot compute in `dtype`."""
+    lacks_tf32 = platform != "cuda" and dtype == "tf32"
+    lacks_bfloat16 = platform == "cuda" and dtype == "bfloat16" and not has_bfloat16(device)
+    if lacks_tf32 or lacks_bfloat16:
+        raise InputError(f"device {platform} cannot compute in {dtype}; try --dtype float32")
+
+
 def available_devices() -> list[str]:
-    """Return the names of the available devices, the preferred one first."""
-    return ["cuda", "cpu"] if jax.default_backend() == "gpu" else ["cpu"]
+    """Return the names of the available devices, the preferred one first.
+
+    Raises `InputError` if jax has found a TPU or an AMD GPU, instead of ignoring it silently.
+    """
+    backend = jax.default_backend()
+    if backend == "gpu" and "rocm" in jax.devices()[0].client.platform_version:
+        backend = "rocm"
+    if backend not in ("gpu", "cpu"):
+        raise InputError(f"device {backend}: expected an NVIDIA GPU or a CPU; try --device cpu")
+    return ["cuda", "cpu"] if backend == "gpu" else ["cpu"]
 
 
 def enable_compilation_cache() -> None:

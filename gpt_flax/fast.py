@@ -363,7 +363,7 @@ def chunked_cross_entropy(
     """Return `cross_entropy` of the logits x weight^T, without those that pad the vocabulary.
 
     `x` is `(N, C)`, `weight` `(padded V, C)`, `targets` `(N,)`; the product is in `dtype`. Fused
-    linear layer and cross-entropy, one chunk of `loss_rows` at a time. The forward pass computes the
+    linear layer and cross-entropy, a chunk of `loss_rows` at a time. The forward pass computes the
     gradients, too, from each chunk's logits. So neither the logits of the whole batch nor their
     gradients are ever in memory.
     """

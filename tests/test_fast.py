@@ -196,7 +196,7 @@ def head_and_loss(framework, fast, count=600, spread=1.0):
 
     def flax_loss(x, w):
         if fast:
-            return 3 * flax_fast.chunked_cross_entropy(x, w, targets, 997, x.dtype)
+            return 3 * flax_fast.chunked_cross_entropy(x, w, targets, 997, x.dtype, 512)
         return 3 * flax_model.cross_entropy((x @ w.T)[:, :997], targets)
 
     loss = torch_loss if framework == "torch" else flax_loss
@@ -336,14 +336,14 @@ def test_what_torch_chooses():
 
 def test_what_flax_chooses():
     choose, ops = flax_fast.choose_fast_ops, flax_fast.FastOps
-    everything = ops(True, True, True, chunked_cross_entropy=True, memory_scheduler=True)
+    everything = ops(True, True, True, loss_rows=512, memory_scheduler=True)
     assert choose("cpu", "float32", ZEN_3) == choose("cpu", "bfloat16", XEON) == everything
     assert choose("cpu", "bfloat16", ZEN_3) == ops(
-        remat_gelu=True, chunked_cross_entropy=True, memory_scheduler=True
+        remat_gelu=True, loss_rows=512, memory_scheduler=True
     )
-    assert choose("cpu", "float64", ZEN_5) == choose("gpu", "float32", ZEN_5) == ops()
-    assert choose("gpu", "tf32", ZEN_5) == choose("gpu", "float64", ZEN_5) == ops()
-    assert choose("gpu", "bfloat16", ZEN_3) == ops(cudnn_attention=True)
+    assert choose("cpu", "float64", ZEN_5) == choose("gpu", "float64", ZEN_5) == ops()
+    assert choose("gpu", "float32", ZEN_5) == choose("gpu", "tf32", ZEN_5) == ops(loss_rows=4096)
+    assert choose("gpu", "bfloat16", ZEN_3) == ops(cudnn_attention=True, loss_rows=4096)
 
 
 SHAPE = GPTConfig(n_layer=2, n_head=2, n_embd=16, block_size=16, vocab_size=97)
@@ -377,7 +377,7 @@ def test_what_flax_chooses_is_what_computes(fast, dtype, monkeypatch):
     gelu = counted(monkeypatch, flax_fast, "remat_gelu")
     attention = counted(monkeypatch, flax_fast, "blockwise_attention")
     loss = counted(monkeypatch, flax_fast, "chunked_cross_entropy")
-    ops = flax_fast.FastOps(True, True, True, chunked_cross_entropy=True) if fast else None
+    ops = flax_fast.FastOps(True, True, True, loss_rows=512) if fast else None
     model = flax_fast.create_model(SHAPE, ops, dtype)
     params = from_hf(random_weights(SHAPE), SHAPE, np.float32)
     jax.eval_shape(lambda p: flax_train.loss_fn(p, model, TOKENS, TOKENS, dtype), params)
@@ -408,6 +408,7 @@ def test_tensorfloat32_is_for_tf32_alone(framework, dtype, monkeypatch):
     else:
         here = jax.devices("cpu")
         monkeypatch.setattr(jax, "devices", lambda *_: here)
+        monkeypatch.setattr(device, "has_bfloat16", lambda _: True)
         with kept_jax_config():
             device.select_device("cuda", dtype)
             found = jax.config.jax_default_matmul_precision
@@ -436,6 +437,24 @@ def test_bfloat16_on_mps_is_refused_where_attention_sees_future_tokens(
             torch_device.select_device("mps", "bfloat16")
     else:
         assert torch_device.select_device("mps", "bfloat16").type == "mps"
+
+
+@pytest.mark.parametrize(
+    ("backend", "version", "called"), [("tpu", "", "tpu"), ("gpu", "rocm 7.0", "rocm")]
+)
+def test_jax_refuses_what_it_does_not_support_by_name(backend, version, called, monkeypatch):
+    """Not silently computing on the CPU."""
+    found = SimpleNamespace(client=SimpleNamespace(platform_version=version))
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(jax, "devices", lambda *_: [found])
+    with pytest.raises(InputError, match=f"device {called}: expected an NVIDIA GPU or a CPU"):
+        flax_device.available_devices()
+
+
+def test_jax_refuses_bfloat16_before_ampere():
+    turing = SimpleNamespace(platform="gpu", compute_capability="7.5")
+    with pytest.raises(InputError, match="device cuda cannot compute in bfloat16"):
+        flax_device.check_dtype("cuda", "bfloat16", turing)
 
 
 def test_an_amd_gpu_is_called_rocm(monkeypatch):

@@ -138,7 +138,7 @@ ONLY_TORCH = {
     *("BlockwiseAttention", "BlockwiseAttention.forward", "BlockwiseAttention.backward"),
     *("ChunkedCrossEntropy", "ChunkedCrossEntropy.forward", "ChunkedCrossEntropy.backward"),
     *("attention_weights", "active_cache", "stack", "master_weights"),
-    *("drop_surplus_ties", "check_dtype", "upload"),
+    *("drop_surplus_ties", "upload"),
     *("sampling_device", "has_static_cache", "cache_length"),
     *("InferenceLinear", "InferenceLinear.__init__", "InferenceLinear.forward"),
     *("can_pack", "onednn_dtypes"),
@@ -146,7 +146,7 @@ ONLY_TORCH = {
 ONLY_FLAX = {
     *("eval_step", "enable_compilation_cache", "in_bfloat16"),
     *("call_fast", "fast_attention", "train_step_options"),
-    *("is_small_batch", "small_batch_options"),
+    *("is_small_batch", "small_batch_options", "choose_decode"),
     *("matmul", "_matmul_backward", "transpose_contiguous"),
     *("dense_2d", "_dense_2d_backward", "flatten_batch"),
     *("remat_gelu", "_remat_gelu_backward", "upcast", "cudnn_attention"),

@@ -17,6 +17,8 @@ from gpt_common.config import GPTConfig
 from gpt_common.hardware import processor
 from gpt_common.initialization import INITIAL_STD
 from gpt_flax.fast import (
+    CPU_LOSS_ROWS,
+    GPU_LOSS_ROWS,
     FastOps,
     blockwise_attention,
     choose_fast_ops,
@@ -116,7 +118,8 @@ def plain_loss(x: Array, head: Array, targets: Array) -> Array:
 def fast_loss(x: Array, head: Array, targets: Array) -> Array:
     """Return the same, by chunks of rows."""
     rows, targets = flatten_batch(x), targets.ravel()
-    return chunked_cross_entropy(rows, head, targets, VOCAB_SIZE, x.dtype)
+    rows_in_chunk = CPU_LOSS_ROWS if tools.device_name() == "cpu" else GPU_LOSS_ROWS
+    return chunked_cross_entropy(rows, head, targets, VOCAB_SIZE, x.dtype, rows_in_chunk)
 
 
 OPERATIONS = (
@@ -155,7 +158,7 @@ OPERATIONS = (
         loss_arguments,
         plain=plain_loss,
         fast=fast_loss,
-        option="chunked_cross_entropy",
+        option="loss_rows",
     ),
     Operation(
         "matmul c_fc",

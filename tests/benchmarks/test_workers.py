@@ -266,7 +266,7 @@ def test_the_twins_are_measured_with_their_commands_operations(task, fast, small
     chosen = {}
     for twin, ops in (
         (torch_twin, torch_fast.FastOps(loss_rows=512)),
-        (flax_twin, flax_fast.FastOps(chunked_cross_entropy=True)),
+        (flax_twin, flax_fast.FastOps(loss_rows=512)),
     ):
         chosen[twin] = ops
         monkeypatch.setattr(twin, "choose_fast_ops", lambda *how, twin=twin: chosen[twin])

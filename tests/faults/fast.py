@@ -163,7 +163,7 @@ FAULTS = (
         "flax: rows beyond the last whole chunk have no loss",
         "gpt_flax/fast.py::_chunked_cross_entropy_forward.add_chunk",
         "losses.sum()",
-        "losses[: len(losses) // CHUNK_ROWS * CHUNK_ROWS].sum()",
+        "losses[: len(losses) // loss_rows * loss_rows].sum()",
     ),
     Fault(
         "flax: each chunk forgets the ones before",
@@ -231,8 +231,8 @@ FAULTS = (
     Fault(
         "flax: targets of several chunks in the wrong order",
         "gpt_flax/fast.py::_chunked_cross_entropy_forward",
-        "targets[:whole].reshape(-1, CHUNK_ROWS)",
-        "targets[:whole].reshape(CHUNK_ROWS, -1).T",
+        "targets[:whole].reshape(-1, loss_rows)",
+        "targets[:whole].reshape(loss_rows, -1).T",
     ),
     Fault(
         "torch: blocks leave out positions from 512 on",

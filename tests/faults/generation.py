@@ -60,8 +60,8 @@ FAULTS = (
     ),
     Fault(
         "flax: the options for a small batch never reach generation",
-        "gpt_flax/generate.py::decode",
-        "jit_decode_small_batch if small and isinstance(model, InferenceGPT) else jit_decode",
+        "gpt_flax/generate.py::choose_decode",
+        "jit_decode_small_batch if small else jit_decode",
         "jit_decode",
     ),
     Fault(

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 CARDS = Path(__file__).parent / "cards"
 
-# An instruction of XLA's scheduled program: its name, the type of its result, what it does, its operands.
+# An instruction of XLA's program: its name, the type of its result, its kind, its operands.
 INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.+?) ([\w\-]+)\(([^)]*)\)(.*)$")
 
 
@@ -54,7 +54,7 @@ class Program:
 
     @property
     def products(self) -> Counter[Product]:
-        """The matrix products, by cuBLAS or by XLA's own kernels; those in cuDNN's attention not."""
+        """The matrix products, by cuBLAS or by XLA's own kernels, without those in cuDNN."""
         types = {m[1]: element_type(m[2]) for m in self.instructions}
         found: Counter[Product] = Counter()
         for m in self.instructions:

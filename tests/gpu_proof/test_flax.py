@@ -26,7 +26,12 @@ from gpt_flax.optimizer import create_optimizer
 from gpt_flax.precision import DTYPES
 from tests.gpu_proof.compiled import Product, Program, compile_for
 
-pytestmark = pytest.mark.compile_gpu
+pytestmark = [
+    pytest.mark.compile_gpu,
+    pytest.mark.skipif(
+        "cuda" not in os.environ.get("JAX_PLATFORMS", ""), reason="make gpu-proof runs these"
+    ),
+]
 
 CARDS = ("h100", "a100")
 LAYERS = int(

@@ -101,7 +101,7 @@ def flax_outcome(
     """The loss and the gradients are those of `GPT.loss`, the trainer's, where it is `fast`."""
     with kept_jax_config(), contextlib.nullcontext() if compiled else jax.disable_jit():
         select_flax_device(device, dtype)
-        ops = flax_fast.FastOps(True, True, True, chunked_cross_entropy=True) if fast else None
+        ops = flax_fast.FastOps(True, True, True, loss_rows=512) if fast else None
         params, model = flax_generate.load_model(checkpoint, dtype, ops)
         inputs = params, model, x.astype(np.int32), y.astype(np.int32), dtype
         if fast:
