@@ -3,12 +3,11 @@
 import re
 from pathlib import Path
 
-from gpt_common.checkpoint import CONFIG
 from gpt_common.errors import InputError, brief, printable
 from gpt_common.formats import registry
 from gpt_common.formats.base import Format, config_path
 from gpt_common.formats.orbax import PARAMS
-from gpt_common.run_folder import STEP_FOLDER, is_run
+from gpt_common.run_folder import CONFIG, STEP_FOLDER, is_run
 from gpt_common.storage import existing_folder, read_json
 
 # The files of a model's folder. A folder with any other file is not replaced.

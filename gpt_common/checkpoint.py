@@ -1,14 +1,18 @@
-"""The checkpoint: a Hugging Face model folder with the training state; either twin resumes from it.
+"""The checkpoint: a Hugging Face model folder with the state of training.
 
-config.json               Hugging Face's GPT-2 configuration
-model.safetensors         the weights (see gpt_common.weights)
-optimizer.safetensors     AdamW's moments, as exp_avg.NAME and exp_avg_sq.NAME
-training_state.json       step, position in the data, every option, versions, checksums
-vocab.json, merges.txt, tokenizer_config.json (if the vocabulary is GPT-2's)
+    config.json               Hugging Face's GPT-2 configuration
+    model.safetensors         the weights (see gpt_common.weights)
+    optimizer.safetensors     AdamW's moments, as exp_avg.NAME and exp_avg_sq.NAME
+    training_state.json       step, position in the data, every option, versions, checksums
+    vocab.json, merges.txt, tokenizer_config.json (if the vocabulary is GPT-2's)
+
+Either twin resumes from it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +22,14 @@ from gpt_common import tokenizer
 from gpt_common.config import GPTConfig
 from gpt_common.errors import InputError, brief
 from gpt_common.hf_config import config_to_hf, read_config
+from gpt_common.run_folder import (
+    CONFIG,
+    MODEL,
+    OPTIMIZER,
+    STATE,
+    checkpoint_folders,
+    run_checkpoints,
+)
 from gpt_common.storage import (
     atomic_folder,
     checksum,
@@ -28,8 +40,6 @@ from gpt_common.storage import (
 from gpt_common.weights import Weights, check_shapes, match_weights, weight_shapes, with_zero_biases
 
 FORMAT_VERSION = 1
-CONFIG, MODEL, OPTIMIZER = "config.json", "model.safetensors", "optimizer.safetensors"
-STATE = "training_state.json"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -94,15 +104,54 @@ def write_config_and_tokenizer(folder: Path, config: GPTConfig) -> None:
             (folder / name).write_bytes(content)
 
 
-def read_folder(folder: Path, with_training: bool = True) -> Checkpoint:
-    """Read a checkpoint folder, with the training state if it has one.
+def read_checkpoint(path: str | Path, with_training: bool = True) -> Checkpoint:
+    """Read a checkpoint folder, or the newest undamaged checkpoint of a run.
 
-    Raises `InputError` if a file is missing, damaged, or does not fit the configuration.
+    The notes name the damaged checkpoints that were skipped. Raises `InputError` if there is no
+    undamaged checkpoint.
     """
+    errors: list[str] = []
+    for folder in checkpoint_folders(Path(path)):
+        try:
+            checkpoint = _read_folder(folder, with_training)
+        except (InputError, OSError) as error:
+            errors.append(str(error))
+        else:
+            notes = tuple(f"skipped a damaged checkpoint: {error}" for error in errors)
+            return dataclasses.replace(checkpoint, notes=notes + checkpoint.notes)
+    raise InputError(errors[0] + _undamaged_hint(folder))
+
+
+def _undamaged_hint(damaged: Path) -> str:
+    for folder in reversed(run_checkpoints(damaged.parent)):
+        with contextlib.suppress(InputError, OSError):
+            _read_folder(folder, with_training=True)
+            return f"; {folder} is not damaged"
+    return ""
+
+
+def read_options(path: str | Path) -> tuple[Path, dict[str, Any] | None]:
+    """Return a checkpoint's folder and the options of its run, None if it has weights only.
+
+    For a run it is the newest checkpoint whose options can be read.
+    """
+    *newer, oldest = checkpoint_folders(Path(path))
+    for folder in newer:
+        with contextlib.suppress(InputError, OSError):
+            return folder, _options(folder)
+    return oldest, _options(oldest)
+
+
+def _options(folder: Path) -> dict[str, Any] | None:
+    state = _read_state(folder)
+    return None if state is None else _object(state, "options", str(folder / STATE))
+
+
+def _read_folder(folder: Path, with_training: bool) -> Checkpoint:
     config = read_config(folder / CONFIG)
     source = folder / MODEL
     weights = match_weights(read_safetensors(source), config, str(source))
-    state = read_state(folder)
+    state = _read_state(folder)
     if state is None:
         return Checkpoint(config, weights)
     _verify_checksums(folder, state, CONFIG, MODEL)
@@ -110,11 +159,7 @@ def read_folder(folder: Path, with_training: bool = True) -> Checkpoint:
     return Checkpoint(config, weights, training)
 
 
-def read_state(folder: Path) -> dict[str, Any] | None:
-    """Return the content of `training_state.json`, None if there is no such file.
-
-    Raises `InputError` if it is damaged or of another version.
-    """
+def _read_state(folder: Path) -> dict[str, Any] | None:
     source = folder / STATE
     if not source.exists():
         return None
@@ -165,18 +210,17 @@ def read_state_fields(content: dict[str, Any], source: str) -> dict[str, Any]:
     optimizer_step = content["optimizer_step"]
     if optimizer_step is not None:
         optimizer_step = _whole_number(content, "optimizer_step", source)
-    loader = read_object(content, "loader", source)
+    loader = _object(content, "loader", source)
     objects = ("options", "versions", "fingerprint", "source")
     return {
         "step": _whole_number(content, "step", source),
         "loader": {"position": _whole_number(loader, "position", source)},
         "optimizer_step": optimizer_step,
-        **{name: read_object(content, name, source) for name in objects},
+        **{name: _object(content, name, source) for name in objects},
     }
 
 
-def read_object(content: dict[str, Any], name: str, source: str) -> dict[str, Any]:
-    """Return the JSON object under a name. Raises `InputError` for anything else."""
+def _object(content: dict[str, Any], name: str, source: str) -> dict[str, Any]:
     value = content.get(name)
     if not isinstance(value, dict):
         raise InputError(f"{source}: {name}: expected an object, got {brief(value)}")

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from gpt_common import cli
-from gpt_common.checkpoint import STATE, TrainingState
+from gpt_common.checkpoint import TrainingState, read_options
 from gpt_common.config import OutputOptions, TrainConfig
 from gpt_common.data import BatchLoader, Tokens, fingerprint
 from gpt_common.errors import InputError
 from gpt_common.lock import FolderLock
-from gpt_common.run_folder import is_run, read_options
+from gpt_common.run_folder import STATE, is_run
 
 NOT_GIVEN = "\0"  # not a path, and so not a value of --data
 

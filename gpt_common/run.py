@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gpt_common import cli, tokenizer
-from gpt_common.checkpoint import Checkpoint, TrainingState, write_checkpoint
+from gpt_common.checkpoint import Checkpoint, TrainingState, read_checkpoint, write_checkpoint
 from gpt_common.config import (
     DEFAULT_LENGTH,
     DataOptions,
@@ -30,13 +30,7 @@ from gpt_common.lock import FolderLock
 from gpt_common.memory import require_memory, training_memory
 from gpt_common.metrics import RunLog
 from gpt_common.resume import changes, lock_resumed, not_a_run, restore_position, stored_config
-from gpt_common.run_folder import (
-    lock_new_run,
-    read_checkpoint,
-    remove_older,
-    step_folder,
-    update_latest,
-)
+from gpt_common.run_folder import lock_new_run, remove_older, step_folder, update_latest
 from gpt_common.storage import clean_folder
 from gpt_common.weights import Weights, num_parameters
 

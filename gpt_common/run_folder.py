@@ -6,73 +6,20 @@ A process may be killed at any instant: a checkpoint under its name is always co
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 import os
 import re
 import time
 from pathlib import Path
-from typing import Any
 
-from gpt_common.checkpoint import (
-    CONFIG,
-    MODEL,
-    OPTIMIZER,
-    STATE,
-    Checkpoint,
-    read_folder,
-    read_object,
-    read_state,
-)
 from gpt_common.errors import InputError
 from gpt_common.lock import FolderLock
 from gpt_common.storage import atomic_file, existing_folder, remove_folder
 
 LATEST, LOG = "latest", "log.jsonl"
+CONFIG, MODEL, OPTIMIZER = "config.json", "model.safetensors", "optimizer.safetensors"
+STATE = "training_state.json"
 STEP_FOLDER = re.compile(r"step_\d+")
-
-
-def read_checkpoint(path: str | Path, with_training: bool = True) -> Checkpoint:
-    """Read a checkpoint folder, or the newest undamaged checkpoint of a run.
-
-    The notes name the damaged checkpoints that were skipped. Raises `InputError` if there is no
-    undamaged checkpoint.
-    """
-    errors: list[str] = []
-    for folder in checkpoint_folders(Path(path)):
-        try:
-            checkpoint = read_folder(folder, with_training)
-        except (InputError, OSError) as error:
-            errors.append(str(error))
-        else:
-            notes = tuple(f"skipped a damaged checkpoint: {error}" for error in errors)
-            return dataclasses.replace(checkpoint, notes=notes + checkpoint.notes)
-    raise InputError(errors[0] + _undamaged_hint(folder))
-
-
-def _undamaged_hint(damaged: Path) -> str:
-    for folder in reversed(run_checkpoints(damaged.parent)):
-        with contextlib.suppress(InputError, OSError):
-            read_folder(folder)
-            return f"; {folder} is not damaged"
-    return ""
-
-
-def read_options(path: str | Path) -> tuple[Path, dict[str, Any] | None]:
-    """Return a checkpoint's folder and the options of its run, None if it has weights only.
-
-    For a run it is the newest checkpoint whose options can be read.
-    """
-    *newer, oldest = checkpoint_folders(Path(path))
-    for folder in newer:
-        with contextlib.suppress(InputError, OSError):
-            return folder, _options(folder)
-    return oldest, _options(oldest)
-
-
-def _options(folder: Path) -> dict[str, Any] | None:
-    state = read_state(folder)
-    return None if state is None else read_object(state, "options", str(folder / STATE))
 
 
 def checkpoint_folders(path: Path) -> list[Path]:

@@ -72,12 +72,16 @@ def read_safetensors(path: Path) -> Weights:
     require_file(path)
     length = int.from_bytes(first_bytes(path, 8), "little")
     if length > MAX_HEADER_BYTES:
-        raise InputError(f"{path}: expected a safetensors file, got a header of {length} bytes")
+        raise InputError(
+            f"{path}: expected a whole safetensors file, got a header of {length} bytes"
+        )
     try:
         with safe_open(path, framework="np"):  # checks the header and the file's length
             pass
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: expected a safetensors file, got: {reason(error)}") from None
+        raise InputError(
+            f"{path}: expected a whole safetensors file, got: {reason(error)}"
+        ) from None
     header = json.loads(first_bytes(path, 8 + length)[8:])
     header.pop("__metadata__", None)
     content = map_file(path)

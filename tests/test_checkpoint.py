@@ -8,13 +8,12 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer
 
 from gpt_common import checkpoint as checkpoint_module
-from gpt_common.checkpoint import write_checkpoint
+from gpt_common.checkpoint import read_checkpoint, write_checkpoint
 from gpt_common.config import PRESETS
 from gpt_common.errors import InputError
 from gpt_common.hf_config import config_from_hf, config_to_hf
 from gpt_common.run_folder import (
     checkpoint_folders,
-    read_checkpoint,
     remove_older,
     run_checkpoints,
     step_folder,
@@ -270,7 +269,7 @@ def test_truncated_files_are_refused(checkpoint_folder, name, share):
     path = checkpoint_folder / name
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(InputError, match="expected a safetensors file"):
+    with pytest.raises(InputError, match="expected a whole safetensors file"):
         read_checkpoint(checkpoint_folder)
 
 

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from gpt_common import storage
-from gpt_common.checkpoint import Checkpoint
+from gpt_common.checkpoint import Checkpoint, read_checkpoint
 from gpt_common.config import GPTConfig, OutputOptions, TrainConfig
 from gpt_common.data import BatchLoader
 from gpt_common.errors import InputError
 from gpt_common.lock import FolderLock
 from gpt_common.metrics import RunLog, read_log
 from gpt_common.run import Run
-from gpt_common.run_folder import read_checkpoint, run_checkpoints
+from gpt_common.run_folder import run_checkpoints
 from gpt_common.storage import clean_folder
 from tests.conftest import TINY, assert_one_line_error, command, random_weights
 

@@ -15,10 +15,10 @@ from torch.torch_version import TorchVersion
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gpt_common import hardware
+from gpt_common.checkpoint import read_options
 from gpt_common.config import GPTConfig
 from gpt_common.errors import InputError
 from gpt_common.hardware import Processor, parse_cpuinfo
-from gpt_common.run_folder import read_options
 from gpt_flax import cache as flax_cache
 from gpt_flax import device as flax_device
 from gpt_flax import fast as flax_fast

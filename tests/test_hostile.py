@@ -16,14 +16,14 @@ import pytest
 import torch
 from flax.serialization import msgpack_serialize
 
-from gpt_common.checkpoint import OPTIMIZER, STATE, Checkpoint, write_checkpoint
+from gpt_common.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from gpt_common.config import GPTConfig, TrainConfig
 from gpt_common.errors import InputError
 from gpt_common.formats import build_nanogpt, msgpack_files, openai, registry, torch_files
 from gpt_common.formats.registry import FORMATS
 from gpt_common.formats.torch_files import CLASSES
 from gpt_common.hf_config import config_to_hf
-from gpt_common.run_folder import read_checkpoint, step_folder, update_latest
+from gpt_common.run_folder import OPTIMIZER, STATE, step_folder, update_latest
 from gpt_common.storage import MAX_HEADER_BYTES, MAX_JSON_BYTES, write_safetensors
 from gpt_common.weights import num_parameters, require_plausible, weight_shapes
 from tests.conftest import assert_one_line_error, random_checkpoint, random_weights
@@ -279,7 +279,7 @@ def test_a_header_of_a_safetensors_file_that_is_too_long(tmp_path):
     with file.open("r+b") as opened:
         opened.write((MAX_HEADER_BYTES + 1).to_bytes(8, "little"))
         opened.truncate(MAX_HEADER_BYTES + 100)
-    assert "expected a safetensors file, got a header of" in refusal(path)
+    assert "expected a whole safetensors file, got a header of" in refusal(path)
 
 
 # What is not a file, and JSON that is not what it should be.

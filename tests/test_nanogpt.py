@@ -11,14 +11,13 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import GPT2LMHeadModel
 
-from gpt_common.checkpoint import Checkpoint, write_checkpoint
+from gpt_common.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from gpt_common.config import GPTConfig, OptimizerOptions, TrainConfig
 from gpt_common.data import BatchLoader
 from gpt_common.errors import InputError
 from gpt_common.formats import registry
 from gpt_common.formats.registry import FORMATS
 from gpt_common.metrics import read_log
-from gpt_common.run_folder import read_checkpoint
 from gpt_common.storage import read_safetensors, write_safetensors
 from gpt_common.weights import num_parameters, weight_shapes
 from tests.conftest import FLOAT32, assert_one_line_error, random_checkpoint, random_weights

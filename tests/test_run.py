@@ -18,13 +18,13 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from gpt_common import cli, memory, metrics, resume, run, run_folder, startup, storage
-from gpt_common.checkpoint import Checkpoint, write_checkpoint
+from gpt_common.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from gpt_common.config import PRESETS, DataOptions, TrainConfig
 from gpt_common.data import BatchLoader, load_splits
 from gpt_common.errors import InputError, NonFiniteError
 from gpt_common.lock import FolderLock
 from gpt_common.metrics import RunLog, read_log
-from gpt_common.run_folder import read_checkpoint, run_checkpoints, step_folder, update_latest
+from gpt_common.run_folder import run_checkpoints, step_folder, update_latest
 from tests.conftest import (
     TINY,
     assert_one_line_error,

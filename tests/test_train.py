@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from transformers import GPT2LMHeadModel
 
+from gpt_common.checkpoint import read_checkpoint
 from gpt_common.metrics import read_log
 from gpt_common.resume import parse_train_config
 from gpt_common.run import start_run
-from gpt_common.run_folder import read_checkpoint
 from tests.conftest import CPU, FLOAT32, FRAMEWORKS, TINY, assert_one_line_error, command
 
 

@@ -7,13 +7,17 @@ import json
 from functools import partial
 from pathlib import Path
 
-from gpt_common.checkpoint import Checkpoint, write_checkpoint, write_config_and_tokenizer
+from gpt_common.checkpoint import (
+    Checkpoint,
+    read_checkpoint,
+    write_checkpoint,
+    write_config_and_tokenizer,
+)
 from gpt_common.errors import InputError, printable
 from gpt_common.formats import torch_files
 from gpt_common.formats.base import Format, has_files
 from gpt_common.formats.names import check_weights, hf_weights
 from gpt_common.hf_config import read_config
-from gpt_common.run_folder import read_checkpoint
 from gpt_common.storage import atomic_folder, read_json, read_safetensors, write_safetensors
 from gpt_common.weights import Array, Weights, num_bytes, with_zero_biases
 

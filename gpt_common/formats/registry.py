@@ -6,7 +6,7 @@ The format of a file is detected by its content, not its name.
 from dataclasses import replace
 from pathlib import Path
 
-from gpt_common.checkpoint import STATE, Checkpoint
+from gpt_common.checkpoint import Checkpoint, read_checkpoint
 from gpt_common.errors import InputError
 from gpt_common.formats import (
     build_nanogpt,
@@ -21,7 +21,7 @@ from gpt_common.formats import (
     torch_state_dict,
 )
 from gpt_common.formats.base import Format
-from gpt_common.run_folder import is_run, read_checkpoint
+from gpt_common.run_folder import STATE, is_run
 from gpt_common.storage import existing_folder
 
 FORMATS: dict[str, Format] = {

@@ -96,7 +96,7 @@ FAULTS = (
     ),
     Fault(
         "a run has the options of its oldest checkpoint",
-        "gpt_common/run_folder.py::read_options",
+        "gpt_common/checkpoint.py::read_options",
         """
         for folder in newer:
             with contextlib.suppress(InputError, OSError):
@@ -110,7 +110,7 @@ FAULTS = (
     ),
     Fault(
         "a run whose newest state is damaged has no options",
-        "gpt_common/run_folder.py::read_options",
+        "gpt_common/checkpoint.py::read_options",
         "*newer, oldest = checkpoint_folders(Path(path))",
         "newer, (oldest, *_) = [], checkpoint_folders(Path(path))",
     ),
@@ -128,7 +128,7 @@ FAULTS = (
     ),
     Fault(
         "a damaged newest checkpoint is an error",
-        "gpt_common/run_folder.py::read_checkpoint",
+        "gpt_common/checkpoint.py::read_checkpoint",
         "errors.append(str(error))",
         "raise",
     ),
@@ -140,7 +140,7 @@ FAULTS = (
     ),
     Fault(
         "a state's object may be anything",
-        "gpt_common/checkpoint.py::read_object",
+        "gpt_common/checkpoint.py::_object",
         "not isinstance(value, dict)",
         "value is None",
     ),

@@ -11,7 +11,7 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from convert.verify import flax_loss_and_layers, huggingface_model, record
-from gpt_common.checkpoint import Checkpoint, write_checkpoint
+from gpt_common.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from gpt_common.completion import Completion
 from gpt_common.config import (
     DataOptions,
@@ -28,7 +28,6 @@ from gpt_common.config import (
 )
 from gpt_common.data import BatchLoader
 from gpt_common.metrics import read_log
-from gpt_common.run_folder import read_checkpoint
 from gpt_common.weights import Array, Weights
 from gpt_flax import fast as flax_fast
 from gpt_flax import generate as flax_generate
