@@ -11,7 +11,9 @@ from gpt_common.config import Dtype, GPTConfig
 from gpt_torch.cache import forward_cached
 from gpt_torch.model import GPT
 
-COMPILED_STEPS = 64  # one for each shape of the cache; torch's 8 are soon used up, then it is eager
+COMPILED_STEPS = (
+    64  # cache shapes to compile for; after its limit, 8 by default, torch runs eagerly
+)
 PACKED_ROWS = 32  # the batch size that oneDNN packs weights for; good for 1 to 512
 
 
