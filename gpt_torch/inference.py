@@ -11,6 +11,9 @@ from gpt_common.config import Dtype, GPTConfig
 from gpt_torch.cache import forward_cached
 from gpt_torch.model import GPT
 
+COMPILED_STEPS = (
+    64  # cache shapes to compile for; after its limit, 8 by default, torch runs eagerly
+)
 PACKED_ROWS = 32  # the batch size that oneDNN packs weights for; good for 1 to 512
 
 
@@ -21,7 +24,10 @@ class InferenceGPT(GPT):
         super().__init__(config)
         self.lm_head: nn.Module = nn.Identity()
         self.compiled = compiled
-        self.step = torch.compile(forward_cached, dynamic=False) if compiled else forward_cached
+        self.step = forward_cached
+        if compiled:
+            torch._dynamo.config.recompile_limit = COMPILED_STEPS
+            self.step = torch.compile(forward_cached, dynamic=False)
 
     def head(self, x: Tensor) -> Tensor:
         """Return the logits `(..., V)` of the residual stream `(..., C)`, after its last norm."""

@@ -93,4 +93,16 @@ FAULTS = (
         'torch.__version__ < "2.13"',
         'torch.__version__ < "2.12"',
     ),
+    Fault(
+        "torch: after eight lengths of the cache generation is no longer compiled",
+        "gpt_torch/inference.py::InferenceGPT.__init__",
+        "torch._dynamo.config.recompile_limit = COMPILED_STEPS",
+        "pass",
+    ),
+    Fault(
+        "torch: an AMD GPU is called cuda",
+        "gpt_torch/device.py::check_dtype",
+        'device_type.replace("cuda", "cuda (ROCm)") if torch.version.hip else device_type',
+        "device_type",
+    ),
 )

@@ -8,6 +8,7 @@ import ctypes
 import shutil
 import subprocess
 import sys
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,6 +78,7 @@ class Recorder(TorchDispatchMode):
         self.waits: Counter[str] = Counter()
         self.mixed: Counter[str] = Counter()
         self.products: set[torch.dtype] = set()
+        self.operations: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs, operation = kwargs or {}, func.overloadpacket
@@ -94,6 +96,7 @@ class Recorder(TorchDispatchMode):
         return func(*args, **kwargs)
 
     def note(self, operation, inputs: list[Tensor], options: dict) -> None:
+        self.operations[str(operation)] += 1
         place = f"{operation} at {caller()}"
         if waits(operation, inputs, options):
             self.waits[place] += 1
@@ -109,6 +112,25 @@ class Recorder(TorchDispatchMode):
         y = attention(*args, **options)
         self.products = products | {y.dtype}
         return y
+
+
+class PeakMemory(TorchDispatchMode):
+    """The most bytes of CUDA memory that were in use at once, without what an allocator wastes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live: dict[int, int] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **kwargs or {})
+        for tensor in tensors(output):
+            storage = tensor.untyped_storage()
+            if tensor.is_cuda and storage._cdata not in self.live:
+                self.live[storage._cdata] = storage.nbytes()
+                weakref.finalize(storage, self.live.pop, storage._cdata)
+        self.peak = max(self.peak, sum(self.live.values()))
+        return output
 
 
 def waits(operation, inputs: list[Tensor], options: dict) -> bool:
