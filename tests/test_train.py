@@ -259,7 +259,7 @@ def test_ctrl_c_saves_and_exits(framework, number, tmp_path):
         (("--no_such_flag",), ("--no_such_flag",)),
         (("--learning_rate", "nan"), ("learning_rate", "nan")),
         (("--init", "{tmp}/missing"), ("missing: no such file or folder",)),
-        (("--init", "{tmp}/truncated"), ("expected a safetensors file",)),
+        (("--init", "{tmp}/truncated"), ("expected a whole safetensors file",)),
         (("--init", "{tmp}/misfit"), ("expected (999, 40), got (997, 40)",)),
         (("--resume", "{tmp}/checkpoint"), ("options",)),
         (("--out_dir", "{tmp}/short.txt"), ("short.txt",)),
