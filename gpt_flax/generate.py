@@ -48,7 +48,7 @@ from gpt_flax.fast import (
 )
 from gpt_flax.inference import InferenceGPT, prepare_for_inference
 from gpt_flax.model import GPT
-from gpt_flax.precision import autocast, master_dtype
+from gpt_flax.precision import autocast, master_dtype, product_dtype
 from gpt_flax.sampling import sample, sample_arrays
 from gpt_flax.weights import Params, from_hf, to_hf
 
@@ -165,7 +165,7 @@ def prefill_step(
 ) -> tuple[DecodeState, tuple[Array, Array, Array]]:
     """Read padded prompts, and sample a token for each row: the compiled `prefill`."""
     R, T = tokens.shape
-    compute = jnp.bfloat16 if dtype == "bfloat16" else params["wte"]["embedding"].dtype
+    compute = product_dtype(dtype, params["wte"]["embedding"].dtype)
     cache = empty_cache(model.config, R, length, cache_dtype(jax.default_backend(), compute))
     positions = jnp.broadcast_to(jnp.arange(T), (R, T))
     state = DecodeState(tokens, positions, seen, cache)

@@ -11,6 +11,7 @@ from gpt_common.config import Dtype
 from gpt_common.initialization import INITIAL_STD
 from gpt_flax.fast import FastGPT, FastOps, matmul
 from gpt_flax.model import GPT
+from gpt_flax.precision import product_dtype
 from gpt_flax.weights import Params
 
 InferenceParams = NewType("InferenceParams", Params)  # of an `InferenceGPT`
@@ -39,7 +40,7 @@ def prepare_for_inference(
     Weights are cast once, not in each step, and the head is transposed, to `(in, out)` as kernels
     are. Weights that need no copy are shared.
     """
-    compute = jnp.bfloat16 if dtype == "bfloat16" else params["wte"]["embedding"].dtype
+    compute = product_dtype(dtype, params["wte"]["embedding"].dtype)
 
     def cast(path: tuple, weight: Array) -> Array:
         is_linear = any(key.key in ("attn", "mlp") for key in path)

@@ -24,6 +24,11 @@ def master_dtype(dtype: DtypeOption) -> jnp.dtype:
     return jnp.dtype(jnp.float64 if dtype == "float64" else jnp.float32)
 
 
+def product_dtype(dtype: Dtype, weights: DTypeLike) -> DTypeLike:
+    """Return the dtype of matrix products: bfloat16 if `dtype` is, else that of the `weights`."""
+    return jnp.bfloat16 if dtype == "bfloat16" else weights
+
+
 def autocast(dtype: Dtype) -> AbstractContextManager:
     """Return a context in which matrix products compute in bfloat16, if `dtype` is bfloat16.
 

@@ -40,7 +40,7 @@ from gpt_torch.device import resolve_dtype, select_device, upload
 from gpt_torch.fast import FastOps, create_model
 from gpt_torch.inference import InferenceGPT, prepare_for_inference
 from gpt_torch.model import GPT
-from gpt_torch.precision import autocast, master_dtype
+from gpt_torch.precision import autocast, master_dtype, product_dtype
 from gpt_torch.sampling import sample, sample_arrays
 from gpt_torch.weights import from_hf, name_table, to_hf
 
@@ -131,7 +131,7 @@ def prefill(
     inputs = pad_inputs(completions, config.block_size)
     tokens, lengths = (upload(array, device) for array in inputs)
     R, T = tokens.shape
-    compute = torch.bfloat16 if dtype == "bfloat16" else model.wte.weight.dtype
+    compute = product_dtype(dtype, model.wte.weight.dtype)
     seen = None
     if sampling.repetition_penalty != 1:
         seen = upload(seen_tokens(completions, config.vocab_size), sampling_device(device))

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from gpt_common.config import Dtype, GPTConfig
 from gpt_torch.cache import forward_cached
 from gpt_torch.model import GPT
+from gpt_torch.precision import product_dtype
 
-COMPILED_STEPS = (
-    64  # cache shapes to compile for; after its limit, 8 by default, torch runs eagerly
-)
+COMPILED_STEPS = 64  # cache shapes; past torch's limit, by default 8, a step is not compiled
 PACKED_ROWS = 32  # the batch size that oneDNN packs weights for; good for 1 to 512
 
 
@@ -26,7 +25,8 @@ class InferenceGPT(GPT):
         self.compiled = compiled
         self.step = forward_cached
         if compiled:
-            torch._dynamo.config.recompile_limit = COMPILED_STEPS
+            limit = torch._dynamo.config.recompile_limit  # of the process, and may be the user's
+            torch._dynamo.config.recompile_limit = max(limit, COMPILED_STEPS)
             self.step = torch.compile(forward_cached, dynamic=False)
 
     def head(self, x: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ def prepare_for_inference(model: GPT, dtype: Dtype, compiled: bool = False) -> I
     It shares embeddings and norms with `model`; the other weights are copies. If `compiled`,
     torch.compile compiles the decoding step, once for each size of the cache.
     """
-    compute = torch.bfloat16 if dtype == "bfloat16" else model.wte.weight.dtype
+    compute = product_dtype(dtype, model.wte.weight.dtype)
     packed = can_pack(model.wte.weight.device.type, compute, onednn_dtypes(), compiled)
     with torch.device("meta"):
         inference = InferenceGPT(model.config, compiled)

@@ -13,6 +13,11 @@ def master_dtype(dtype: DtypeOption) -> torch.dtype:
     return torch.float64 if dtype == "float64" else torch.float32
 
 
+def product_dtype(dtype: Dtype, weights: torch.dtype) -> torch.dtype:
+    """Return the dtype of matrix products: bfloat16 if `dtype` is, else that of the `weights`."""
+    return torch.bfloat16 if dtype == "bfloat16" else weights
+
+
 def autocast(device: torch.device, dtype: Dtype) -> AbstractContextManager:
     """Return a context in which matrix products compute in bfloat16, if `dtype` is bfloat16."""
     return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")

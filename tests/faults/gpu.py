@@ -96,7 +96,7 @@ FAULTS = (
     Fault(
         "torch: after eight lengths of the cache generation is no longer compiled",
         "gpt_torch/inference.py::InferenceGPT.__init__",
-        "torch._dynamo.config.recompile_limit = COMPILED_STEPS",
+        "torch._dynamo.config.recompile_limit = max(limit, COMPILED_STEPS)",
         "pass",
     ),
     Fault(

@@ -34,7 +34,6 @@ class Program:
 
     text: str
     peak: int
-    arguments: int
     aliased: int
 
     @property
@@ -99,9 +98,4 @@ def compile_for(name: str, jitted: Callable[..., Any], *args: Any, **static: Any
     traced = jitted.trace(*on_card(name, args), **static)  # type: ignore[attr-defined]
     compiled = traced.lower(lowering_platforms=("cuda",)).compile()
     memory = compiled.memory_analysis()
-    return Program(
-        compiled.as_text(),
-        memory.peak_memory_in_bytes,
-        memory.argument_size_in_bytes,
-        memory.alias_size_in_bytes,
-    )
+    return Program(compiled.as_text(), memory.peak_memory_in_bytes, memory.alias_size_in_bytes)
