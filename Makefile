@@ -33,7 +33,7 @@ benchmark: .venv/installed-dev ## training and generation against Hugging Face's
 		--out benchmarks/results/generate.png
 
 gpu-proof: .venv/installed-dev ## compile both twins for an NVIDIA GPU, without one; the Flax half needs ".[cuda]"
-	$(BIN)/python -m pytest tests/gpu_proof --ignore tests/gpu_proof/test_flax.py
+	$(BIN)/python -m benchmarks.fake_cuda -m pytest tests/gpu_proof --ignore tests/gpu_proof/test_flax.py
 	JAX_PLATFORMS=cuda,cpu JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1 GPU_PROOF_LAYERS=12 \
 		$(BIN)/python -m pytest tests/gpu_proof/test_flax.py $(ARGS)
 

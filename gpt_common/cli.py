@@ -193,7 +193,7 @@ def _fail(message: str, code: int) -> None:
 
 
 def print_notes(notes: Sequence[str]) -> None:
-    """Print the notes of a checkpoint on standard error."""
+    """Print what a user should know, such as the notes of a checkpoint, on standard error."""
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
 

@@ -1,6 +1,7 @@
 """The key-value cache: keys and values of earlier tokens, and the attention to them."""
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -41,15 +42,20 @@ class CachedAttention:
         self.cache, self.at = cache, at
 
     def __call__(self, q: Array, k: Array, v: Array) -> Array:
-        """Add `k` and `v` `(B, T, nh, hs)` to the cache, and attend to it in at least float32."""
+        """Add `k` and `v` `(B, T, nh, hs)` to the cache, and attend to it.
+
+        Matrix products are of the cache's dtype, and their sums of at least float32.
+        """
         keys = update_cache(self.cache.keys, k, self.at)
         values = update_cache(self.cache.values, v, self.at)
         self.cache = LayerCache(keys, values)
-        dtype = jnp.promote_types(keys.dtype, jnp.float32)
-        scores = jnp.einsum("bthd,bhsd->bhts", q.astype(dtype), keys.astype(dtype))
+        einsum = partial(
+            jnp.einsum, preferred_element_type=jnp.promote_types(keys.dtype, jnp.float32)
+        )
+        scores = einsum("bthd,bhsd->bhts", q.astype(keys.dtype), keys)
         scores = jnp.where(self.at.mask, scores / math.sqrt(q.shape[3]), -jnp.inf)
-        weights = jax.nn.softmax(scores, axis=-1)
-        return jnp.einsum("bhts,bhsd->bthd", weights, values.astype(dtype)).astype(q.dtype)
+        weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
+        return einsum("bhts,bhsd->bthd", weights, values).astype(q.dtype)
 
 
 def forward_cached(

@@ -1,9 +1,12 @@
 """The device, and the dtypes that it can compute in."""
 
 import os
+from functools import partial
 
 import jax
+import jax.numpy as jnp
 
+from gpt_common import cli
 from gpt_common.cache import cache_folder
 from gpt_common.config import Device, Dtype, DtypeOption
 from gpt_common.errors import InputError
@@ -76,3 +79,21 @@ def resolve_dtype(dtype: DtypeOption, name: Device) -> Dtype:
 def has_bfloat16(device: jax.Device) -> bool:
     """Whether the device is a GPU that multiplies matrices of bfloat16 in hardware."""
     return device.platform == "gpu" and float(getattr(device, "compute_capability", 0)) >= 8
+
+
+def has_cudnn_attention(device: jax.Device, dtype: Dtype) -> bool:
+    """Whether cuDNN's attention compiles for the device in `dtype`, bfloat16; a note says why not.
+
+    It may lack cuDNN, or have one that is too old, or another's that was loaded first.
+    """
+    if device.platform != "gpu" or dtype != "bfloat16":
+        return False
+    attend = partial(jax.nn.dot_product_attention, is_causal=True, implementation="cudnn")
+    q = jnp.zeros((1, 2, 1, 8), jnp.bfloat16)
+    try:
+        jax.jit(jax.grad(lambda q: attend(q, q, q).sum())).lower(q).compile()
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        cli.print_notes([f"attention is XLA's, as cuDNN's does not compile: {reason}"])
+        return False
+    return True

@@ -4,11 +4,13 @@
 | ---------------------- | ----------------------- | -------------- | ------------------------- |
 | `nn.Dense.__call__`    | `dense_2d`              | CPUs (1)       | speed                     |
 | `jax.nn.gelu` in `MLP` | `remat_gelu`            | CPUs           | memory; speed in bfloat16 |
-| `causal_attention`     | `blockwise_attention`   | CPUs (1)       | speed, memory             |
+| `causal_attention`     | `blockwise_attention`   | CPUs (1), (2)  | speed, memory             |
 | `causal_attention`     | `cudnn_attention`       | GPUs, bfloat16 | not measured yet          |
 | `GPT.loss`             | `chunked_cross_entropy` | CPUs, GPUs     | memory; speed in bfloat16 |
 
 (1) In bfloat16 only on CPUs with bfloat16 instructions.
+(2) In bfloat16 also on GPUs, where cuDNN cannot attend; every product is in bfloat16, as it is not
+in the backward pass of the plain one.
 
 `docs/speed.md` has the measurements.
 """
@@ -51,11 +53,14 @@ class FastOps:
     memory_scheduler: bool = False  # of a training step
 
 
-def choose_fast_ops(device_type: str, dtype: Dtype, processor: Processor) -> FastOps:
+def choose_fast_ops(
+    device_type: str, dtype: Dtype, processor: Processor, cudnn: bool = True
+) -> FastOps:
     """Return the operations that are faster on a device, in a dtype, with a CPU `processor`.
 
-    On a GPU XLA has fast kernels for the plain operations, except attention in bfloat16; the plain
-    loss needs too much memory. None in float64, the reference.
+    On a GPU XLA has fast kernels for the plain operations, except attention in bfloat16, which is
+    cuDNN's if there is `cudnn`; the plain loss needs too much memory. None in float64, the
+    reference.
     """
     if dtype == "float64":
         return FastOps()
@@ -68,8 +73,12 @@ def choose_fast_ops(device_type: str, dtype: Dtype, processor: Processor) -> Fas
             loss_rows=CPU_LOSS_ROWS,
             memory_scheduler=True,
         )
-    cudnn_attention = device_type == "gpu" and dtype == "bfloat16"
-    return FastOps(cudnn_attention=cudnn_attention, loss_rows=GPU_LOSS_ROWS)
+    bfloat16 = device_type == "gpu" and dtype == "bfloat16"
+    return FastOps(
+        cudnn_attention=bfloat16 and cudnn,
+        blockwise_attention=bfloat16 and not cudnn,
+        loss_rows=GPU_LOSS_ROWS,
+    )
 
 
 class FastGPT(GPT):
@@ -256,11 +265,13 @@ def upcast(a: Array) -> Array:
 
 
 def cudnn_attention(q: Array, k: Array, v: Array) -> Array:
-    """Return `causal_attention` from cuDNN, or the plain one for sizes that cuDNN lacks."""
+    """Return `causal_attention` from cuDNN, or by blocks for head sizes that cuDNN lacks."""
     T, hs = q.shape[1], q.shape[3]
-    if T % 2 or hs % 8 or hs > 128:
-        return causal_attention(q, k, v)
-    return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn")
+    if hs % 8 or hs > 128:
+        return blockwise_attention(q, k, v)
+    # cuDNN wants an even T; no query attends to a key that is added behind it.
+    q, k, v = (jnp.pad(a, ((0, 0), (0, T % 2), (0, 0), (0, 0))) for a in (q, k, v))
+    return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn")[:, :T]
 
 
 @jax.custom_vjp

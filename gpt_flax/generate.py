@@ -38,7 +38,12 @@ from gpt_common.formats.registry import read_weights
 from gpt_common.hardware import processor
 from gpt_common.repl import prompt_tokens, run_prompts, texts
 from gpt_flax.cache import Cache, cache_dtype, empty_cache, forward_cached
-from gpt_flax.device import enable_compilation_cache, resolve_dtype, select_device
+from gpt_flax.device import (
+    enable_compilation_cache,
+    has_cudnn_attention,
+    resolve_dtype,
+    select_device,
+)
 from gpt_flax.fast import (
     FastOps,
     choose_fast_ops,
@@ -292,7 +297,8 @@ def main() -> None:
     cli.print_notes(start.notes)
     exact = Float64GPT(start.config, lambda: start.weights, dtype) if config.exact else None
     params, model = load_model(start, dtype)
-    ops = choose_fast_ops(device.platform, dtype, processor())
+    cudnn = has_cudnn_attention(device, dtype)
+    ops = choose_fast_ops(device.platform, dtype, processor(), cudnn)
     params, model = prepare_for_inference(params, model, dtype, ops)
     options = config.sampling, dtype, exact
     run_prompts(config, model.config, lambda rows: generate_stream(params, model, rows, *options))

@@ -20,7 +20,12 @@ from gpt_common.resume import parse_train_config
 from gpt_common.run import MEMORY_OPTIONS, Run, start_run
 from gpt_common.run_folder import step_folder
 from gpt_common.schedule import learning_rate
-from gpt_flax.device import enable_compilation_cache, resolve_dtype, select_device
+from gpt_flax.device import (
+    enable_compilation_cache,
+    has_cudnn_attention,
+    resolve_dtype,
+    select_device,
+)
 from gpt_flax.fast import FastOps, choose_fast_ops, create_model, train_step_options
 from gpt_flax.generate import generate_texts
 from gpt_flax.model import GPT
@@ -153,7 +158,8 @@ def train(config: TrainConfig) -> Path:
     device = select_device(runtime.device, dtype)
     ops = None
     if runtime.fast_ops:
-        ops = choose_fast_ops(device.platform, dtype, processor())
+        cudnn = has_cudnn_attention(device, dtype)
+        ops = choose_fast_ops(device.platform, dtype, processor(), cudnn)
     run = start_run(config.with_dtype(dtype), "flax", device.platform, read_weights)
     model, optimizer = create_model(run.start.config, ops, dtype), create_optimizer(options)
     state = create_state(run.start, run.config, optimizer)

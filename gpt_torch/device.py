@@ -26,7 +26,7 @@ def select_device(name: Device, dtype: Dtype) -> torch.device:
 def check_dtype(device_type: str, dtype: Dtype) -> None:
     """Raise `InputError` if the device cannot compute in `dtype`."""
     lacks_float64 = device_type == "mps" and dtype == "float64"
-    lacks_tf32 = device_type != "cuda" and dtype == "tf32"
+    lacks_tf32 = dtype == "tf32" and (device_type != "cuda" or torch.version.hip is not None)
     lacks_bfloat16 = (
         device_type == "cuda" and dtype == "bfloat16" and not torch.cuda.is_bf16_supported()
     )

@@ -344,6 +344,9 @@ def test_what_flax_chooses():
     assert choose("cpu", "float64", ZEN_5) == choose("gpu", "float64", ZEN_5) == ops()
     assert choose("gpu", "float32", ZEN_5) == choose("gpu", "tf32", ZEN_5) == ops(loss_rows=4096)
     assert choose("gpu", "bfloat16", ZEN_3) == ops(cudnn_attention=True, loss_rows=4096)
+    without_cudnn = ops(blockwise_attention=True, loss_rows=4096)
+    assert choose("gpu", "bfloat16", ZEN_3, False) == without_cudnn
+    assert choose("gpu", "float32", ZEN_3, False) == ops(loss_rows=4096)
 
 
 SHAPE = GPTConfig(n_layer=2, n_head=2, n_embd=16, block_size=16, vocab_size=97)
@@ -464,6 +467,8 @@ def test_an_amd_gpu_is_called_rocm(monkeypatch):
     monkeypatch.setattr(torch.version, "hip", "7.0")
     with pytest.raises(InputError, match=r"device cuda \(ROCm\) cannot compute in bfloat16"):
         torch_device.select_device("cuda", "bfloat16")
+    with pytest.raises(InputError, match=r"device cuda \(ROCm\) cannot compute in tf32"):
+        torch_device.select_device("cuda", "tf32")
 
 
 def test_a_step_of_jax_on_a_cpu_does_not_begin_before_the_last_has_ended(monkeypatch):
@@ -513,18 +518,39 @@ def test_few_rows_are_multiplied_by_eigen():
             assert ("ynn" in program.as_text()) == is_ynnpack
 
 
-@pytest.mark.parametrize(
-    ("T", "hs", "taken"),
-    [(16, 64, True), (16, 128, True), (17, 64, False), (16, 5, False), (16, 136, False)],
-)
+@pytest.mark.parametrize(("hs", "taken"), [(64, True), (128, True), (5, False), (136, False)])
+@pytest.mark.parametrize("T", [16, 17])
 def test_cudnn_is_asked_only_for_what_it_can_do(T, hs, taken, monkeypatch):
-    asked = []
-    monkeypatch.setattr(
-        jax.nn, "dot_product_attention", lambda q, k, v, **how: asked.append(how) or q
-    )
-    q = jnp.ones((1, T, 2, hs), jnp.bfloat16)
-    flax_fast.fast_attention(flax_fast.FastOps(cudnn_attention=True))(q, q, q)
-    assert asked == [{"is_causal": True, "implementation": "cudnn"}] * taken
+    """An even number of positions, and heads of at most 128 numbers, in eights."""
+    asked, attend = [], jax.nn.dot_product_attention
+
+    def record(q, k, v, is_causal, implementation):
+        asked.append((q.shape, k.shape, v.shape, implementation))
+        return attend(q, k, v, is_causal=is_causal, implementation="xla")
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", record)
+    q, k, v = jax.random.normal(jax.random.key(0), (3, 1, T, 2, hs), jnp.bfloat16)
+    fast = flax_fast.fast_attention(flax_fast.FastOps(cudnn_attention=True))
+    expected, vjp = jax.vjp(flax_model.causal_attention, q, k, v)
+    got, fast_vjp = jax.vjp(fast, q, k, v)
+    assert asked == [(*[(1, (T + 1) // 2 * 2, 2, hs)] * 3, "cudnn")] * taken
+    pairs = zip((got, *fast_vjp(q)), (expected, *vjp(q)), strict=True)
+    for one, other in pairs:
+        np.testing.assert_allclose(np.float32(one), np.float32(other), atol=0.05)
+
+
+def test_a_gpu_without_cudnn_says_so(capsys, monkeypatch):
+    """Attention by cuDNN does not compile for a CPU, as it does not where cuDNN is missing."""
+    gpu = SimpleNamespace(platform="gpu")
+    assert not flax_device.has_cudnn_attention(gpu, "bfloat16")
+    note = capsys.readouterr().err
+    assert note.startswith("note: attention is XLA's, as cuDNN's does not compile: ")
+    assert note.count("\n") == 1
+    assert not flax_device.has_cudnn_attention(gpu, "float32")
+    assert not flax_device.has_cudnn_attention(jax.devices("cpu")[0], "bfloat16")
+    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda q, k, v, **_: q)
+    assert flax_device.has_cudnn_attention(gpu, "bfloat16")
+    assert not capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ ONLY_FLAX = {
     *("_blockwise_attention_forward", "_blockwise_attention_backward"),
     *("swap_time_and_heads", "causal_scores", "row_losses"),
     *("attention_block_forward", "attention_block_backward"),
-    "_chunked_cross_entropy_forward",
+    *("_chunked_cross_entropy_forward", "has_cudnn_attention"),
     *("prefill_step", "decode_steps", "gather"),
 }
 

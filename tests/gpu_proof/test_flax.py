@@ -9,6 +9,7 @@ import os
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -67,9 +68,11 @@ def matmul_precision(dtype):
 
 
 @cache
-def compiled_step(card: str, dtype: str, B: int, T: int = 1024, A: int = 1) -> Program:
+def compiled_step(
+    card: str, dtype: str, B: int, T: int = 1024, A: int = 1, cudnn: bool = True
+) -> Program:
     """The training step, as the trainer compiles it on that card."""
-    ops = choose_fast_ops("gpu", dtype, Processor())
+    ops = choose_fast_ops("gpu", dtype, Processor(), cudnn)
     model, optimizer = create_model(SHAPE, ops, dtype), create_optimizer(OptimizerOptions())
     params = parameters()
     state = train.TrainState(params, jax.eval_shape(optimizer.init, params))
@@ -77,6 +80,27 @@ def compiled_step(card: str, dtype: str, B: int, T: int = 1024, A: int = 1) -> P
     static = {"model": model, "optimizer": optimizer, "grad_clip": 1.0, "dtype": dtype}
     with matmul_precision(dtype):
         return compile_for(card, train.compile_train_step(ops), *inputs, **static)
+
+
+def compiled_eval(card: str, dtype: str) -> Program:
+    """The loss of a batch, as an evaluation compiles it."""
+    model = create_model(SHAPE, choose_fast_ops("gpu", dtype, Processor()), dtype)
+    with matmul_precision(dtype):
+        inputs = parameters(), tokens(4, 1024), tokens(4, 1024)
+        return compile_for(card, train.eval_step, *inputs, model=model, dtype=dtype)
+
+
+def compiled_prefill(card: str, dtype: str, rows: int) -> Program:
+    """The pass over prompts of up to 128 tokens, as `generate` compiles it."""
+    params, model = prepared(dtype)
+    sampling = SamplingOptions(seed=0)
+    static = {"model": model, "length": 192, "sampling": sampling, "dtype": dtype}
+    gpu = mock.patch.object(jax, "default_backend", return_value="gpu")  # sets the cache's dtype
+    with gpu, jax.enable_x64(True), matmul_precision(dtype):
+        lengths = jax.ShapeDtypeStruct((rows,), jnp.int32)
+        uniform = jax.ShapeDtypeStruct((rows,), jnp.float64)
+        inputs = params, tokens(rows, 128), lengths, None, uniform
+        return compile_for(card, generate.prefill_step, *inputs, **static)
 
 
 @cache
@@ -114,6 +138,22 @@ def test_every_product_is_in_the_type_and_precision_that_is_asked_for(card, dtyp
     assert set(products) == {Product(element, element, PRECISION[dtype])}
     linear, attention, head = 4 * LAYERS, 2 * LAYERS, 1
     assert sum(products.values()) == 3 * (linear + head + (0 if dtype == "bfloat16" else attention))
+
+
+@pytest.mark.parametrize(("T", "cudnn"), [(255, True), (256, False)])
+def test_every_product_is_bfloat16_also_for_odd_lengths_and_without_cudnn(T, cudnn):
+    program = compiled_step("h100", "bfloat16", 4, T, cudnn=cudnn)
+    assert {(product.left, product.right) for product in program.products} == {("bf16", "bf16")}
+    assert program.calls["__cudnn$fmhaSoftmaxBackward"] == (LAYERS if cudnn else 0)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_an_evaluation_and_a_prompt_multiply_in_their_dtype(dtype):
+    element = "bf16" if dtype == "bfloat16" else "f32"
+    for program in (compiled_eval("h100", dtype), compiled_prefill("h100", dtype, 5)):
+        found = {(product.left, product.right) for product in program.products}
+        assert found == {(element, element)}
+        assert all("known_trip_count" in loop for loop in program.loops)
 
 
 @pytest.mark.parametrize("card", CARDS)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from torch._dynamo.backends.registry import lookup_backend
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.fake_cuda import PeakMemory
 from gpt_common.completion import start_completions
 from gpt_common.config import (
     GPTConfig,
@@ -21,7 +21,6 @@ from gpt_torch import generate, train
 from gpt_torch.fast import FastOps, choose_fast_ops, chunked_cross_entropy, create_model
 from gpt_torch.inference import prepare_for_inference
 from gpt_torch.optimizer import clip_and_update, create_optimizer
-from tests.gpu_proof.fake_cuda import PeakMemory
 
 pytestmark = pytest.mark.compile_gpu
 
@@ -140,28 +139,6 @@ def test_to_go_back_uploads_and_does_not_wait(recorder):
     state = generate.rewind(state, rows)
     assert {t.device.type for t in (state.tokens, state.positions, state.seen)} == {"cuda"}
     assert not recorder.waits + recorder.mixed
-
-
-class Reads(TorchDispatchMode):
-    """Counts the numbers that the host reads, each of which waits for the GPU if it is there."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += func is torch.ops.aten._local_scalar_dense.default
-        return func(*args, **kwargs or {})
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_training_step_reads_nothing(dtype):
-    """On the CPU, as backward needs a device."""
-    model = create_model(CONFIG, choose_fast_ops("cuda", dtype, Processor()))
-    state = train.TrainState(model, create_optimizer(model, OptimizerOptions()))
-    x = train.to_device(TOKENS[None], torch.device("cpu"))
-    with Reads() as reads:
-        for _ in range(2):
-            train.train_step(state, x, x, 1e-3, 1.0, dtype)
-    assert reads.count == 0
 
 
 @pytest.fixture
