@@ -105,4 +105,34 @@ FAULTS = (
         'device_type.replace("cuda", "cuda (ROCm)") if torch.version.hip else device_type',
         "device_type",
     ),
+    Fault(
+        "torch: tf32 is accepted for an AMD GPU, which ignores it",
+        "gpt_torch/device.py::check_dtype",
+        'device_type != "cuda" or torch.version.hip is not None',
+        'device_type != "cuda"',
+    ),
+    Fault(
+        "flax: cuDNN is asked for an odd number of positions",
+        "gpt_flax/fast.py::cudnn_attention",
+        "(0, T % 2)",
+        "(0, 0)",
+    ),
+    Fault(
+        "flax: a GPU's cuDNN is not asked to attend",
+        "gpt_flax/device.py::has_cudnn_attention",
+        "return True",
+        "return False",
+    ),
+    Fault(
+        "flax: without cuDNN a GPU attends in the plain way",
+        "gpt_flax/fast.py::choose_fast_ops",
+        "bfloat16 and not cudnn",
+        "False",
+    ),
+    Fault(
+        "torch: attention on a GPU has a mask, which no fast kernel takes",
+        "gpt_torch/model.py::causal_attention",
+        "F.scaled_dot_product_attention(q, k, v, is_causal=True)",
+        "F.scaled_dot_product_attention(q, k, v, torch.ones(q.shape[2], q.shape[2]).tril() > 0)",
+    ),
 )

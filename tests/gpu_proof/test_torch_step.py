@@ -50,11 +50,12 @@ def test_attention_is_one_kernel_a_layer(recorder, dtype, kernel):
     assert recorder.operations[attention] == recorder.operations[f"{attention}_backward"] == 3
 
 
-@pytest.mark.parametrize(("fast", "limit"), [(True, 27e9), (False, 77e9)])
-def test_peak_memory_of_gpt2_with_64_sequences(recorder, fast, limit):
-    """In bfloat16, T=1024; docs/gpu.md has the other shapes."""
+@pytest.mark.parametrize(("fast", "expected"), [(True, 25.5e9), (False, 76.5e9)])
+def test_peak_memory_of_gpt2_with_64_sequences(recorder, fast, expected):
+    """In bfloat16, T=1024, with the moments; docs/gpu.md has other shapes."""
     state = create_state(PRESETS["gpt2"], "bfloat16", fast)
     x = torch.zeros(1, 64, 1024, dtype=torch.int64, device="cuda")
     with PeakMemory() as memory:
-        train.train_step(state, x, x, 1e-3, 1.0, "bfloat16")
-    assert limit - 2e9 < memory.peak < limit
+        for _ in range(2):
+            train.train_step(state, x, x, 1e-3, 1.0, "bfloat16")
+    assert memory.peak == pytest.approx(expected, rel=0.05)
