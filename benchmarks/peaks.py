@@ -59,7 +59,7 @@ def ask_frameworks(
 
     A framework that is not installed, or cannot use the device, has none.
     """
-    speeds = {}
+    speeds: dict[str, float] = {}
     for name in FRAMEWORKS:
         with Candidate(BY_NAME[name], console, timeout) as candidate:
             candidate.ask("device", name=device, dtype=dtype)

@@ -202,6 +202,7 @@ def test_wrong_input_is_one_line(module, args, words, call):
         ("train_step", "Time training steps of both twins and of Hugging Face's GPT-2"),
         ("generate", "Time generation in both twins and in Hugging Face's GPT-2"),
         ("operations", "Time each fast operation against the plain one that it replaces"),
+        ("roofline", "Count what a GPU does in a training step, and the least time for it"),
         ("scaling", "Time training steps as depth, width, context and batch grow"),
         ("data", "Time the tokenizer, on as much text as tiny Shakespeare has"),
         ("convert", "Time conversions from the Hugging Face folder to every format and back"),

@@ -214,6 +214,7 @@ FAULTS = (
             "data",
             "convert",
             "operations",
+            "roofline",
             "plot",
             "plot_losses",
             "gpu",
@@ -227,6 +228,7 @@ FAULTS = (
             "data",
             "convert",
             "operations",
+            "roofline",
             "plot",
             "gpu",
         )
@@ -621,5 +623,99 @@ FAULTS = (
         "benchmarks/workers/flax_operations.py::OPERATIONS",
         "partial(remat_gelu, approximate=True)",
         "partial(remat_gelu, approximate=False)",
+    ),
+    # The roofline.
+    Fault(
+        "roofline: a kernel's bytes and FLOPs take turns",
+        "benchmarks/roofline.py::summarise",
+        'max(moving, kernel["flops"] / card.flops_per_second)',
+        'moving + kernel["flops"] / card.flops_per_second',
+    ),
+    Fault(
+        "roofline: the rounds of a loop are not counted",
+        "benchmarks/roofline.py::summarise",
+        'kernel["times"] * value',
+        "value",
+    ),
+    Fault(
+        "roofline: the share upside down",
+        "benchmarks/roofline.py::analyse",
+        'groups[-1]["milliseconds"] / milliseconds',
+        'milliseconds / groups[-1]["milliseconds"]',
+    ),
+    Fault(
+        "roofline: any GPU's result will do",
+        "benchmarks/roofline.py::with_sizes_of",
+        'found.get("gpu") != wanted',
+        '"gpu" not in found',
+    ),
+    Fault(
+        "hlo: a fusion reads all of what it slices",
+        "benchmarks/workers/hlo.py::READS_A_PART",
+        '("gather", "dynamic-slice", "slice", "broadcast")',
+        '("broadcast",)',
+    ),
+    Fault(
+        "hlo: an update in place writes all of its operand",
+        "benchmarks/workers/hlo.py::written_bytes",
+        "result.opcode in UPDATES",
+        "False",
+    ),
+    Fault(
+        "hlo: a workspace is data",
+        "benchmarks/workers/hlo.py::Instruction.bytes",
+        '("s8", "u8")',
+        "()",
+    ),
+    Fault(
+        "hlo: a causal mask saves nothing",
+        "benchmarks/workers/hlo.py::attention_flops",
+        '0.5 if "CAUSAL" in each.attributes else 1.0',
+        "1.0",
+    ),
+    Fault(
+        "hlo: attention's backward pass is four products",
+        "benchmarks/workers/hlo.py::attention_flops",
+        "5",
+        "4",
+    ),
+    Fault(
+        "hlo: a loop runs once",
+        "benchmarks/workers/hlo.py::Module.kernels",
+        "times * int(rounds)",
+        "times",
+    ),
+    Fault(
+        "torch kernels: a view moves data",
+        "benchmarks/workers/torch_kernels.py::bytes_moved",
+        """
+        if not results and not written:
+            return 0
+        """,
+        "pass",
+    ),
+    Fault(
+        "torch kernels: a broadcast dimension is read in full",
+        "benchmarks/workers/torch_kernels.py::tensor_bytes",
+        "math.prod(size for size, stride in sizes if stride)",
+        "math.prod(size for size, stride in sizes)",
+    ),
+    Fault(
+        "torch kernels: attention has no mask",
+        "benchmarks/workers/torch_kernels.py::product_flops",
+        "2 if operation in ATTENTION else 1",
+        "1",
+    ),
+    Fault(
+        "torch kernels: the softmax goes by as few rows as on a CPU",
+        "benchmarks/workers/torch_kernels.py::on_a_gpu",
+        "ops.loss_rows if ops else fast.SOFTMAX_ROWS",
+        "fast.SOFTMAX_ROWS",
+    ),
+    Fault(
+        "torch kernels: plain operations are counted",
+        "benchmarks/workers/torch_kernels.py::kernels",
+        'choose_fast_ops("cuda", spec.dtype, Processor()) if spec.fast_ops else None',
+        "None",
     ),
 )
