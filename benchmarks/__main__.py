@@ -10,6 +10,7 @@ COMMANDS = (
     "data",
     "convert",
     "operations",
+    "roofline",
     "plot",
     "plot_losses",
     "gpu",

@@ -19,6 +19,8 @@ from rich.table import Table
 from benchmarks import report
 from benchmarks.candidate import Candidate, candidates, corpus, stderr_console
 from benchmarks.implementations import BASELINE, Framework, Implementation, select_implementations
+from benchmarks.peaks import matmul_speeds, read_speeds
+from benchmarks.process import TIMEOUT
 from benchmarks.report import Result
 from benchmarks.spec import Dtype, Spec, check_length
 from gpt_common import cli
@@ -26,8 +28,7 @@ from gpt_common.config import PRESETS, Device, GPTConfig, Preset
 from gpt_common.errors import require_positive
 from gpt_common.weights import num_parameters
 
-READ_BYTES = 1 << 29  # the array that measures the read bandwidth: larger than any cache
-TIMEOUT = 900.0  # seconds
+MATMUL_ROWS = 1024  # of the matmul that measures the peak
 BYTES = {"bfloat16": 2, "float64": 8}
 
 
@@ -101,6 +102,7 @@ def measure(
             with candidates(group, console, timeout) as running:
                 results += measure_interleaved(running, config, tokens)
     add_speedups(results)
+    add_limits(results, config, console, timeout)
     return results
 
 
@@ -115,20 +117,16 @@ def measure_interleaved(
         prompt = np.load(tokens, mmap_mode="r")[: case[1]].tolist()
         for found, figures in zip(cases, measure_case(running, config, case, prompt), strict=True):
             found.append(figures)
-    return [finish(*each, config) for each in zip(running, starts, cases, strict=True)]
+    return [finish(*each) for each in zip(running, starts, cases, strict=True)]
 
 
-def finish(
-    candidate: Candidate, start: Result, cases: list[Result], config: GenerateBenchmarkConfig
-) -> Result:
-    """Return a candidate's result: its cases, peak memory, and the limit by memory bandwidth."""
-    memory = candidate.ask("memory")  # before the large array is allocated
-    speeds = candidate.ask("bandwidth", size=READ_BYTES)
+def finish(candidate: Candidate, start: Result, cases: list[Result]) -> Result:
+    """Return a candidate's result: its cases and its peak memory."""
+    memory = candidate.ask("memory")
     if candidate.error:
         return candidate.failure()
-    figures = {"name": candidate.implementation.name, **start}
-    figures |= {"peak_memory": memory, "reads": speeds}
-    return figures | {"cases": [add_bandwidth_limit(case, config, speeds) for case in cases]}
+    name = candidate.implementation.name
+    return {"name": name, **start, "peak_memory": memory, "cases": cases}
 
 
 def measure_case(
@@ -181,21 +179,54 @@ def summarise(
     }
 
 
+def num_weights(config: GPTConfig) -> int:
+    """Return the number of weights in a decoding step: all but the position embedding."""
+    return num_parameters(config) - config.block_size * config.n_embd
+
+
 def weight_bytes(config: GPTConfig, dtype: Dtype) -> int:
-    """Return the bytes of weights that a decoding step reads: all but the position embedding."""
-    weights = num_parameters(config) - config.block_size * config.n_embd
-    return weights * BYTES.get(dtype, 4)
+    """Return the bytes of weights that a decoding step reads."""
+    return num_weights(config) * BYTES.get(dtype, 4)
 
 
-def add_bandwidth_limit(
-    case: Result, config: GenerateBenchmarkConfig, reads: dict[str, float]
+def add_limits(
+    results: Sequence[Result],
+    config: GenerateBenchmarkConfig,
+    console: Console,
+    timeout: float = TIMEOUT,
+) -> None:
+    """Add to each result the speeds of reads and matmuls, and to each case the limit by them."""
+    model, device = PRESETS[config.preset], (config.device, config.dtype, console, timeout)
+    speeds = {"reads": read_speeds(*device), "matmuls": matmul_speeds(model, MATMUL_ROWS, *device)}
+    for result in results:
+        if "error" not in result and all(speeds.values()):
+            result |= speeds
+            for case in result["cases"]:
+                case |= limit(case, config, **speeds)
+
+
+def limit(
+    case: Result,
+    config: GenerateBenchmarkConfig,
+    reads: dict[str, float],
+    matmuls: dict[str, float],
 ) -> Result:
-    """Return a case with its limit by memory bandwidth, and the fraction of it that is reached."""
-    bandwidth = max(reads.values())
-    seconds = weight_bytes(PRESETS[config.preset], config.dtype) / bandwidth
-    return case | {
-        "limit_tokens_per_second": case["batch_size"] / seconds,
-        "share_of_bandwidth": 1000 * seconds / case["milliseconds_per_step"],
+    """Return the limit of a case, what sets it, and the fraction of it that is reached.
+
+    A step reads every weight once, and multiplies and adds it for each sequence (Williams et al.
+    2009, the roofline model, doi:10.1145/1498765.1498785). Without the keys and values.
+    """
+    model, B = PRESETS[config.preset], case["batch_size"]
+    seconds = {
+        "bandwidth": weight_bytes(model, config.dtype) / max(reads.values()),
+        "matmuls": 2 * num_weights(model) * B / max(matmuls.values()),
+    }
+    limited_by = max(seconds, key=lambda name: seconds[name])
+    return {
+        "limits_tokens_per_second": {name: B / each for name, each in seconds.items()},
+        "limit_tokens_per_second": B / seconds[limited_by],
+        "limited_by": limited_by,
+        "share_of_limit": 1000 * seconds[limited_by] / case["milliseconds_per_step"],
     }
 
 
@@ -218,7 +249,7 @@ def table(title: str, results: Sequence[Result]) -> Table:
     shown = Table(title=title, title_justify="left", box=None)
     shown.add_column("implementation", no_wrap=True)
     heads = ("B", "prompt", "tokens/s", "ms/token", "first token", "prefill tokens/s", "limit")
-    heads += ("% of limit", "memory", "first call", *report.speed_up_heads(baselines))
+    heads += ("by", "% of limit", "memory", "first call", *report.speed_up_heads(baselines))
     for head in heads:
         shown.add_column(head, justify="right", no_wrap=True)
     for i in range(len(done[0]["cases"]) if done else 0):
@@ -238,8 +269,9 @@ def row(result: Result, case: Result, baselines: Sequence[str]) -> list[str]:
         f"{case['milliseconds_per_step']:,.2f}",
         f"{case['milliseconds_to_first_token']:,.1f} ms",
         f"{case['prefill_tokens_per_second']:,.0f}",
-        f"{case['limit_tokens_per_second']:,.0f}",
-        report.percent(case["share_of_bandwidth"]),
+        f"{case['limit_tokens_per_second']:,.0f}" if "limited_by" in case else "",
+        case.get("limited_by", ""),
+        report.percent(case.get("share_of_limit")),
         report.gigabytes(result["peak_memory"]),
         f"{case['first_call_seconds']:.1f} s",
         *(f"{case['times'][name]:.2f}x" for name in baselines),

@@ -26,8 +26,9 @@ from benchmarks.report import Result
 from benchmarks.spec import Spec, check_length
 from gpt_common import cli
 from gpt_common.config import PRESETS, Device, Preset
-from gpt_common.errors import require_positive
+from gpt_common.errors import InputError, require_positive
 
+Kind = Literal["linear", "GELU", "attention", "loss", "matmul", "decode", "sample"]
 Seconds = dict[str, dict[str, list[float]]]  # by implementation, "plain" or "fast", and by pass
 
 
@@ -42,6 +43,8 @@ class OperationsConfig:
 
     framework: tuple[Literal["torch", "flax"], ...] = ("torch", "flax")
     """One or both twins."""
+    operation: tuple[Kind, ...] = ()
+    """Only these, if any are given; attention and loss are those that a GPU has fast ones for."""
     device: Device = "auto"
     """auto takes cuda, else mps (PyTorch only), else cpu."""
     dtype: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
@@ -63,6 +66,10 @@ class OperationsConfig:
         for length in self.seq_len:
             require_positive("seq_len above 1", length - 1)
 
+    def wants(self, name: str) -> bool:
+        """Whether an operation of this name is to be timed."""
+        return not self.operation or any(kind in name for kind in self.operation)
+
     def specs(self) -> Iterator[Spec]:
         """Yield a spec for training at every dtype and length, and for generation at T=1."""
         for dtype in self.dtype:
@@ -70,7 +77,9 @@ class OperationsConfig:
                 yield Spec(PRESETS[self.preset], "", self.device, dtype, self.batch_size, length)
 
 
-def measure(framework: str, spec: Spec, rounds: int, console: Console) -> Iterator[Result]:
+def measure(
+    framework: str, spec: Spec, config: OperationsConfig, console: Console
+) -> Iterator[Result]:
     """Yield the result of each of a twin's operations; a worker that fails gives an error."""
     head = {"name": framework, "dtype": spec.dtype, "seq_len": spec.seq_len}
     command = [sys.executable, "-m", "benchmarks.workers.operation", f"{framework}_operations"]
@@ -80,11 +89,11 @@ def measure(framework: str, spec: Spec, rounds: int, console: Console) -> Iterat
         except WorkerError as error:
             yield head | failure(error, framework, console)
             return
-        for name in names:
+        for name in filter(config.wants, names):
             label = f"{framework}: {name}, {spec.dtype}, T={spec.seq_len}"
             try:
                 with console.status(label):
-                    answer = worker.ask("measure", name=name, rounds=rounds)
+                    answer = worker.ask("measure", name=name, rounds=config.rounds)
                 figures = {"default": answer["default"], **summarise(answer["seconds"])}
             except WorkerError as error:
                 figures = failure(error, label, console)
@@ -155,15 +164,22 @@ def three_digits(value: float) -> str:
 
 
 def run(config: OperationsConfig, console: Console) -> Result:
-    """Return the result. Raises `InputError` if a sequence is longer than the model's context."""
+    """Return the result.
+
+    Raises `InputError` if a sequence is longer than the model's context, or if there is no such
+    operation.
+    """
     check_length(config.preset, PRESETS[config.preset], max(config.seq_len))
     result = report.new_result("operations", config)
     result["programs"] = [
         found
         for framework in config.framework
         for spec in config.specs()
-        for found in measure(framework, spec, config.rounds, console)
+        for found in measure(framework, spec, config, console)
     ]
+    if not result["programs"]:
+        kinds, twins = " or ".join(config.operation), " or ".join(config.framework)
+        raise InputError(f"operation {kinds}: {twins} has none on this device in this dtype")
     return result
 
 

@@ -103,9 +103,10 @@ def bars(axes: Axes, labels: Sequence[str], found: Sequence[Result], words: Sequ
     style_axes(axes, "x")
 
 
-def mark_limit(axes: Axes, row: int, value: float) -> None:
-    """Mark the upper limit of a bar."""
-    axes.vlines(value, row - 0.42, row + 0.42, **LIMIT)
+def mark_limit(axes: Axes, bars: int, limits: Sequence[float]) -> None:
+    """Draw the upper limit of the bars, the highest if each has its own, as one line."""
+    if limits:
+        axes.vlines(max(limits), -0.42, bars - 0.58, **LIMIT)
 
 
 def color(name: str) -> str:
@@ -119,8 +120,8 @@ def draw_train_step(results: Sequence[Result]) -> Figure:
     for axes, result in zip(all_axes, results, strict=True):
         train_step_panel(axes, result)
     figure.suptitle(
-        f"Training: the speed-up is over {BASELINE}; a dashed mark is\n"
-        "the speed at the matmul peak measured in the same run",
+        f"Training: the speed-up is over {BASELINE}; the dashed line is\n"
+        "the speed of the fastest matmul, PyTorch's or JAX's, in the same run",
         fontsize=8.5,
     )
     return figure
@@ -135,9 +136,8 @@ def train_step_panel(axes: Axes, result: Result) -> None:
         for p in done
     ]
     bars(axes, [p["name"] for p in done], done, words)
-    limits = [p["matmul_peak"] / result["flops"]["per_token"] for p in done]
-    for row, value in enumerate(limits):
-        mark_limit(axes, row, value)
+    flops = result["flops"]["per_token"]
+    mark_limit(axes, len(done), [p["matmul_peak"] / flops for p in done if "matmul_peak" in p])
     options = result["options"]
     axes.set_title(
         f"{options['preset']}, {options['dtype']}, B={options['batch_size']}, "
@@ -147,7 +147,7 @@ def train_step_panel(axes: Axes, result: Result) -> None:
 
 
 def draw_generate(results: Sequence[Result]) -> Figure:
-    """Plot one panel per result and case: throughput, and the limit by memory bandwidth."""
+    """Plot one panel per result and case: throughput and its limit."""
     parts = [(r, i) for r in results for i in range(len(succeeded(r["programs"])[0]["cases"]))]
     figure, all_axes = panels(len(parts), 5.4, 3.2)
     for axes, (result, i) in zip(all_axes, parts, strict=True):
@@ -155,8 +155,8 @@ def draw_generate(results: Sequence[Result]) -> Figure:
         cases = [program["cases"][i] for program in done]
         words = [f"{case['tokens_per_second']:,.0f} tokens/s\n{speed_up(case)}" for case in cases]
         bars(axes, [program["name"] for program in done], cases, words)
-        for row, case in enumerate(cases):
-            mark_limit(axes, row, case["limit_tokens_per_second"])
+        name = "limit_tokens_per_second"
+        mark_limit(axes, len(cases), [case[name] for case in cases if name in case])
         axes.set_title(
             f"{result['options']['preset']}, {result['options']['dtype']}, "
             f"B={cases[0]['batch_size']}, {cases[0]['prompt_length']} + "
@@ -164,8 +164,8 @@ def draw_generate(results: Sequence[Result]) -> Figure:
             fontsize=10,
         )
     figure.suptitle(
-        f"Generation: the speed-up is over {BASELINE}; a dashed mark is the speed at which\n"
-        "every weight is read once per token, at the bandwidth measured in the same run",
+        f"Generation: the speed-up is over {BASELINE}; the dashed line is the limit\n"
+        "by memory bandwidth, or by matmuls if that is lower, in the same run",
         fontsize=8.5,
     )
     return figure

@@ -83,9 +83,13 @@ def read(path: Path) -> Result:
 def title(result: Result) -> str:
     """Return hardware, versions and date, for the title of a table or the foot of a plot."""
     found = result["environment"]
-    hardware = found.get("gpu") or found["processor"]
     versions = ", ".join(f"{name} {found[name]}" for name in ("torch", "jax") if name in found)
-    return f"{hardware} | {versions} | {found['date']}"
+    return f"{hardware(result)} | {versions} | {found['date']}"
+
+
+def hardware(result: Result) -> str:
+    """Return the name of the GPU, or of the processor if there is none."""
+    return result["environment"].get("gpu") or result["environment"]["processor"]
 
 
 def speed_up_heads(baselines: Sequence[str]) -> list[str]:

@@ -19,6 +19,8 @@ from rich.table import Table
 from benchmarks import environment, report
 from benchmarks.candidate import Candidate, candidates, corpus, stderr_console
 from benchmarks.implementations import BASELINE, Framework, Implementation, select_implementations
+from benchmarks.peaks import matmul_speeds
+from benchmarks.process import TIMEOUT
 from benchmarks.report import Result
 from benchmarks.spec import Dtype, Spec, check_length, flops_per_token
 from gpt_common import cli
@@ -26,8 +28,6 @@ from gpt_common.config import PRESETS, Device, GPTConfig, Preset
 from gpt_common.errors import require_positive
 
 FORMULA = "a token: 6 N + 12 L C T, N the weights without the positions' (gpt_common.metrics)"
-MAX_TOKENS = 8192  # rows of the matmul that measures the peak: more are no faster, and take memory
-TIMEOUT = 900.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -104,19 +104,22 @@ def measure(
     timeout: float = TIMEOUT,
     peaks: bool = True,
 ) -> list[Result]:
-    """Return the result of each implementation, with its speed-ups over the baselines."""
+    """Return the result of each implementation, its speed-ups and its percentages of the peaks."""
     groups = [[i] for i in implementations] if plan.sequential else [list(implementations)]
     results = []
     for group in groups:
         with candidates(group, console, timeout) as running:
-            results += measure_interleaved(running, spec, plan, peaks)
+            results += measure_interleaved(running, spec, plan)
     add_speedups(results)
+    if peaks:
+        asked = spec.model, spec.tokens_per_step, spec.device, spec.dtype
+        matmuls = matmul_speeds(*asked, console, timeout)
+        for result in results:
+            add_percent_of_peak(result, spec, matmuls)
     return results
 
 
-def measure_interleaved(
-    running: Sequence[Candidate], spec: Spec, plan: Plan, peaks: bool
-) -> list[Result]:
+def measure_interleaved(running: Sequence[Candidate], spec: Spec, plan: Plan) -> list[Result]:
     """Warm up the candidates, then interleave their rounds."""
     starts = [warm_up(candidate, spec, plan) for candidate in running]
     seconds: list[list[float]] = [[] for _ in running]
@@ -128,15 +131,12 @@ def measure_interleaved(
                 losses[i] = answer["loss"]
     results = []
     for candidate, start, times, loss in zip(running, starts, seconds, losses, strict=True):
-        memory = candidate.ask("memory")  # before the matmuls, which allocate more
-        speeds = candidate.ask("matmuls", shapes=matmul_shapes(spec)) if peaks else {}
+        memory = candidate.ask("memory")
         if candidate.error:
             results.append(candidate.failure())
         else:
-            figures = {"last_loss": loss, "peak_memory": memory, "matmuls": speeds}
+            figures = {"last_loss": loss, "peak_memory": memory}
             results.append(summarise(candidate.implementation.name, spec, start, times) | figures)
-    for result in results:
-        add_percent_of_peak(result, spec)
     return results
 
 
@@ -149,12 +149,6 @@ def warm_up(candidate: Candidate, spec: Spec, plan: Plan) -> Result:
     if plan.warmup and start:
         candidate.ask("steps", count=plan.warmup)
     return (start or {}) | seconds
-
-
-def matmul_shapes(spec: Spec) -> dict[str, tuple[int, int, int]]:
-    """Return two of the model's matmuls as `(M, K, N)`: the MLP's first layer and the head."""
-    M, C = min(spec.tokens_per_step, MAX_TOKENS), spec.model.n_embd
-    return {"c_fc": (M, C, 4 * C), "head": (M, C, spec.model.padded_vocab_size)}
 
 
 def summarise(name: str, spec: Spec, start: Result, seconds: list[float]) -> Result:
@@ -177,13 +171,14 @@ def summarise(name: str, spec: Spec, start: Result, seconds: list[float]) -> Res
     }
 
 
-def add_percent_of_peak(result: Result, spec: Spec) -> None:
-    """Add the fraction of the measured matmul peak, and of the datasheet's if it is known."""
+def add_percent_of_peak(result: Result, spec: Spec, matmuls: dict[str, float]) -> None:
+    """Add the fraction of the fastest of `matmuls`, and of the datasheet's peak if it is known."""
     if "error" in result:
         return
     speed, gpu = result["flops_per_second"], environment.nvidia_gpu().get("gpu", "")
-    if result["matmuls"]:
-        result["matmul_peak"] = max(result["matmuls"].values())
+    result["matmuls"] = matmuls
+    if matmuls:
+        result["matmul_peak"] = max(matmuls.values())
         result["share_of_matmul_peak"] = speed / result["matmul_peak"]
     if result["device"] == "cuda":
         peak = environment.datasheet_peak(gpu, spec.dtype)

@@ -196,16 +196,22 @@ def passes(
     forward = function if hasattr(function, "lower") else jax.jit(function)
     if spec.seq_len == 1:
         return {"forward": lambda: forward(*arguments)}
-    floats = [a for a in arguments if jnp.issubdtype(a.dtype, jnp.floating)]
-    integers = arguments[len(floats) :]  # come last
-
-    @jax.jit
-    def forward_backward(gradients: Any, *floats: Array) -> Any:
-        outputs, pull_back = jax.vjp(lambda *x: function(*x, *integers), *floats)
-        return outputs, pull_back(gradients)
-
+    with_backward = forward_backward(function)
     gradients = jax.tree.map(jnp.ones_like, forward(*arguments))
     return {
         "forward": lambda: forward(*arguments),
-        "forward_backward": lambda: forward_backward(gradients, *floats),
+        "forward_backward": lambda: with_backward(gradients, *arguments),
     }
+
+
+def forward_backward(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the forward and the backward pass, jitted, of the outputs' gradients and arguments."""
+
+    @jax.jit
+    def call(gradients: Any, *arguments: Array) -> Any:
+        floats = [a for a in arguments if jnp.issubdtype(a.dtype, jnp.floating)]
+        integers = arguments[len(floats) :]  # come last
+        outputs, pull_back = jax.vjp(lambda *x: function(*x, *integers), *floats)
+        return outputs, pull_back(gradients)
+
+    return call

@@ -4,12 +4,11 @@ python -m venv peer
 peer/bin/pip install 'transformers<5' 'flax<0.11' 'jax<0.7' optax
 python -m benchmarks.train_step --flax_peer_python peer/bin/python
 
-It answers the same requests as `benchmarks.workers.session`.
+It answers the same requests as `benchmarks.workers.session`, but for those of the peaks.
 """
 
 import json
 import os
-import statistics
 import sys
 import time
 import traceback
@@ -69,8 +68,8 @@ class Session:
             embd_pdrop=0.0,
             attn_pdrop=0.0,
         )
-        self._dtype = DTYPES.get(spec["dtype"], jnp.float32)
-        self._model = FlaxGPT2LMHeadModel(config, seed=0, dtype=self._dtype)
+        dtype = DTYPES.get(spec["dtype"], jnp.float32)
+        self._model = FlaxGPT2LMHeadModel(config, seed=0, dtype=dtype)
         platform = jax.devices()[0].platform
         self._device = "cuda" if platform == "gpu" else platform
         self._spec = spec
@@ -142,33 +141,6 @@ class Session:
             return 0
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
         return 1024 * int(lines["VmHWM"].split()[0])
-
-    def matmuls(self, shapes: dict) -> dict:
-        """Return the FLOP/s of matmuls `(M, K) @ (K, N)`."""
-        speeds = {}
-        for name, (M, K, N) in shapes.items():
-            x, w = jnp.ones((M, K), self._dtype), jnp.ones((K, N), self._dtype)
-            float32 = jnp.promote_types(self._dtype, jnp.float32)
-            for kernel, dtype in {"x @ w": None, "x @ w in float32": float32}.items():
-                multiply = partial(jnp.matmul, preferred_element_type=dtype)
-                speeds[f"{name}, {kernel}"] = 2 * M * K * N / seconds_per_call(multiply, x, w)
-        return speeds
-
-    def bandwidth(self, size: int) -> dict:
-        """Return the bytes/s at which an array of `size` bytes is read."""
-        x, v = jnp.ones((size // 4 // 1024, 1024)), jnp.ones(1024)
-        return {"x @ v": size / seconds_per_call(jnp.matmul, x, v)}
-
-
-def seconds_per_call(function, *arguments) -> float:
-    """Return the median seconds of the compiled function's calls."""
-    call = jax.jit(function).lower(*arguments).compile()
-    seconds = []
-    while len(seconds) < 5 or sum(seconds) < 0.3:
-        started = time.perf_counter()
-        call(*arguments).block_until_ready()
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds)
 
 
 def main() -> None:

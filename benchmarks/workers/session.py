@@ -32,6 +32,7 @@ class Session:
 
     def device(self, name: Device, dtype: Dtype) -> str:
         """Select a device and return its type. Raises `InputError` if it is unavailable."""
+        self._dtype = dtype
         self._implementation.tools.select_device(name, dtype)
         return self._implementation.tools.device_name()
 
@@ -73,11 +74,11 @@ class Session:
         return self._implementation.tools.peak_memory()
 
     def matmuls(self, shapes: dict[str, list[int]]) -> dict[str, float]:
-        """Return the FLOP/s of matmuls `(M, K) @ (K, N)` by every kernel of the framework."""
-        return self._implementation.tools.matmul_speeds(shapes, self._spec.dtype)
+        """Return the FLOP/s of matmuls `(M, K) @ (K, N)` by every kernel, on the `device`."""
+        return self._implementation.tools.matmul_speeds(shapes, self._dtype)
 
     def bandwidth(self, size: int) -> dict[str, float]:
-        """Return the bytes/s at which an array of `size` bytes is read, by every kernel."""
+        """Return the bytes/s at which an array of `size` bytes is read, on the `device`."""
         return self._implementation.tools.read_speeds(size)
 
 

@@ -92,10 +92,8 @@ def generated_results():
     results = []
     for name, rate in RATES.items():
         cases = [generated_case() | {"tokens_per_second": r} for r in (rate, 20.0)]
-        reads = {"sum": 1e10}
-        cases = [
-            generate.add_bandwidth_limit(case, GenerateBenchmarkConfig(), reads) for case in cases
-        ]
+        speeds = {"sum": 1e10}, {"head, linear": 1e12}
+        cases = [case | generate.limit(case, GenerateBenchmarkConfig(), *speeds) for case in cases]
         results.append({"name": name, "cases": cases, "peak_memory": 1.234e9})
     generate.add_speedups(results)
     return results

@@ -15,6 +15,7 @@ from benchmarks import (
     generate,
     gpu,
     operations,
+    peaks,
     report,
     scaling,
     train_step,
@@ -43,28 +44,27 @@ from tests.benchmarks.fakes import (
 )
 
 
-def answers_to_training(seconds, matmuls=None):
+def answers_to_training(seconds):
     start = {"device": "cpu", "setup_seconds": 1.5, "first_step_seconds": 9.0, "loss": 10.9}
     warm = {"seconds": [50.0], "loss": 7.0}
     steps = iter([warm, *({"seconds": each, "loss": 3.0} for each in seconds)])
-    return {"train": start, "steps": steps, "memory": 5 * 10**9, "matmuls": matmuls or {}}
+    return {"train": start, "steps": steps, "memory": 5 * 10**9}
 
 
-def test_rounds_are_interleaved_and_memory_is_read_before_the_matmuls(clock):
+def test_rounds_are_interleaved(clock):
     asked = []
     running = [
         FakeCandidate(name, asked, answers_to_training([[2.0, 1.0], [3.0, 9.0]]), clock)
         for name in ("torch", "huggingface-best")
     ]
     plan = Plan(steps=2, rounds=2, warmup=1)
-    results = train_step.measure_interleaved(running, SPEC, plan, peaks=True)
+    results = train_step.measure_interleaved(running, SPEC, plan)
     one_round = [("torch", "steps"), ("huggingface-best", "steps")]
     assert [(name, call) for name, call, _ in asked] == [
         ("torch", "train"), ("torch", "steps"),
         ("huggingface-best", "train"), ("huggingface-best", "steps"),
         *one_round, *one_round,
-        ("torch", "memory"), ("torch", "matmuls"),
-        ("huggingface-best", "memory"), ("huggingface-best", "matmuls"),
+        ("torch", "memory"), ("huggingface-best", "memory"),
     ]  # fmt: skip
     counts = [arguments["count"] for _, call, arguments in asked if call == "steps"]
     assert counts == [1, 1, 2, 2, 2, 2]
@@ -86,12 +86,17 @@ def groups(monkeypatch):
     @contextmanager
     def candidates(programs, console, timeout):
         groups.append([program.name for program in programs])
-        peak = {"head, x @ w": 2e12}
-        yield [FakeCandidate(p.name, [], answers_to_training([[2.0]], peak)) for p in programs]
+        yield [FakeCandidate(p.name, [], answers_to_training([[2.0]])) for p in programs]
 
+    def matmul_speeds(model, rows, device, dtype, console, timeout):
+        assert (model, device, dtype) == (PRESETS["gpt2"], SPEC.device, "float32")
+        return {"flax: head, x @ w": 2e12, "torch: head, linear": 1e12}
+
+    monkeypatch.setattr(generate, "read_speeds", lambda *_: {"torch: sum": 1e10})
     for module in (train_step, generate):
         monkeypatch.setattr(module, "candidates", candidates)
         monkeypatch.setattr(module, "corpus", no_corpus)
+        monkeypatch.setattr(module, "matmul_speeds", matmul_speeds)
     return groups
 
 
@@ -115,15 +120,16 @@ def test_training_is_measured_interleaved_or_sequentially(sequential, groups):
 def test_generation_is_measured_interleaved_or_sequentially(sequential, groups, monkeypatch):
     def measure_interleaved(running, config, tokens):
         return [
-            {"name": candidate.implementation.name, "cases": [{"tokens_per_second": 5.0}]}
+            {"name": candidate.implementation.name, "cases": [generated_case()]}
             for candidate in running
         ]
 
     monkeypatch.setattr(generate, "measure_interleaved", measure_interleaved)
     programs = [BY_NAME["flax"], BY_NAME["huggingface"]]
-    config = GenerateBenchmarkConfig(sequential=sequential)
+    config = GenerateBenchmarkConfig(sequential=sequential, device="cpu")
     results = generate.measure(config, programs, CONSOLE)
     assert groups == ONE_OR_BOTH[sequential]
+    assert {r["cases"][0]["limited_by"] for r in results} == {"bandwidth"}
     assert [r["cases"][0]["times"] for r in results] == [{"huggingface": 1.0}] * 2
 
 
@@ -131,16 +137,23 @@ def test_a_failed_candidate_has_an_error_for_a_result():
     broken = FakeCandidate("torch", [], answers_to_training([[2.0]]))
     broken.error = "gone"
     plan = Plan(steps=1, rounds=1, warmup=1)
-    (result,) = train_step.measure_interleaved([broken], SPEC, plan, peaks=True)
+    (result,) = train_step.measure_interleaved([broken], SPEC, plan)
+    train_step.add_percent_of_peak(result, SPEC, {"torch: head, linear": 2e12})
     assert result == {"name": "torch", "error": "gone"}
 
 
-def test_without_warm_up_and_peaks_neither_is_requested():
+def test_without_warm_up_none_is_requested():
     asked = []
     answers = {**answers_to_training([]), "steps": {"seconds": [1.0], "loss": 3.0}}
     plan = Plan(steps=1, rounds=1, warmup=0)
-    train_step.measure_interleaved([FakeCandidate("flax", asked, answers)], SPEC, plan, peaks=False)
+    train_step.measure_interleaved([FakeCandidate("flax", asked, answers)], SPEC, plan)
     assert [call for _, call, _ in asked] == ["train", "steps", "memory"]
+
+
+def test_without_peaks_none_are_measured(groups):
+    plan = Plan(steps=1, rounds=1, warmup=1)
+    (result,) = train_step.measure([BY_NAME["flax"]], SPEC, plan, CONSOLE, peaks=False)
+    assert "matmul_peak" not in result
 
 
 def test_an_implementations_settings_override_the_specs():
@@ -167,15 +180,15 @@ def test_the_figures_of_a_training_step():
 
 def test_the_fractions_of_the_peaks(monkeypatch):
     monkeypatch.setattr(environment, "nvidia_gpu", lambda: {"gpu": H100})
-    matmuls = {"head, x @ w": 4e14, "c_fc, x @ w": 8e14}
-    result = {"flops_per_second": 2e14, "device": "cuda", "matmuls": matmuls}
+    matmuls = {"flax: head, x @ w": 4e14, "torch: c_fc, x @ w": 8e14}
+    result = {"flops_per_second": 2e14, "device": "cuda"}
     for dtype, sheet in (("bfloat16", 989e12), ("float32", 67e12)):
-        train_step.add_percent_of_peak(result, replace(SPEC, dtype=dtype))
+        train_step.add_percent_of_peak(result, replace(SPEC, dtype=dtype), matmuls)
         assert result["matmul_peak"] == 8e14
         assert result["share_of_matmul_peak"] == approx(0.25)
         assert result["share_of_datasheet_peak"] == approx(2e14 / sheet)
-    on_a_cpu = {"flops_per_second": 2e14, "device": "cpu", "matmuls": {}}
-    train_step.add_percent_of_peak(on_a_cpu, SPEC)
+    on_a_cpu = {"flops_per_second": 2e14, "device": "cpu"}
+    train_step.add_percent_of_peak(on_a_cpu, SPEC, {})
     assert on_a_cpu.keys() == {"flops_per_second", "device", "matmuls"}
 
 
@@ -188,9 +201,48 @@ def test_the_speed_ups_of_training_over_each_baseline():
 
 
 def test_the_matmuls_are_the_models_own():
-    assert train_step.matmul_shapes(SPEC) == {"c_fc": (1024, 768, 3072), "head": (1024, 768, 50304)}
-    large = replace(SPEC, batch_size=64)
-    assert [M for M, _, _ in train_step.matmul_shapes(large).values()] == [8192, 8192]
+    gpt2 = PRESETS["gpt2"]
+    expected = {"c_fc": (1024, 768, 3072), "head": (1024, 768, 50304)}
+    assert peaks.matmul_shapes(gpt2, 1024) == expected
+    assert [M for M, _, _ in peaks.matmul_shapes(gpt2, 64 * 512).values()] == [8192, 8192]
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The requests to the processes of both frameworks, of which Flax's has no such device."""
+    asked = []
+
+    @contextmanager
+    def candidate(implementation, console, timeout):
+        speeds = {"head, linear": 3.0} if implementation.name == "torch" else None
+        answers = {"device": None, "matmuls": speeds, "bandwidth": speeds}
+        yield FakeCandidate(implementation.name, asked, answers)
+
+    monkeypatch.setattr(peaks, "Candidate", candidate)
+    for speeds in (peaks.matmul_speeds, peaks.read_speeds):
+        speeds.cache_clear()
+    return asked
+
+
+def test_both_frameworks_are_asked_for_their_matmuls_once(asked):
+    for _ in range(2):
+        found = peaks.matmul_speeds(PRESETS["gpt2"], 64, "cuda", "bfloat16", CONSOLE)
+        assert found == {"torch: head, linear": 3.0}
+    device = {"name": "cuda", "dtype": "bfloat16"}
+    shapes = {"shapes": peaks.matmul_shapes(PRESETS["gpt2"], 64)}
+    assert asked == [
+        (name, call, arguments)
+        for name in ("torch", "flax")
+        for call, arguments in (("device", device), ("matmuls", shapes))
+    ]
+
+
+def test_both_frameworks_are_asked_for_their_bandwidth(asked):
+    found = peaks.read_speeds("cpu", "float32", CONSOLE)
+    assert found == {"torch: head, linear": 3.0}
+    assert [arguments for _, call, arguments in asked if call == "bandwidth"] == 2 * [
+        {"size": 2**29}
+    ]
 
 
 def test_the_options_reach_the_measurement(monkeypatch):
@@ -215,8 +267,8 @@ def test_the_table_of_training_steps(monkeypatch):
     start = answers_to_training([])["train"] | {"first_loss_seconds": 11.0, "device": "cuda"}
     result = train_step.summarise("huggingface", SPEC, start, [0.5, 0.25, 4.0])
     rate, matmuls = result["flops_per_second"], {"head, x @ w": 4 * result["flops_per_second"]}
-    result |= {"last_loss": 3.256, "peak_memory": 5.678e9, "matmuls": matmuls}
-    train_step.add_percent_of_peak(result, SPEC)
+    result |= {"last_loss": 3.256, "peak_memory": 5.678e9}
+    train_step.add_percent_of_peak(result, SPEC, matmuls)
     train_step.add_speedups([result, {"name": "torch", "error": "gone"}])
     shown = train_step.table("", [result, {"name": "torch", "error": "gone"}])
     assert rate == approx(1.63541680128e12)
@@ -227,7 +279,7 @@ def test_the_table_of_training_steps(monkeypatch):
     ]]  # fmt: skip
 
 
-def test_generation_is_interleaved_and_memory_is_read_before_the_large_array(tmp_path):
+def test_generation_is_interleaved(tmp_path):
     np.save(tmp_path / "tokens.npy", np.arange(100, 200, dtype=np.uint16))
     calls = [50.0, 60.0, 0.5, 2.5, 1.5, 4.5, 1.0, 3.5]  # seconds; the first two compile
     config = GenerateBenchmarkConfig(
@@ -236,15 +288,14 @@ def test_generation_is_interleaved_and_memory_is_read_before_the_large_array(tmp
     asked = []
     running = [
         FakeCandidate(name, asked, {
-            "load": {"setup_seconds": 1.0, "device": "cpu"}, "memory": 7, "bandwidth": {"sum": 4e9},
+            "load": {"setup_seconds": 1.0, "device": "cpu"}, "memory": 7,
             "generate": iter([{"seconds": s, "length": 16} for s in calls]),
         })
         for name in ("torch", "huggingface-best")
     ]  # fmt: skip
     results = generate.measure_interleaved(running, config, str(tmp_path / "tokens.npy"))
     calls = [call for name, call, _ in asked if name == "torch"]
-    assert calls == ["load", *["generate"] * 8, "memory", "bandwidth"]
-    assert asked[-1][2] == {"size": 2**29}
+    assert calls == ["load", *["generate"] * 8, "memory"]
     prompts = [how for _, call, how in asked if call == "generate"]
     assert all(how["prompt"] == [100, 101, 102, 103, 104] for how in prompts)
     assert all(how["batch_size"] == 3 for how in prompts)
@@ -274,17 +325,30 @@ def test_the_figures_of_generation():
     assert case["length"] == 40
 
 
-def test_the_limit_by_memory_bandwidth():
+def test_the_limit_is_the_lower_of_bandwidths_and_matmuls():
     gpt2 = PRESETS["gpt2"]
     weights = 124_439_808 - 1024 * 768
     sizes = {"float32": 4, "tf32": 4, "bfloat16": 2, "float64": 8}
     for dtype, size in sizes.items():
         assert generate.weight_bytes(gpt2, dtype) == size * weights
     config, reads = GenerateBenchmarkConfig(dtype="bfloat16"), {"sum": 2e9, "x @ v": 4e9}
-    case = generate.add_bandwidth_limit(generated_case(), config, reads)
-    seconds = 2 * weights / 4e9
-    assert case["limit_tokens_per_second"] == approx(4 / seconds)
-    assert case["share_of_bandwidth"] == approx(seconds / 0.05)
+    bandwidth, matmuls = 2 * weights / 4e9, 2 * 4 * weights / 8e10  # seconds of a step
+    for peak, name, seconds in ((8e10, "bandwidth", bandwidth), (8e9, "matmuls", 10 * matmuls)):
+        found = generate.limit(generated_case(), config, reads, {"c_fc": 1e9, "head": peak})
+        assert found["limited_by"] == name
+        assert found["limit_tokens_per_second"] == approx(4 / seconds)
+        assert found["limits_tokens_per_second"][name] == approx(4 / seconds)
+        assert found["share_of_limit"] == approx(seconds / 0.05)
+
+
+def test_without_a_peak_there_is_no_limit(monkeypatch):
+    monkeypatch.setattr(generate, "read_speeds", lambda *_: {})
+    monkeypatch.setattr(generate, "matmul_speeds", lambda *_: {"c_fc": 1e9})
+    result = {"name": "flax", "cases": [generated_case()], "peak_memory": 1.0}
+    generate.add_speedups([result])
+    generate.add_limits([result], GenerateBenchmarkConfig(), CONSOLE)
+    (row,) = cells(generate.table("", [result]))
+    assert row[7:10] == ["limit: ", "by: ", "% of limit: "]
 
 
 def test_the_speed_ups_of_generation_in_each_case():
@@ -299,7 +363,8 @@ def test_the_table_of_generation():
     assert len(rows) == 8  # two cases of four implementations
     assert rows[0] == [
         "implementation: torch", "B: 4", "prompt: 8", "tokens/s: 300.0", "ms/token: 50.00",
-        "first token: 500.0 ms", "prefill tokens/s: 64", "limit: 81", "% of limit: 99 %",
+        "first token: 500.0 ms", "prefill tokens/s: 64", "limit: 81",
+        "by: bandwidth", "% of limit: 99 %",
         "memory: 1.23 GB", "first call: 7.0 s", "vs HF: 3.00x", "vs HF-best: 1.50x",
     ]  # fmt: skip
 

@@ -1,6 +1,8 @@
 """Fast operations against plain ones: that both compute the same, and how they are timed."""
 
+from dataclasses import replace
 from types import SimpleNamespace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from benchmarks.spec import Spec
 from benchmarks.workers import flax_operations, torch_operations
 from benchmarks.workers.operation import Operation, OperationSession
 from gpt_common.config import PRESETS
+from gpt_common.errors import InputError
 from tests.benchmarks.fakes import CONSOLE, OPERATION, approx, cells
 from tests.conftest import kept_jax_config
 from tests.parity.tolerances import relative
@@ -152,6 +155,28 @@ def test_the_table_of_operations():
          "fast: fwd: 0.500", "plain: fwd+bwd: ", "fast: fwd+bwd: ", "speed-up: 0.50x",
          "default: no"],
     ]  # fmt: skip
+
+
+def test_every_operation_is_of_one_kind():
+    for twin in TWINS.values():
+        for operation in twin.OPERATIONS:
+            assert sum(kind in operation.name for kind in get_args(operations.Kind)) == 1
+
+
+@pytest.mark.parametrize(
+    ("kinds", "wanted"), [((), [True, True, True]), (("attention", "GELU"), [True, True, False])]
+)
+def test_one_may_ask_for_some_operations(kinds, wanted):
+    config = operations.OperationsConfig(operation=kinds)
+    names = "attention", "cuDNN attention", "head and loss"
+    assert [config.wants(name) for name in names] == wanted
+
+
+def test_an_operation_that_a_twin_lacks_is_an_error(monkeypatch):
+    monkeypatch.setattr(operations, "WorkerProcess", FakeWorker)
+    config = operations.OperationsConfig(("flax",), ("loss",), dtype=("float32",), preset="tiny")
+    with pytest.raises(InputError, match="operation loss: flax has none on this device"):
+        operations.run(replace(config, seq_len=(8,)), CONSOLE)
 
 
 class FakeWorker:

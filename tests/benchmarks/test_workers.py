@@ -7,7 +7,6 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -225,6 +224,7 @@ def test_the_answers_of_a_session(clock):
     matmuls = []
     tools = SimpleNamespace(
         time_steps=time_steps, device_name=lambda: "cpu", peak_memory=lambda: 7,
+        select_device=lambda *_: None,
         matmul_speeds=lambda *how: matmuls.append(how), read_speeds=lambda size: {"sum": size},
     )  # fmt: skip
     module = SimpleNamespace(training=training, generation=generation, tools=tools)
@@ -236,6 +236,7 @@ def test_the_answers_of_a_session(clock):
     assert served.steps(2) == {"seconds": [4.0, 8.0], "loss": 3.0}
     assert served.load(spec) == {"setup_seconds": 32.0, "device": "cpu"}
     assert served.generate([1, 2], 3, 4) == {"seconds": 0.5, "length": 6}
+    assert served.device("cpu", "bfloat16") == "cpu"
     served.matmuls(SHAPES)
     assert matmuls == [(SHAPES, "bfloat16")]
     assert (served.memory(), served.bandwidth(5)) == (7, {"sum": 5})
@@ -365,38 +366,6 @@ def last_flax(monkeypatch, clock):
     found.loader.exec_module(module)
     monkeypatch.setattr(module, "time", clock)
     return module
-
-
-def test_the_peaks_of_the_last_flax(last_flax, monkeypatch):
-    seen = []
-
-    def seconds_per_call(function, *arguments):
-        seen.append(function(*arguments))
-        return 2.0
-
-    monkeypatch.setattr(last_flax, "seconds_per_call", seconds_per_call)
-    served = last_flax.Session()
-    served._dtype = jnp.float32
-    speeds = served.matmuls(SHAPES)
-    assert by_shape(speeds) == {name: {rate} for name, rate in IN_TWO_SECONDS.items()}
-    assert [r.shape for r in seen] == [(3, 8)] * 2 + [(3, 16)] * 2
-    size = 2**20
-    assert served.bandwidth(size) == {"x @ v": size / 2}
-    assert 4 * float(seen[-1].sum()) == size
-
-
-def test_the_timing_of_the_last_flax_synchronizes(last_flax, clock, monkeypatch):
-    seconds = iter([9.0, 1.0, 2.0, 1.0, 2.0])
-    answer = SimpleNamespace(block_until_ready=lambda: clock.spend(next(seconds)))
-
-    def call(*_):
-        clock.spend(0.5)
-        return answer
-
-    compiled = SimpleNamespace(compile=lambda: call)
-    lowered = SimpleNamespace(lower=lambda *_: compiled)
-    monkeypatch.setattr(last_flax, "jax", SimpleNamespace(jit=lambda _: lowered))
-    assert last_flax.seconds_per_call(None, 1) == 2.5
 
 
 def test_the_steps_of_the_last_flax(last_flax, clock, monkeypatch):

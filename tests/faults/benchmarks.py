@@ -23,22 +23,10 @@ FAULTS = (
         "statistics.fmean(seconds)",
     ),
     Fault(
-        "train_step: peak memory has the matmuls' in it",
-        "benchmarks/train_step.py::measure_interleaved",
-        """
-        memory = candidate.ask("memory")
-        speeds = candidate.ask("matmuls", shapes=matmul_shapes(spec)) if peaks else {}
-        """,
-        """
-        speeds = candidate.ask("matmuls", shapes=matmul_shapes(spec)) if peaks else {}
-        memory = candidate.ask("memory")
-        """,
-    ),
-    Fault(
-        "train_step: the head without its padded rows",
-        "benchmarks/train_step.py::matmul_shapes",
-        "(M, C, spec.model.padded_vocab_size)",
-        "(M, C, spec.model.vocab_size)",
+        "peaks: the head without its padded rows",
+        "benchmarks/peaks.py::matmul_shapes",
+        "(M, C, model.padded_vocab_size)",
+        "(M, C, model.vocab_size)",
     ),
     Fault(
         "train_step: nothing is compared",
@@ -63,15 +51,6 @@ FAULTS = (
         "benchmarks/generate.py::BYTES",
         '{"bfloat16": 2, "float64": 8}',
         '{"bfloat16": 4, "float64": 8}',
-    ),
-    Fault(
-        "generate: peak memory has the large array in it",
-        "benchmarks/generate.py::finish",
-        'speeds = candidate.ask("bandwidth", size=READ_BYTES)',
-        """
-        speeds = candidate.ask("bandwidth", size=READ_BYTES)
-        memory = candidate.ask("memory")
-        """,
     ),
     Fault(
         "generate: every case is compared with the first",
@@ -235,6 +214,7 @@ FAULTS = (
             "data",
             "convert",
             "operations",
+            "roofline",
             "plot",
             "plot_losses",
             "gpu",
@@ -248,6 +228,7 @@ FAULTS = (
             "data",
             "convert",
             "operations",
+            "roofline",
             "plot",
             "gpu",
         )
@@ -286,8 +267,8 @@ FAULTS = (
     Fault(
         "train_step: the peak is the slowest matmul's",
         "benchmarks/train_step.py::add_percent_of_peak",
-        'max(result["matmuls"].values())',
-        'min(result["matmuls"].values())',
+        "max(matmuls.values())",
+        "min(matmuls.values())",
     ),
     Fault(
         "train_step: warm-up steps are counted",
@@ -323,21 +304,45 @@ FAULTS = (
     ),
     Fault(
         "generate: a step reads the position embedding",
-        "benchmarks/generate.py::weight_bytes",
+        "benchmarks/generate.py::num_weights",
         "num_parameters(config) - config.block_size * config.n_embd",
         "num_parameters(config)",
     ),
     Fault(
-        "generate: the fraction of the bandwidth a thousand times too small",
-        "benchmarks/generate.py::add_bandwidth_limit",
-        "1000 * seconds",
-        "seconds",
+        "generate: the fraction of the limit a thousand times too small",
+        "benchmarks/generate.py::limit",
+        "1000 * seconds[limited_by]",
+        "seconds[limited_by]",
     ),
     Fault(
         "generate: the limit is of one sequence",
-        "benchmarks/generate.py::add_bandwidth_limit",
+        "benchmarks/generate.py::limit",
         'case["batch_size"]',
         "1",
+    ),
+    Fault(
+        "generate: the limit is the higher of the two",
+        "benchmarks/generate.py::limit",
+        "max(seconds, key=lambda name: seconds[name])",
+        "min(seconds, key=lambda name: seconds[name])",
+    ),
+    Fault(
+        "generate: a weight is one operation",
+        "benchmarks/generate.py::limit",
+        "2 * num_weights(model)",
+        "num_weights(model)",
+    ),
+    Fault(
+        "peaks: one framework's own",
+        "benchmarks/peaks.py::FRAMEWORKS",
+        '("torch", "flax")',
+        '("torch",)',
+    ),
+    Fault(
+        "peaks: measured for each variant again",
+        "benchmarks/peaks.py::matmul_speeds",
+        "cache",
+        "lambda function: function",
     ),
     Fault(
         "generate: the warm-up calls are counted",
@@ -414,7 +419,7 @@ FAULTS = (
     Fault(
         "session: the matmuls are always of float32",
         "benchmarks/workers/session.py::Session.matmuls",
-        "self._spec.dtype",
+        "self._dtype",
         '"float32"',
     ),
     Fault(
@@ -608,18 +613,6 @@ FAULTS = (
         'spec.settings.get("padded", True)',
     ),
     Fault(
-        "Hugging Face's Flax matmul peak is half",
-        "benchmarks/workers/huggingface_flax.py::Session.matmuls",
-        "2 * M * K * N",
-        "M * K * N",
-    ),
-    Fault(
-        "Hugging Face's Flax matmuls are not synchronized",
-        "benchmarks/workers/huggingface_flax.py::seconds_per_call",
-        "call(*arguments).block_until_ready()",
-        "call(*arguments)",
-    ),
-    Fault(
         "torch operations: plain attention sees later tokens",
         "benchmarks/workers/torch_operations.py::OPERATIONS",
         "causal_attention",
@@ -630,5 +623,99 @@ FAULTS = (
         "benchmarks/workers/flax_operations.py::OPERATIONS",
         "partial(remat_gelu, approximate=True)",
         "partial(remat_gelu, approximate=False)",
+    ),
+    # The roofline.
+    Fault(
+        "roofline: a kernel's bytes and FLOPs take turns",
+        "benchmarks/roofline.py::summarise",
+        'max(moving, kernel["flops"] / card.flops_per_second)',
+        'moving + kernel["flops"] / card.flops_per_second',
+    ),
+    Fault(
+        "roofline: the rounds of a loop are not counted",
+        "benchmarks/roofline.py::summarise",
+        'kernel["times"] * value',
+        "value",
+    ),
+    Fault(
+        "roofline: the share upside down",
+        "benchmarks/roofline.py::analyse",
+        'groups[-1]["milliseconds"] / milliseconds',
+        'milliseconds / groups[-1]["milliseconds"]',
+    ),
+    Fault(
+        "roofline: any GPU's result will do",
+        "benchmarks/roofline.py::with_sizes_of",
+        'found.get("gpu") != wanted',
+        '"gpu" not in found',
+    ),
+    Fault(
+        "hlo: a fusion reads all of what it slices",
+        "benchmarks/workers/hlo.py::READS_A_PART",
+        '("gather", "dynamic-slice", "slice", "broadcast")',
+        '("broadcast",)',
+    ),
+    Fault(
+        "hlo: an update in place writes all of its operand",
+        "benchmarks/workers/hlo.py::written_bytes",
+        "result.opcode in UPDATES",
+        "False",
+    ),
+    Fault(
+        "hlo: a workspace is data",
+        "benchmarks/workers/hlo.py::Instruction.bytes",
+        '("s8", "u8")',
+        "()",
+    ),
+    Fault(
+        "hlo: a causal mask saves nothing",
+        "benchmarks/workers/hlo.py::attention_flops",
+        '0.5 if "CAUSAL" in each.attributes else 1.0',
+        "1.0",
+    ),
+    Fault(
+        "hlo: attention's backward pass is four products",
+        "benchmarks/workers/hlo.py::attention_flops",
+        "5",
+        "4",
+    ),
+    Fault(
+        "hlo: a loop runs once",
+        "benchmarks/workers/hlo.py::Module.kernels",
+        "times * int(rounds)",
+        "times",
+    ),
+    Fault(
+        "torch kernels: a view moves data",
+        "benchmarks/workers/torch_kernels.py::bytes_moved",
+        """
+        if not results and not written:
+            return 0
+        """,
+        "pass",
+    ),
+    Fault(
+        "torch kernels: a broadcast dimension is read in full",
+        "benchmarks/workers/torch_kernels.py::tensor_bytes",
+        "math.prod(size for size, stride in sizes if stride)",
+        "math.prod(size for size, stride in sizes)",
+    ),
+    Fault(
+        "torch kernels: attention has no mask",
+        "benchmarks/workers/torch_kernels.py::product_flops",
+        "2 if operation in ATTENTION else 1",
+        "1",
+    ),
+    Fault(
+        "torch kernels: the softmax goes by as few rows as on a CPU",
+        "benchmarks/workers/torch_kernels.py::on_a_gpu",
+        "ops.loss_rows if ops else fast.SOFTMAX_ROWS",
+        "fast.SOFTMAX_ROWS",
+    ),
+    Fault(
+        "torch kernels: plain operations are counted",
+        "benchmarks/workers/torch_kernels.py::kernels",
+        'choose_fast_ops("cuda", spec.dtype, Processor()) if spec.fast_ops else None',
+        "None",
     ),
 )

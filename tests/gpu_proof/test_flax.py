@@ -9,23 +9,27 @@ import os
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import pytest
 
+from benchmarks.roofline import GROUPS, group_of
+from benchmarks.spec import Spec
+from benchmarks.workers import flax_operations, jax_tools
+from benchmarks.workers.compiled import Product, Program, compile_for, matmul_precision, parameters
+from benchmarks.workers.compiled import compiled_step as compile_step
 from gpt_common.completion import CHUNK
-from gpt_common.config import PRESETS, OptimizerOptions, SamplingOptions
+from gpt_common.config import PRESETS, SamplingOptions
 from gpt_common.hardware import Processor
 from gpt_flax import generate, train
 from gpt_flax.cache import empty_cache
-from gpt_flax.fast import choose_fast_ops, create_model
+from gpt_flax.fast import GPU_LOSS_ROWS, choose_fast_ops, create_model
 from gpt_flax.inference import prepare_for_inference
 from gpt_flax.model import GPT
-from gpt_flax.optimizer import create_optimizer
 from gpt_flax.precision import DTYPES
-from tests.gpu_proof.compiled import Product, Program, compile_for
 
 pytestmark = [
     pytest.mark.compile_gpu,
@@ -52,41 +56,21 @@ def _only_with_the_plugin():
     pytest.importorskip("jax_cuda13_plugin", reason='needs pip install -e ".[cuda]"')
 
 
-def parameters():
-    """The shapes and types of the weights."""
-    key, tokens = jax.ShapeDtypeStruct((2,), jnp.uint32), jnp.zeros((1, 8), jnp.int32)
-    return jax.eval_shape(lambda key: GPT(SHAPE).init(key, tokens)["params"], key)
-
-
-def tokens(*shape):
-    return jax.ShapeDtypeStruct(shape, jnp.int32)
-
-
-def matmul_precision(dtype):
-    """As `select_device` sets it."""
-    return jax.default_matmul_precision("tensorfloat32" if dtype == "tf32" else "highest")
-
-
 @cache
 def compiled_step(
     card: str, dtype: str, B: int, T: int = 1024, A: int = 1, cudnn: bool = True
 ) -> Program:
     """The training step, as the trainer compiles it on that card."""
     ops = choose_fast_ops("gpu", dtype, Processor(), cudnn)
-    model, optimizer = create_model(SHAPE, ops, dtype), create_optimizer(OptimizerOptions())
-    params = parameters()
-    state = train.TrainState(params, jax.eval_shape(optimizer.init, params))
-    inputs = state, tokens(A, B, T), tokens(A, B, T), jax.ShapeDtypeStruct((), jnp.float32)
-    static = {"model": model, "optimizer": optimizer, "grad_clip": 1.0, "dtype": dtype}
-    with matmul_precision(dtype):
-        return compile_for(card, train.compile_train_step(ops), *inputs, **static)
+    return compile_step(card, SHAPE, ops, dtype, (A, B, T))
 
 
 def compiled_eval(card: str, dtype: str) -> Program:
     """The loss of a batch, as an evaluation compiles it."""
     model = create_model(SHAPE, choose_fast_ops("gpu", dtype, Processor()), dtype)
+    tokens = jax.ShapeDtypeStruct((4, 1024), jnp.int32)
     with matmul_precision(dtype):
-        inputs = parameters(), tokens(4, 1024), tokens(4, 1024)
+        inputs = parameters(SHAPE), tokens, tokens
         return compile_for(card, train.eval_step, *inputs, model=model, dtype=dtype)
 
 
@@ -99,7 +83,7 @@ def compiled_prefill(card: str, dtype: str, rows: int) -> Program:
     with gpu, jax.enable_x64(True), matmul_precision(dtype):
         lengths = jax.ShapeDtypeStruct((rows,), jnp.int32)
         uniform = jax.ShapeDtypeStruct((rows,), jnp.float64)
-        inputs = params, tokens(rows, 128), lengths, None, uniform
+        inputs = params, jax.ShapeDtypeStruct((rows, 128), jnp.int32), lengths, None, uniform
         return compile_for(card, generate.prefill_step, *inputs, **static)
 
 
@@ -127,7 +111,7 @@ def prepared(dtype):
         models.append(model)
         return prepared
 
-    return jax.eval_shape(prepare, parameters()), models[0]
+    return jax.eval_shape(prepare, parameters(SHAPE)), models[0]
 
 
 @pytest.mark.parametrize("card", CARDS)
@@ -165,9 +149,9 @@ def test_cudnns_attention_runs_forward_and_backward_once_a_layer(card):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_a_step_reuses_the_memory_of_the_old_state_and_copies_nothing(dtype):
     program = compiled_step("h100", dtype, 4)
-    weights = sum(4 * leaf.size for leaf in jax.tree.leaves(parameters()))
+    weights = sum(4 * leaf.size for leaf in jax.tree.leaves(parameters(SHAPE)))
     assert program.aliased >= 3 * weights  # and both moments
-    assert not [m[1] for m in program.instructions if m[3] == "copy" and "f32" in m[2]]
+    assert not [i.name for i in program.instructions if i.opcode == "copy" and "f32" in i.type]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
@@ -175,6 +159,54 @@ def test_the_logits_of_a_batch_are_never_in_memory_as_a_whole(dtype):
     """In a step of 16 sequences of 1,024 tokens."""
     sizes = [math.prod(shape) for shape in compiled_step("h100", dtype, 16).arrays("f32")]
     assert max(sizes) < 16 * 1024 * SHAPE.vocab_size
+
+
+def test_the_flops_of_a_step_are_those_of_its_products():
+    """Three for each matrix, with one addition each; of attention seven, half of them masked."""
+    kernels = list(compiled_step("h100", "bfloat16", 16).kernels())
+    tokens, T, C = 16 * 1024, 1024, SHAPE.n_embd
+    weights = 12 * LAYERS * C**2 + C * SHAPE.padded_vocab_size
+    expected = 6 * weights * tokens + 7 * 2 * LAYERS * C * T * tokens / 2
+    assert sum(kernel.times * kernel.flops for kernel in kernels) == expected
+    assert {group_of(kernel.layer) for kernel in kernels} == set(GROUPS)
+
+
+def test_a_step_moves_the_bytes_of_its_state_and_of_the_logits():
+    """At least: weights and moments in and out, and each logit three times in bfloat16."""
+    kernels = compiled_step("h100", "bfloat16", 16).kernels()
+    state = 3 * sum(4 * leaf.size for leaf in jax.tree.leaves(parameters(SHAPE)))
+    logits = 16 * 1024 * SHAPE.padded_vocab_size
+    assert sum(kernel.times * kernel.bytes for kernel in kernels) > 2 * state + 3 * 2 * logits
+
+
+def compiled_operation(name: str, kind: str, dtype: str, monkeypatch) -> Program:
+    """An operation of `benchmarks.operations` on a GPU, forward and backward, of GPT-2's sizes."""
+    monkeypatch.setattr(jax_tools, "_device", SimpleNamespace(platform="gpu"), raising=False)
+    spec = Spec(SHAPE, "", "cuda", dtype, batch_size=8, seq_len=1024)
+    (operation,) = [each for each in flax_operations.OPERATIONS if each.name == name]
+    assert "cuda" in operation.devices
+    arguments = jax.eval_shape(lambda: operation.arguments(spec))
+    function = getattr(operation, kind)
+    call = flax_operations.forward_backward(function)
+    gradients = jax.eval_shape(function, *arguments)
+    with matmul_precision(dtype):
+        return compile_for("h100", call, gradients, *arguments)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("kind", ["plain", "fast"])
+@pytest.mark.parametrize("name", ["attention", "head and loss"])
+def test_an_operation_of_the_benchmark_compiles(name, kind, dtype, monkeypatch):
+    program = compiled_operation(name, kind, dtype, monkeypatch)
+    assert not program.calls["__cudnn$fmhaSoftmax"]
+    rounds = [loop.find(r'"known_trip_count":\{"n":"(\d+)"') for loop in program.loops]
+    in_chunks = (name, kind) == ("head and loss", "fast")
+    assert rounds == ([str(8 * 1024 // GPU_LOSS_ROWS)] if in_chunks else [])
+
+
+def test_the_benchmarks_cudnn_attention_is_cudnns(monkeypatch):
+    calls = compiled_operation("cuDNN attention", "fast", "bfloat16", monkeypatch).calls
+    assert calls["__cudnn$fmhaSoftmax"] == calls["__cudnn$fmhaSoftmaxBackward"] == 1
 
 
 def peak_name(card: str, dtype: str, B: int) -> str:
@@ -194,10 +226,10 @@ def test_the_host_reads_no_condition_while_tokens_are_made(dtype, rows):
     """Each loop has a trip count that XLA knows."""
     loops = compiled_decode("h100", dtype, rows).loops
     assert loops
-    assert all("known_trip_count" in loop for loop in loops)
+    assert all("known_trip_count" in loop.attributes for loop in loops)
 
 
 def test_accumulated_gradients_are_one_loop_whose_length_is_known():
     loops = compiled_step("h100", "bfloat16", 2, 256, A=4).loops
     assert loops
-    assert all("known_trip_count" in loop for loop in loops)
+    assert all("known_trip_count" in loop.attributes for loop in loops)
