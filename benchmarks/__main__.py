@@ -11,6 +11,7 @@ COMMANDS = (
     "convert",
     "operations",
     "roofline",
+    "memory",
     "plot",
     "plot_losses",
     "gpu",

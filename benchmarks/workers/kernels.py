@@ -1,7 +1,7 @@
-"""The worker of benchmarks.roofline: `python -m benchmarks.workers.kernels NAME`.
+"""The worker of benchmarks.roofline and memory: `python -m benchmarks.workers.kernels NAME`.
 
 NAME is `torch_kernels` or `flax_kernels`. Such a module has `kernels(spec, card)`, which returns
-what a GPU runs in a training step. Neither needs a GPU.
+what a GPU runs in a training step, and `peak_memory(spec, card)`. Neither needs a GPU.
 """
 
 from __future__ import annotations
@@ -37,7 +37,11 @@ def main() -> None:
     def kernels(spec: dict[str, Any], card: str) -> list[dict[str, Any]]:
         return [asdict(kernel) for kernel in twin.kernels(Spec.from_dict(spec), card)]
 
-    serve({"kernels": kernels})
+    def peak_memory(spec: dict[str, Any], card: str) -> int:
+        peak: int = twin.peak_memory(Spec.from_dict(spec), card)
+        return peak
+
+    serve({"kernels": kernels, "peak_memory": peak_memory})
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 from torch.utils.module_tracker import ModuleTracker
 
-from benchmarks.spec import Spec
+from benchmarks.fake_cuda import PeakMemory, fake_cuda
+from benchmarks.spec import Dtype, Spec
 from benchmarks.workers.kernels import Kernel
 from gpt_common.config import OptimizerOptions
 from gpt_common.hardware import Processor
@@ -43,15 +44,39 @@ def kernels(spec: Spec, card: str) -> list[Kernel]:
     Any card runs the same. Their bytes are an upper bound: every operand is read from memory, and
     every result is written to it, though a cache may hold some.
     """
-    ops = choose_fast_ops("cuda", spec.dtype, Processor()) if spec.fast_ops else None
+    ops = fast_ops(spec)
     with FakeTensorMode(), on_a_gpu(ops):
-        model = create_model(spec.model, ops)
-        state = TrainState(model, create_optimizer(model, OptimizerOptions()))
-        tokens = torch.zeros(1, spec.batch_size, spec.seq_len, dtype=torch.int32)
+        step = first_step(spec, ops)
         with Recorder() as recorder:
-            step = state, tokens, tokens, 1e-3, 1.0, spec.dtype
             train_step(*step, recorder.update)
     return recorder.kernels
+
+
+def peak_memory(spec: Spec, card: str) -> int:
+    """Return the most bytes of CUDA tensors at once, in two steps without torch.compile.
+
+    Call it in a process of `benchmarks.fake_cuda`. Any card needs the same.
+    """
+    with fake_cuda(), torch.device("cuda"), PeakMemory() as memory:
+        step = first_step(spec, fast_ops(spec))
+        for _ in range(2):  # the first one creates the moments
+            train_step(*step)
+    return memory.peak
+
+
+def fast_ops(spec: Spec) -> FastOps | None:
+    """Return the operations that a GPU uses."""
+    return choose_fast_ops("cuda", spec.dtype, Processor()) if spec.fast_ops else None
+
+
+def first_step(
+    spec: Spec, ops: FastOps | None
+) -> tuple[TrainState, Tensor, Tensor, float, float, Dtype]:
+    """Return the arguments of `train_step` at the start of a run."""
+    model = create_model(spec.model, ops)
+    state = TrainState(model, create_optimizer(model, OptimizerOptions()))
+    tokens = torch.zeros(1, spec.batch_size, spec.seq_len, dtype=torch.int64)
+    return state, tokens, tokens, 1e-3, 1.0, spec.dtype
 
 
 def on_a_gpu(ops: FastOps | None) -> AbstractContextManager[object]:

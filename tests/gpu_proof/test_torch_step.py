@@ -53,9 +53,9 @@ def test_attention_is_one_kernel_a_layer(recorder, dtype, kernel):
 @pytest.mark.parametrize(("fast", "expected"), [(True, 25.5e9), (False, 76.5e9)])
 def test_peak_memory_of_gpt2_with_64_sequences(recorder, fast, expected):
     """In bfloat16, T=1024, with the moments; docs/gpu.md has other shapes."""
-    state = create_state(PRESETS["gpt2"], "bfloat16", fast)
-    x = torch.zeros(1, 64, 1024, dtype=torch.int64, device="cuda")
     with PeakMemory() as memory:
+        state = create_state(PRESETS["gpt2"], "bfloat16", fast)
+        x = torch.zeros(1, 64, 1024, dtype=torch.int64, device="cuda")
         for _ in range(2):
             train.train_step(state, x, x, 1e-3, 1.0, "bfloat16")
     assert memory.peak == pytest.approx(expected, rel=0.05)
