@@ -35,7 +35,7 @@ TESTED_BY = {
     "texts": ("data",),
     "cache": ("data", "generation", "torch"),
     "progress": ("data",),
-    **dict.fromkeys(("run", "resume"), ("run", "train", "generate")),
+    **dict.fromkeys(("run", "resume"), ("prefetch", "run", "train", "generate")),
     **dict.fromkeys(("run_folder", "hf_config"), ("checkpoint", "run")),
     **{name: (name, "run") for name in ("checkpoint", "cli", "lock", "metrics")},
     **dict.fromkeys(("memory", "startup"), ("cli", "run")),
