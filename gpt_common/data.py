@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from gpt_common import texts
 from gpt_common.errors import InputError
+from gpt_common.shards import check_folder
 from gpt_common.shuffle import shuffled
 from gpt_common.token_files import SUFFIXES, open_tokens
 
@@ -240,8 +241,9 @@ def folder_files(folder: Path) -> tuple[list[Path], list[Path]]:
     """Return the training and the validation files of a folder, sorted by name.
 
     They are its token files, or else its texts. Raises `InputError` if there are both, or none to
-    train on.
+    train on, or if shards are missing.
     """
+    check_folder(folder)
     visible = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     token_files = [path for path in visible if path.suffix in SUFFIXES]
     text_files = [path for path in visible if path.suffix == ".txt"]
