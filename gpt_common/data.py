@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
 
 from gpt_common import texts
 from gpt_common.errors import InputError
@@ -115,8 +116,9 @@ class BatchLoader:
     windows: in order, as in the lecture, from the first again after the last whole batch; or, with
     a `seed`, each epoch shuffled anew, and then a batch may end one epoch and begin the next.
 
-    `rows` are those of each batch that this process reads, by default all. The batches, and the
-    position, do not depend on it. Raises `InputError` if there are too few tokens for one batch.
+    `batch_size` is that of all processes together, and `rows`, by default all, are the rows of each
+    batch that this process reads. The batches, and the position, do not depend on them. Raises
+    `InputError` if there are too few tokens for one batch.
     """
 
     def __init__(
@@ -141,10 +143,10 @@ class BatchLoader:
 
     def next_batch(self) -> Batch:
         """Return the batch at the current position, int32 `(rows, seq_len)` each, and advance."""
-        windows = [self.tokens[start : start + self.seq_len + 1] for start in self._starts()]
-        x_and_y = np.stack(windows).astype(np.int32)
+        windows = self._windows() if self.seed is None else self._shuffled_windows(self.seed)
+        x, y = windows[:, :-1].astype(np.int32), windows[:, 1:].astype(np.int32)
         self._move_to(self.position + self.stride)
-        return x_and_y[:, :-1].copy(), x_and_y[:, 1:].copy()
+        return x, y
 
     def next_batches(self, count: int) -> Batch:
         """Return the next `count` batches, stacked: `(x, y)`, each `(count, rows, seq_len)`."""
@@ -173,13 +175,17 @@ class BatchLoader:
             )
         self._move_to(state["position"])
 
-    def _starts(self) -> list[int]:
-        """Return where the windows of `rows` start in the batch at the current position."""
-        if self.seed is None:
-            return [self.position + row * self.seq_len for row in self.rows]
-        first, count = self.position // self.seq_len, (len(self.tokens) - 1) // self.seq_len
-        windows = shuffled([first + row for row in self.rows], count, self.seed)
-        return [window * self.seq_len for window in windows]
+    def _windows(self) -> npt.NDArray[np.uint16]:
+        """Return the windows of `rows` from the current position on, `(rows, seq_len + 1)`."""
+        start = self.position + self.rows.start * self.seq_len
+        tokens = self.tokens[start : start + len(self.rows) * self.seq_len + 1]
+        return sliding_window_view(tokens, self.seq_len + 1)[:: self.seq_len]
+
+    def _shuffled_windows(self, seed: int) -> npt.NDArray[np.uint16]:
+        T, first = self.seq_len, self.position // self.seq_len
+        indices = [first + row for row in self.rows]
+        starts = (T * w for w in shuffled(indices, (len(self.tokens) - 1) // T, seed))
+        return np.stack([self.tokens[start : start + T + 1] for start in starts])
 
     def _move_to(self, position: int) -> None:
         fits = self.seed is not None or position + self.stride + 1 <= len(self.tokens)

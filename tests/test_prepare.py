@@ -21,7 +21,7 @@ from gpt_common.lock import FolderLock
 from gpt_common.prepare import PrepareConfig
 from gpt_common.shards import ShardWriter, read_manifest
 from gpt_common.token_files import open_tokens
-from tests.conftest import TINY, assert_one_line_error, command
+from tests.conftest import TINY, assert_one_line_error
 from tests.test_crash import KILLED, ROOT, die_at
 
 END = tokenizer.END_OF_TEXT_TOKEN
@@ -128,13 +128,9 @@ def test_a_model_trains_on_the_shards(call, source, tmp_path, framework):
     assert f"{len(train):,} tokens to train on" in call(f"gpt_{framework}.train", *args).stdout
 
 
-def test_the_number_of_workers_does_not_matter(source, whole, tmp_path):
-    """In processes of their own, with a parent that has the tasks of a real run."""
-    result = command(
-        "gpt_common.prepare", source, tmp_path / "two", "--shard_tokens", 300, "--workers", 2
-    )
-    assert result.returncode == 0, result.stderr
-    assert contents(tmp_path / "two") == whole
+def test_the_number_of_workers_does_not_matter(call, source, whole, tmp_path):
+    assert run_prepare(call, source, tmp_path / "three", "--workers", 3).returncode == 0
+    assert contents(tmp_path / "three") == whole
 
 
 def die_at_every_instant(source, folder):

@@ -7,8 +7,8 @@ FAULTS = (
     Fault(
         "loader: targets are the inputs",
         "gpt_common/data.py::BatchLoader.next_batch",
-        "x_and_y[:, 1:]",
-        "x_and_y[:, :-1]",
+        "windows[:, 1:]",
+        "windows[:, :-1]",
     ),
     Fault(
         "loader: the walk skips a token",
@@ -30,9 +30,9 @@ FAULTS = (
     ),
     Fault(
         "loader: every process reads the same rows",
-        "gpt_common/data.py::BatchLoader._starts",
-        "self.position + row * self.seq_len",
-        "self.position + (row - self.rows.start) * self.seq_len",
+        "gpt_common/data.py::BatchLoader._windows",
+        "self.position + self.rows.start * self.seq_len",
+        "self.position",
     ),
     Fault(
         "loader: the position depends on the rows of the process",
@@ -48,9 +48,15 @@ FAULTS = (
     ),
     Fault(
         "shuffle: the last window is left out",
-        "gpt_common/data.py::BatchLoader._starts",
-        "(len(self.tokens) - 1) // self.seq_len",
-        "max(1, (len(self.tokens) - 1) // self.seq_len - 1)",
+        "gpt_common/data.py::BatchLoader._shuffled_windows",
+        "(len(self.tokens) - 1) // T",
+        "max(1, (len(self.tokens) - 1) // T - 1)",
+    ),
+    Fault(
+        "shuffle: every process reads the same rows",
+        "gpt_common/data.py::BatchLoader._shuffled_windows",
+        "first + row",
+        "first + row - self.rows.start",
     ),
     Fault(
         "shuffle: the epoch ends with its last whole batch",
