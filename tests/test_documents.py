@@ -86,16 +86,15 @@ def test_what_has_been_read_of_how_much(tmp_path):
 
 
 def test_a_source_that_has_changed_is_told_apart(tmp_path):
-    def identity():
-        return json.dumps(open_documents(str(tmp_path), "text").identity())
-
-    (tmp_path / "a.txt").write_text("one")
-    first = identity()
-    (tmp_path / "a.txt").write_text("three")
-    second = identity()
-    (tmp_path / "a.txt").rename(tmp_path / "b.txt")
-    assert len({first, second, identity()}) == 3
-    assert json.loads(first)["files"] == 1
+    identities = []
+    for sizes in ({"a": 3}, {"a": 4}, {"b": 4}, {"a": 3, "b": 4}, {"a": 4, "b": 3}):
+        folder = tmp_path / str(len(identities)) / "source"
+        folder.mkdir(parents=True)
+        for name, size in sizes.items():
+            (folder / f"{name}.txt").write_text(size * "x")
+        identities.append(json.dumps(open_documents(str(folder), "text").identity()))
+    assert len(set(identities)) == 5
+    assert json.loads(identities[-1])["files"] == 2
 
 
 REFUSED = [

@@ -144,7 +144,11 @@ FAULTS = (
             if len(tokens) <= CHECKED_AT_START:
                 read_all(tokens)
         """,
-        "read_all(train)",
+        """
+        for tokens in (train,):
+            if len(tokens) <= CHECKED_AT_START:
+                read_all(tokens)
+        """,
     ),
     Fault(
         "validation of its own is left to val_fraction",
