@@ -28,8 +28,8 @@ from gpt_common.shards import Manifest, Shard, ShardWriter, check_shards, read_m
 from gpt_common.storage import clean_folder
 from gpt_common.tokenizer import chunks, encode_documents
 
-Tokens = npt.NDArray[np.uint16]
-Encoded = Generator[Tokens, None, None]
+TokenArray = npt.NDArray[np.uint16]
+Encoded = Generator[TokenArray, None, None]
 Piece = tuple[bool, str]  # whether it begins a document, and its text
 
 PIECE_CHARACTERS = 1 << 18  # a longer document is several pieces
@@ -190,7 +190,7 @@ def encode(tasks: Iterable[list[Piece]], workers: int) -> Encoded:
         return
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, initializer=start_worker)
-    pending: deque[Future[Tokens]] = deque()
+    pending: deque[Future[TokenArray]] = deque()
     try:
         for task in tasks:
             pending.append(pool.submit(encode_documents, task))

@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -238,6 +240,13 @@ def test_ctrl_c_is_one_line(long_source, tmp_path):
     assert lines == ["error: interrupted"]
     wait_for_the_group(process)
     assert not [path for path in (tmp_path / "cut").iterdir() if path.name.startswith(".")]
+
+
+def test_a_worker_with_nothing_to_do_says_nothing_at_ctrl_c():
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=prepare.start_worker) as pool:
+        pid = pool.submit(os.getpid).result()
+        os.kill(pid, signal.SIGINT)
+        assert pool.submit(os.getpid).result() == pid
 
 
 def test_a_worker_that_is_killed_is_one_line(call, source, tmp_path, monkeypatch):
