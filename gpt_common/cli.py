@@ -19,9 +19,10 @@ from gpt_common.errors import InputError, NonFiniteError
 T = TypeVar("T")
 
 MAX_ERROR_LENGTH = 500  # characters
-# Packages that may not be installed, by module, with their names for pip.
+# Packages that may not be installed, by module, with what to pass to pip.
 OPTIONAL = {name: name for name in ("torch", "jax", "flax", "optax", "transformers")}
 OPTIONAL |= {"orbax": "orbax-checkpoint"}
+OPTIONAL |= dict.fromkeys(("datasets", "pyarrow"), '-e ".[data]"')
 # Sent by Ctrl-C, `kill`, a closed terminal, and schedulers before the time limit.
 STOP_SIGNALS = (
     *(signal.SIGINT, signal.SIGTERM, signal.SIGHUP),

@@ -139,13 +139,16 @@ class DataOptions:
 
     data: Annotated[str, tyro.conf.arg(metavar="NAME|PATH")] = "shakespeare"
     """shakespeare (bundled), tiny_shakespeare, or a path: a text file, .npy or .bin tokens, or a
-    folder of these; in a folder, files with train and val in their names are the two splits."""
+    folder of these, such as that of gpt_common.prepare; in a folder, files with train and val in
+    their names are the two splits."""
     val_fraction: float = 0.1
     """Fraction of the tokens, at the end, for validation if no file is named val."""
     batch_size: int = 4
-    """Sequences per batch (B)."""
+    """Sequences per batch (B), those of all processes."""
     seq_len: int = 32
     """Tokens per sequence (T)."""
+    shuffle: bool = False
+    """Shuffle the sequences anew in each epoch, by --seed; else they are read in order."""
     overfit_batch: bool = False
     """Train on the first batch only, to overfit it."""
 
@@ -211,7 +214,7 @@ class RuntimeOptions:
     fast_ops: bool = True
     """Use optimized operations for this hardware; --no_fast_ops uses the reference ones."""
     seed: int = 1337
-    """Random seed of the initial weights and of the samples."""
+    """Random seed of the initial weights, of --shuffle and of the samples."""
 
     def __post_init__(self) -> None:
         require_not_negative("seed", self.seed)

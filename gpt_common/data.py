@@ -14,10 +14,12 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
 
 from gpt_common import texts
 from gpt_common.errors import InputError
-from gpt_common.progress import progress
+from gpt_common.shards import check_folder
+from gpt_common.shuffle import shuffled
 from gpt_common.token_files import SUFFIXES, open_tokens
 
 Batch = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]
@@ -28,8 +30,9 @@ VALIDATION = re.compile(r"(?<![a-z])val(id|idation)?(?![a-z])", re.IGNORECASE)
 
 CORPORA = {"shakespeare": texts.bundled_shakespeare, "tiny_shakespeare": texts.tiny_shakespeare}
 
+UINT16_SIZE = 1 << 16
 CHECKED_TOKENS = 1 << 24  # in memory at a time
-LARGE_CHECK = 1 << 30  # bytes; two seconds from a disk of 500 MB/s
+CHECKED_AT_START = 1 << 29  # tokens; 1 GiB, two seconds from a disk of 500 MB/s
 FINGERPRINT_WINDOWS = 64
 FINGERPRINT_TOKENS = 1 << 20  # per window: 128 MiB in total
 
@@ -80,58 +83,112 @@ class TokenRange:
         return self.tokens[self.start + start : self.start + max(start, stop)]
 
 
-class BatchLoader:
-    """Reads the tokens in order, as in the lecture, in batches `(x, y)`, each int32 `(B, T)`.
+@dataclass(frozen=True)
+class CheckedTokens:
+    """Tokens of which every slice is checked: jax would silently clamp those past the vocabulary.
 
-    Batch `k` starts at token `k * B * T`; `y` is `x` shifted by one token. After the last whole
-    batch the loader starts again. With several processes, rank `r` reads the `r`-th `B * T` of
-    every `world_size * B * T` tokens. Raises `InputError` if there are too few for one batch each.
+    A slice raises `InputError` for them.
+    """
+
+    tokens: Tokens
+    vocab_size: int
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, index: slice, /) -> npt.NDArray[np.uint16]:
+        window = self.tokens[index]
+        if window.max(initial=0) >= self.vocab_size:
+            first = int(np.argmax(window >= self.vocab_size))
+            position = index.indices(len(self))[0] + first
+            raise InputError(
+                f"{self.source}: expected tokens below vocab_size {self.vocab_size}, "
+                f"got {window[first]} at position {position}"
+            )
+        return window
+
+
+class BatchLoader:
+    """Reads batches `(x, y)` of windows of the tokens; `y` is `x` shifted by one token.
+
+    Window `w` is `seq_len + 1` tokens from `w * seq_len` on. A batch is the next `batch_size`
+    windows: in order, as in the lecture, from the first again after the last whole batch; or, with
+    a `seed`, each epoch shuffled anew, and then a batch may end one epoch and begin the next.
+
+    `batch_size` is that of all processes together, and `rows`, by default all, are the rows of each
+    batch that this process reads. The batches, and the position, do not depend on them. Raises
+    `InputError` if there are too few tokens for one batch.
     """
 
     def __init__(
-        self, tokens: Tokens, batch_size: int, seq_len: int, rank: int = 0, world_size: int = 1
+        self,
+        tokens: Tokens,
+        batch_size: int,
+        seq_len: int,
+        rows: range | None = None,
+        seed: int | None = None,
     ) -> None:
-        if not 0 <= rank < world_size:
-            raise InputError(f"expected a rank below world_size {world_size}, got {rank}")
         self.tokens = tokens
-        self.shape = (batch_size, seq_len)
-        self.rank = rank
-        self.stride = batch_size * seq_len * world_size
+        self.seq_len = seq_len
+        self.rows = range(batch_size) if rows is None else rows
+        self.seed = seed
+        self.stride = batch_size * seq_len
         self.position = 0
         if len(tokens) < self.stride + 1:
             raise InputError(
                 f"too few tokens for one batch: expected at least {self.stride + 1} "
-                f"(batch_size {batch_size} x seq_len {seq_len}"
-                + (f" x {world_size} processes" if world_size > 1 else "")
-                + f" + 1), got {len(tokens)}"
+                f"(batch_size {batch_size} x seq_len {seq_len} + 1), got {len(tokens)}"
             )
 
     def next_batch(self) -> Batch:
-        """Return the batch at the current position and advance."""
-        size = self.shape[0] * self.shape[1]
-        start = self.position + self.rank * size
-        window = self.tokens[start : start + size + 1].astype(np.int32)
+        """Return the batch at the current position, int32 `(rows, seq_len)` each, and advance."""
+        windows = self._windows() if self.seed is None else self._shuffled_windows(self.seed)
+        x, y = windows[:, :-1].astype(np.int32), windows[:, 1:].astype(np.int32)
         self._move_to(self.position + self.stride)
-        return window[:-1].reshape(self.shape), window[1:].reshape(self.shape)
+        return x, y
 
     def next_batches(self, count: int) -> Batch:
-        """Return the next `count` batches, stacked: `(x, y)`, each `(count, B, T)`."""
+        """Return the next `count` batches, stacked: `(x, y)`, each `(count, rows, seq_len)`."""
         xs, ys = zip(*(self.next_batch() for _ in range(count)), strict=True)
         return np.stack(xs), np.stack(ys)
 
     def state(self) -> dict[str, int]:
-        """Return the position, the same for every rank, as JSON values."""
+        """Return the position, the same for all processes, as JSON values.
+
+        It is the number of tokens that were read: in order, since the first one was last read;
+        shuffled, since the start of the first epoch.
+        """
         return {"position": self.position}
+
+    def accepts(self, state: dict[str, int]) -> bool:
+        """Whether the position of `state` is in the tokens, or, shuffled, in any epoch."""
+        return 0 <= state["position"] and (
+            self.seed is not None or state["position"] < len(self.tokens)
+        )
 
     def restore(self, state: dict[str, int]) -> None:
         """Set the position that `state()` returned. Raises `InputError` if it is out of range."""
-        position = state["position"]
-        if not 0 <= position < len(self.tokens):
-            raise InputError(f"expected a position below {len(self.tokens)}, got {position}")
-        self._move_to(position)
+        if not self.accepts(state):
+            raise InputError(
+                f"expected a position below {len(self.tokens)}, got {state['position']}"
+            )
+        self._move_to(state["position"])
+
+    def _windows(self) -> npt.NDArray[np.uint16]:
+        """Return the windows of `rows` from the current position on, `(rows, seq_len + 1)`."""
+        start = self.position + self.rows.start * self.seq_len
+        tokens = self.tokens[start : start + len(self.rows) * self.seq_len + 1]
+        return sliding_window_view(tokens, self.seq_len + 1)[:: self.seq_len]
+
+    def _shuffled_windows(self, seed: int) -> npt.NDArray[np.uint16]:
+        T, first = self.seq_len, self.position // self.seq_len
+        indices = [first + row for row in self.rows]
+        starts = (T * w for w in shuffled(indices, (len(self.tokens) - 1) // T, seed))
+        return np.stack([self.tokens[start : start + T + 1] for start in starts])
 
     def _move_to(self, position: int) -> None:
-        fits = 0 <= position and position + self.stride + 1 <= len(self.tokens)
+        fits = self.seed is not None or position + self.stride + 1 <= len(self.tokens)
         self.position = position if fits else 0
 
 
@@ -140,11 +197,12 @@ def load_splits(source: str, val_fraction: float, vocab_size: int) -> tuple[Toke
 
     Validation tokens are those of a folder's files with `val` in their names, else the last
     `val_fraction` of all; for 0 there are none. Raises `InputError` if the source cannot be read or
-    has a token outside the vocabulary.
+    has a token outside the vocabulary. The tokens of a large source are checked when they are read.
     """
-    train, val = open_source(source)
-    check_vocabulary(train, vocab_size, source)
-    check_vocabulary(val, vocab_size, f"{source}: validation")
+    train, val = open_source(source, vocab_size)
+    for tokens in (train, val):
+        if len(tokens) <= CHECKED_AT_START:
+            read_all(tokens)
     if len(val):
         return train, TokenRange(val, 0, len(val) if val_fraction else 0)
     cut = len(train) - int(len(train) * val_fraction)
@@ -159,35 +217,47 @@ def load_tokens(source: str) -> Tokens:
     return ShardedTokens(open_source(source))
 
 
-def open_source(source: str) -> tuple[Tokens, Tokens]:
+def open_source(source: str, vocab_size: int = UINT16_SIZE) -> tuple[Tokens, Tokens]:
     """Return the tokens of a source, and those of a folder's validation files separately."""
     if source in CORPORA:
-        return CORPORA[source](), ShardedTokens([])
+        return CheckedTokens(CORPORA[source](), vocab_size, source), ShardedTokens([])
     path = Path(source)
     if not source or not path.exists():
         raise InputError(f"{path}: no such file (data is {', '.join(CORPORA)} or a path)")
     train, val = folder_files(path) if path.is_dir() else ([path], [])
-    return open_files(train), open_files(val)
+    return open_files(train, vocab_size), open_files(val, vocab_size)
 
 
-def open_files(paths: Sequence[Path]) -> Tokens:
+def open_files(paths: Sequence[Path], vocab_size: int) -> Tokens:
     """Return the tokens of files, either all token files or all texts."""
     if all(path.suffix in SUFFIXES for path in paths):
-        return ShardedTokens([open_tokens(path) for path in paths])
-    return texts.encode_files(paths)
+        files = [CheckedTokens(open_tokens(path), vocab_size, str(path)) for path in paths]
+        return ShardedTokens(files)
+    text = paths[0] if len(paths) == 1 else paths[0].parent
+    return CheckedTokens(texts.encode_files(paths), vocab_size, str(text))
+
+
+def read_all(tokens: Tokens) -> None:
+    """Read all tokens, which checks them."""
+    for start in range(0, len(tokens), CHECKED_TOKENS):
+        tokens[start : start + CHECKED_TOKENS]
 
 
 def folder_files(folder: Path) -> tuple[list[Path], list[Path]]:
     """Return the training and the validation files of a folder, sorted by name.
 
-    They are its token files, or else its texts. Raises `InputError` if there are none, or both.
+    They are its token files, or else its texts. Raises `InputError` if there are both, or none to
+    train on, or if shards are missing.
     """
+    check_folder(folder)
     visible = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     token_files = [path for path in visible if path.suffix in SUFFIXES]
     text_files = [path for path in visible if path.suffix == ".txt"]
     train, val = split_by_name(token_files or text_files)
-    if not train:
+    if not (train or val):
         raise InputError(f"{folder}: expected .npy, .bin or .txt files in this folder, got none")
+    if not train:
+        raise InputError(f"{folder}: expected train in the name of a file, got {val[-1].name}")
     if token_files and text_files and not val:  # with a split, the text is its source
         both = f"{token_files[0].name} and {text_files[0].name}"
         raise InputError(f"{folder}: expected token files or texts in this folder, got {both}")
@@ -195,13 +265,13 @@ def folder_files(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def split_by_name(files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """Return the files with `train` and with `val` in their names; without a `val`, all and none.
+    """Return the files with `train` and those with `val` in their names; without `val`, all files.
 
     Raises `InputError` if there is a `val` and another file has neither or both.
     """
     train = {path for path in files if TRAINING.search(path.stem)}
     val = {path for path in files if VALIDATION.search(path.stem)}
-    if not val or len(val) == len(files):
+    if not val:
         return list(files), []
     for path in files:
         if (path in train) == (path in val):
@@ -209,20 +279,6 @@ def split_by_name(files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
                 f"{path}: expected train or val in its name, as {min(val).name} has in this folder"
             )
     return sorted(train), sorted(val)
-
-
-def check_vocabulary(tokens: Tokens, vocab_size: int, source: str) -> None:
-    """Raise `InputError` for a token of `vocab_size` or more, which jax would silently clamp."""
-    with progress("checking tokens", 2 * len(tokens), LARGE_CHECK) as advance:
-        for start in range(0, len(tokens), CHECKED_TOKENS):
-            window = tokens[start : start + CHECKED_TOKENS]
-            if window.max() >= vocab_size:
-                index = int(np.argmax(window >= vocab_size))
-                raise InputError(
-                    f"{source}: expected tokens below vocab_size {vocab_size}, "
-                    f"got {window[index]} at position {start + index}"
-                )
-            advance(2 * len(window))
 
 
 def fingerprint(tokens: Tokens) -> dict[str, int | str]:

@@ -114,7 +114,7 @@ def restore_position(loader: BatchLoader, training: TrainingState, config: Train
     """
     if not config.output.new_data:
         check_data(loader.tokens, training.fingerprint, config.data.data)
-    elif training.loader["position"] >= len(loader.tokens):
+    elif not loader.accepts(training.loader):
         return
     loader.restore(training.loader)
 

@@ -29,6 +29,7 @@ from gpt_common.initialization import initialize_weights
 from gpt_common.lock import FolderLock
 from gpt_common.memory import require_memory, training_memory
 from gpt_common.metrics import RunLog
+from gpt_common.prefetch import Prefetcher
 from gpt_common.resume import changes, lock_resumed, not_a_run, restore_position, stored_config
 from gpt_common.run_folder import lock_new_run, remove_older, step_folder, update_latest
 from gpt_common.storage import clean_folder
@@ -42,7 +43,8 @@ PACKAGES = ("gpt-twins", "torch", "jax", "flax", "optax", "numpy")
 class Run:
     """A run in progress. `start` is the checkpoint, or the initial weights, that it starts from.
 
-    The context manager keeps the log open and the folder locked, and handles signals.
+    The context manager keeps the log open and the folder locked, and handles signals. A thread
+    reads the batches of the next step; `loader_state` is that after those handed out.
     """
 
     config: TrainConfig
@@ -55,6 +57,10 @@ class Run:
     unconfirmed: int | None = None  # step of a checkpoint that no finite loss has followed yet
     signals: cli.StopSignal = field(default_factory=cli.StopSignal)
 
+    def __post_init__(self) -> None:
+        self.loader_state = self.train_loader.state()
+        self.prefetcher = Prefetcher(self._read_batches)
+
     def __enter__(self) -> Run:
         self.log.__enter__()
         self.signals.__enter__()
@@ -63,6 +69,7 @@ class Run:
     def __exit__(self, kind: object, *details: object) -> None:
         self.log.__exit__(kind, *details)
         self.lock.release()
+        self.prefetcher.close()
         self.signals.__exit__(kind, *details)
         if self.log.pipe_closed and kind is None:
             raise BrokenPipeError
@@ -99,11 +106,16 @@ class Run:
 
     def next_batches(self) -> Batch:
         """Return the batches of one update, each `(grad_accum, B, T)`."""
+        batches, self.loader_state = self.prefetcher.next()
+        return batches
+
+    def _read_batches(self) -> tuple[Batch, dict[str, int]]:
+        """Read the batches of one update; return them and the state of the loader after them."""
         state = self.train_loader.state()
         batches = self.train_loader.next_batches(self.config.optimizer.grad_accum)
         if self.config.data.overfit_batch:
             self.train_loader.restore(state)
-        return batches
+        return batches, self.train_loader.state()
 
     def is_due(self, every: int, step: int) -> bool:
         """Whether an action of every `every` steps is due after `step` updates, as at the last."""
@@ -143,7 +155,7 @@ class Run:
             step=step,
             exp_avg=exp_avg,
             exp_avg_sq=exp_avg_sq,
-            loader=self.train_loader.state(),
+            loader=self.loader_state,
             options=self.config.as_dict(),
             versions=versions() | {"framework": self.framework},
             fingerprint=self.fingerprint,
@@ -203,7 +215,8 @@ def _open_run(
 ) -> Run:
     start = initial_checkpoint(config, device, read_weights)
     train, val = load_data(config, start.config)
-    train_loader = open_loader(train, config.data, "training")
+    seed = config.runtime.seed if config.data.shuffle else None
+    train_loader = open_loader(train, config.data, "training", seed)
     if start.training:
         restore_position(train_loader, start.training, config)
     val_loader = open_loader(val, config.data, "validation") if has_validation(config) else None
@@ -254,10 +267,12 @@ def load_data(config: TrainConfig, model: GPTConfig) -> tuple[Tokens, Tokens]:
     return load_splits(data.data, data.val_fraction, model.vocab_size)
 
 
-def open_loader(tokens: Tokens, data: DataOptions, split: str) -> BatchLoader:
+def open_loader(
+    tokens: Tokens, data: DataOptions, split: str, seed: int | None = None
+) -> BatchLoader:
     """Return a loader of training or validation data. Raises `InputError` for too few tokens."""
     try:
-        return BatchLoader(tokens, data.batch_size, data.seq_len)
+        return BatchLoader(tokens, data.batch_size, data.seq_len, seed=seed)
     except InputError as error:
         hint = "; --eval_every 0 disables it" if split == "validation" else ""
         raise InputError(f"{data.data}: {split}: {error}{hint}") from None

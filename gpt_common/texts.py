@@ -83,14 +83,19 @@ def read_text(path: Path) -> bytes:
     if not path.stat().st_size:
         raise InputError(f"{path}: expected text, got an empty file")
     content = path.read_bytes()
+    decode_utf8(content, str(path))
+    return content
+
+
+def decode_utf8(content: bytes, source: str) -> str:
+    """Return text. Raises `InputError`, with `source` and the position, if it is not UTF-8."""
     try:
-        content.decode("utf-8")
+        return content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{path}: expected UTF-8 text, got byte 0x{content[error.start]:02x} "
+            f"{source}: expected UTF-8 text, got byte 0x{content[error.start]:02x} "
             f"at position {error.start}"
         ) from None
-    return content
 
 
 def encode_cached(content: bytes) -> npt.NDArray[np.uint16]:

@@ -87,6 +87,13 @@ def open_tokens(path: Path) -> TokenFile:
     return tokens
 
 
+def llmc_header(count: int) -> bytes:
+    """Return the header of llm.c's file of `count` tokens."""
+    header = np.zeros(LLMC_HEADER_BYTES // 4, "<i4")
+    header[:3] = LLMC_MAGIC, LLMC_VERSION, count
+    return header.tobytes()
+
+
 def _open_bin(path: Path, head: bytes, size: int) -> TokenFile:
     magic, version, count = np.frombuffer(head[:12].ljust(12, b"\0"), "<i4").tolist()
     if magic in LLMC_OTHERS:

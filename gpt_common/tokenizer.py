@@ -79,6 +79,22 @@ def encode_corpus(text: str) -> npt.NDArray[np.uint16]:
     return np.concatenate([np.empty(0, np.uint16), *parts])
 
 
+def encode_documents(pieces: Sequence[tuple[bool, str]]) -> npt.NDArray[np.uint16]:
+    """Return the tokens of pieces of documents, `<|endoftext|>` before each that begins one.
+
+    In a piece, `<|endoftext|>` is ordinary text. Lone surrogates become U+FFFD.
+    """
+    encoding, parts = get_encoding(), [np.empty(0, np.uint16)]
+    for begins, text in pieces:
+        if begins:
+            parts.append(np.array([END_OF_TEXT_TOKEN], np.uint16))
+        try:
+            parts.append(encoding.encode_to_numpy(text, disallowed_special=()).astype(np.uint16))
+        except UnicodeEncodeError:  # which `encode_ordinary` handles
+            parts.append(np.array(encoding.encode_ordinary(text), np.uint16))
+    return np.concatenate(parts)
+
+
 def chunks(text: str, size: int) -> Iterator[str]:
     """Yield `text` in pieces of at least `size` characters that can be encoded separately.
 

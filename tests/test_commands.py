@@ -10,9 +10,9 @@ from tests.conftest import assert_one_line_error
 ROOT = Path(__file__).parent.parent
 COMMANDS = [
     f"{package}.{path.stem}"
-    for package in ("gpt_torch", "gpt_flax", "convert", "benchmarks")
+    for package in ("gpt_common", "gpt_torch", "gpt_flax", "convert", "benchmarks")
     for path in sorted((ROOT / package).glob("*.py"))
-    if re.search(r"cli\.parse\(|parse_train_config\(", path.read_text())
+    if re.search(r"def main\(.*(cli\.parse|parse_train_config)\(", path.read_text(), re.DOTALL)
 ]
 
 

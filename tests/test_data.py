@@ -22,18 +22,17 @@ def numbered(count):
     return np.arange(count, dtype=np.uint16)
 
 
-def slow_batches(tokens, B, T, rank, world_size, count):
+def slow_batches(tokens, B, T, count):
     """The lecture's rule, said as plainly as possible."""
     position, batches = 0, []
     for _ in range(count):
-        mine = position + rank * B * T
-        window = [int(t) for t in tokens[mine : mine + B * T + 1]]
+        window = [int(t) for t in tokens[position : position + B * T + 1]]
         rows = range(B)
         x = [[window[b * T + t] for t in range(T)] for b in rows]
         y = [[window[b * T + t + 1] for t in range(T)] for b in rows]
         batches.append((x, y))
-        position += B * T * world_size
-        if position + B * T * world_size + 1 > len(tokens):
+        position += B * T
+        if position + B * T + 1 > len(tokens):
             position = 0
     return batches
 
@@ -41,23 +40,56 @@ def slow_batches(tokens, B, T, rank, world_size, count):
 @given(
     B=st.integers(1, 4),
     T=st.integers(1, 5),
-    world_size=st.integers(1, 3),
+    processes=st.integers(1, 3),
     extra=st.integers(0, 60),
     restore_at=st.integers(0, 8),
 )
-def test_loader_against_the_slow_rule(B, T, world_size, extra, restore_at):
-    tokens = numbered(B * T * world_size + 1 + extra)
-    for rank in range(world_size):
-        loader = BatchLoader(tokens, B, T, rank, world_size)
-        for step, (x, y) in enumerate(slow_batches(tokens, B, T, rank, world_size, 9)):
-            if step == restore_at:  # a fresh loader goes on where the old one stood
+def test_loader_against_the_slow_rule(B, T, processes, extra, restore_at):
+    """The batches are the same for any number of processes; each reads its rows of them."""
+    tokens = numbered(processes * B * T + 1 + extra)
+    expected = slow_batches(tokens, processes * B, T, 9)
+    for rank in range(processes):
+        rows = range(rank * B, (rank + 1) * B)
+        loader = BatchLoader(tokens, processes * B, T, rows)
+        for step, (x, y) in enumerate(expected):
+            if step == restore_at:  # a fresh loader, of all rows, goes on where the old one stood
                 state = loader.state()
-                loader = BatchLoader(tokens, B, T, rank, world_size)
+                rows, loader = range(processes * B), BatchLoader(tokens, processes * B, T)
                 loader.restore(state)
             got_x, got_y = loader.next_batch()
-            assert got_x.tolist() == x
-            assert got_y.tolist() == y
+            assert got_x.tolist() == x[rows.start : rows.stop]
+            assert got_y.tolist() == y[rows.start : rows.stop]
             assert got_x.dtype == got_y.dtype == np.int32
+
+
+@given(
+    B=st.integers(1, 5),
+    T=st.integers(1, 3),
+    extra=st.integers(0, 30),
+    seed=st.integers(0, 2**70),
+    restore_at=st.integers(0, 30),
+)
+def test_a_shuffled_epoch_has_every_window_once(B, T, extra, seed, restore_at):
+    """Though an epoch may end within a batch; and each process reads its rows of it."""
+    tokens = numbered(B * T + 1 + extra)
+    count = (len(tokens) - 1) // T
+    loader = BatchLoader(tokens, B, T, seed=seed)
+    rows = []
+    for step in range(3 * count):
+        if step == restore_at:
+            state = loader.state()
+            loader = BatchLoader(tokens, B, T, seed=seed)
+            loader.restore(state)
+        half = BatchLoader(tokens, B, T, range(B // 2, B), seed)
+        half.restore(loader.state())
+        x, y = loader.next_batch()
+        assert (y == x + 1).all()
+        assert half.next_batch()[0].tolist() == x[B // 2 :].tolist()
+        assert half.state() == loader.state() == {"position": (step + 1) * B * T}
+        rows += x.tolist()
+    windows = [list(range(w * T, w * T + T)) for w in range(count)]
+    for epoch in range(3):
+        assert sorted(rows[epoch * count : (epoch + 1) * count]) == windows
 
 
 def test_stacked_batches_are_the_same_batches():
@@ -74,11 +106,6 @@ def test_exactly_enough_tokens_are_enough_and_one_fewer_is_not():
     BatchLoader(numbered(25), 4, 6).next_batch()
     with pytest.raises(InputError, match=r"at least 25 .*got 24"):
         BatchLoader(numbered(24), 4, 6)
-
-
-def test_a_rank_outside_the_world_is_refused():
-    with pytest.raises(InputError, match="world_size 2, got 2"):
-        BatchLoader(numbered(100), 2, 2, rank=2, world_size=2)
 
 
 @given(
@@ -168,7 +195,6 @@ def test_a_folder_may_have_more_files_than_a_process_may_open(tmp_path):
 
 def test_splits_of_a_large_corpus_are_not_copied(tmp_path, monkeypatch):
     """Sparse files that are larger than memory, of which only what is asked for is read."""
-    monkeypatch.setattr(data, "check_vocabulary", lambda *args: None)
     for name in ("a.bin", "b.bin"):
         with (tmp_path / name).open("wb") as file:
             file.truncate(1 << 40)
@@ -238,7 +264,6 @@ def write_tokens(path, number):
     "names",
     [
         ["a.bin", "train.bin"],
-        ["val_1.bin", "val_2.bin"],
         ["interval_1.bin", "train.bin"],
         ["evaluation.bin", "training_1.bin"],
         ["straining.npy", "trainval.npy", "valley.npy"],
@@ -265,6 +290,14 @@ def test_a_file_that_is_neither_train_nor_val_is_refused_beside_them(tmp_path, n
     for number, name in enumerate(names):
         write_tokens(tmp_path / name, number)
     with pytest.raises(InputError, match=rf"/{odd}: expected train or val in its name"):
+        load_splits(str(tmp_path), 0.1, 50257)
+
+
+@pytest.mark.parametrize("names", [["val.bin"], ["val_1.bin", "val_2.bin"], ["a_val.txt"]])
+def test_a_folder_without_training_data_is_refused(tmp_path, names):
+    for number, name in enumerate(names):
+        write_tokens(tmp_path / name, number)
+    with pytest.raises(InputError, match=rf"expected train in .* got {names[-1]}"):
         load_splits(str(tmp_path), 0.1, 50257)
 
 
@@ -519,11 +552,23 @@ def test_every_token_of_a_large_file_is_checked(tmp_path, place):
         load_splits(str(tmp_path / "a.bin"), 0.1, 500)
 
 
-def test_the_vocabulary_holds_for_validation_of_its_own(tmp_path):
-    np.zeros(100, np.uint16).tofile(tmp_path / "train.bin")
-    np.full(100, 500, np.uint16).tofile(tmp_path / "val.bin")
-    with pytest.raises(InputError, match=r"validation: expected tokens below .* at position 0"):
+@pytest.mark.parametrize("name", ["val.bin", "train_1.bin"])
+def test_a_token_beyond_the_vocabulary_is_found_in_its_file(tmp_path, name):
+    for other in ("train_0.bin", "train_1.bin", "val.bin"):
+        np.full(100, 500 * (other == name), np.uint16).tofile(tmp_path / other)
+    with pytest.raises(InputError, match=rf"/{name}: expected tokens below .* at position 0$"):
         load_splits(str(tmp_path), 0.1, 500)
+
+
+def test_the_tokens_of_large_files_are_checked_when_they_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "CHECKED_AT_START", 99)
+    tokens = np.zeros(100, np.uint16)
+    tokens[70] = 500
+    tokens.tofile(tmp_path / "a.bin")
+    loader = BatchLoader(load_splits(str(tmp_path / "a.bin"), 0.0, 500)[0], 2, 16)
+    loader.next_batches(2)
+    with pytest.raises(InputError, match=r"/a\.bin: .* vocab_size 500, got 500 at position 70$"):
+        loader.next_batch()
 
 
 def test_a_fingerprint_is_that_of_the_tokens_however_they_are_stored(tmp_path):
@@ -645,7 +690,6 @@ def test_a_download_is_bounded_in_time_and_size(error, words, monkeypatch, tmp_p
 
 @pytest.fixture
 def small_is_large(monkeypatch):
-    monkeypatch.setattr(data, "LARGE_CHECK", 100)
     monkeypatch.setattr(texts, "LARGE_HASH", 100)
     monkeypatch.setattr(tokenizer, "LARGE_TEXT", 100)
 
@@ -654,8 +698,8 @@ def small_is_large(monkeypatch):
 def test_much_work_is_one_line_each_where_nobody_looks(tmp_path, capsys):
     (tmp_path / "a.txt").write_text("as much as to be worth a line " * 10)
     for work in (
-        ["hashing text: 0 MB", "encoding text: 0 MB", "checking tokens: 0 MB"],
-        ["hashing text: 0 MB", "checking tokens: 0 MB"],  # encoded before
+        ["hashing text: 0 MB", "encoding text: 0 MB"],
+        ["hashing text: 0 MB"],  # encoded before
     ):
         load_splits(str(tmp_path / "a.txt"), 0.1, 50257)
         shown = capsys.readouterr()
@@ -670,7 +714,7 @@ def test_much_work_is_a_bar_on_a_terminal(tmp_path, capsys, monkeypatch):
     load_splits(str(tmp_path / "a.txt"), 0.1, 50257)
     shown = capsys.readouterr()
     assert shown.out == ""
-    for words in ("hashing text", "encoding text", "checking tokens", "100%"):
+    for words in ("hashing text", "encoding text", "100%"):
         assert words in shown.err
 
 

@@ -72,10 +72,10 @@ def test_both_twins_agree_to_the_last_digits_in_float64(train, tmp_path):
     assert ours == pytest.approx(theirs, rel=1e-14)
 
 
-@pytest.mark.parametrize("cut", [1, 5])
-def test_resumed_is_the_same_bit_for_bit(train, framework, cut, tmp_path):
+@pytest.mark.parametrize(("cut", "shuffle"), [(1, ()), (5, ()), (5, ("--shuffle",))])
+def test_resumed_is_the_same_bit_for_bit(train, framework, cut, shuffle, tmp_path):
     schedule = ("--lr_schedule", "cosine", "--warmup_steps", 3, "--grad_accum", 2)
-    common = (*TINY, *schedule)
+    common = (*TINY, *schedule, *shuffle)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train(framework, *common, "--steps", 8, "--checkpoint_every", cut, "--out_dir", whole)
     output = train(

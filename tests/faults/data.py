@@ -7,8 +7,8 @@ FAULTS = (
     Fault(
         "loader: targets are the inputs",
         "gpt_common/data.py::BatchLoader.next_batch",
-        "window[1:]",
-        "window[:-1]",
+        "windows[:, 1:]",
+        "windows[:, :-1]",
     ),
     Fault(
         "loader: the walk skips a token",
@@ -29,22 +29,82 @@ FAULTS = (
         "position",
     ),
     Fault(
-        "loader: every rank reads the same",
-        "gpt_common/data.py::BatchLoader.next_batch",
-        "self.position + self.rank * size",
+        "loader: every process reads the same rows",
+        "gpt_common/data.py::BatchLoader._windows",
+        "self.position + self.rows.start * self.seq_len",
         "self.position",
     ),
     Fault(
-        "loader: ranks do not step over each other",
+        "loader: the position depends on the rows of the process",
         "gpt_common/data.py::BatchLoader.__init__",
-        "batch_size * seq_len * world_size",
         "batch_size * seq_len",
+        "len(self.rows) * seq_len",
     ),
     Fault(
         "loader: restore does nothing",
         "gpt_common/data.py::BatchLoader.restore",
-        "self._move_to(position)",
+        'self._move_to(state["position"])',
         "self._move_to(0)",
+    ),
+    Fault(
+        "shuffle: the last window is left out",
+        "gpt_common/data.py::BatchLoader._shuffled_windows",
+        "(len(self.tokens) - 1) // T",
+        "max(1, (len(self.tokens) - 1) // T - 1)",
+    ),
+    Fault(
+        "shuffle: every process reads the same rows",
+        "gpt_common/data.py::BatchLoader._shuffled_windows",
+        "first + row",
+        "first + row - self.rows.start",
+    ),
+    Fault(
+        "shuffle: the epoch ends with its last whole batch",
+        "gpt_common/data.py::BatchLoader._move_to",
+        "self.seed is not None or position + self.stride + 1 <= len(self.tokens)",
+        "position + self.stride + 1 <= len(self.tokens)",
+    ),
+    Fault(
+        "shuffle: a run past its first epoch does not resume",
+        "gpt_common/data.py::BatchLoader.accepts",
+        'self.seed is not None or state["position"] < len(self.tokens)',
+        'state["position"] < len(self.tokens)',
+    ),
+    Fault(
+        "shuffle: all epochs are alike",
+        "gpt_common/shuffle.py::shuffled",
+        "_mix(_uint64(epochs) + _mix(_uint64([seed])))",
+        "_mix(0 * _uint64(epochs) + _mix(_uint64([seed])))",
+    ),
+    Fault(
+        "shuffle: an epoch of a seed is the next one of another",
+        "gpt_common/shuffle.py::shuffled",
+        "_mix(_uint64(epochs) + _mix(_uint64([seed])))",
+        "_mix(_uint64(epochs) + _uint64([seed]))",
+    ),
+    Fault(
+        "shuffle: the walk ends after one step",
+        "gpt_common/shuffle.py::permute",
+        "np.where(outside, _feistel(places, half, keys), places)",
+        "np.where(outside, _feistel(places, half, keys), places) % size",
+    ),
+    Fault(
+        "shuffle: all rounds have one key",
+        "gpt_common/shuffle.py::_feistel",
+        "np.uint64(number)",
+        "np.uint64(0)",
+    ),
+    Fault(
+        "prefetch: nothing is read ahead",
+        "gpt_common/prefetch.py::Prefetcher.next",
+        "self.ahead = self.thread.submit(self.read)",
+        "pass",
+    ),
+    Fault(
+        "prefetch: the thread goes on",
+        "gpt_common/prefetch.py::Prefetcher.close",
+        "self.thread.shutdown(cancel_futures=True)",
+        "pass",
     ),
     Fault(
         "validation tokens are trained on",
@@ -60,31 +120,35 @@ FAULTS = (
     ),
     Fault(
         "the vocabulary is checked by samples",
-        "gpt_common/data.py::check_vocabulary",
-        "window.max()",
-        "window[:: max(1, len(window) // 2**16)].max()",
+        "gpt_common/data.py::CheckedTokens.__getitem__",
+        "window.max(initial=0)",
+        "window[:: max(1, len(window) // 2**16)].max(initial=0)",
     ),
     Fault(
         "a wrong token's place counts from the window",
-        "gpt_common/data.py::check_vocabulary",
-        """
-        (
-            f"{source}: expected tokens below vocab_size {vocab_size}, "
-            f"got {window[index]} at position {start + index}"
-        )
-        """,
-        """
-        (
-            f"{source}: expected tokens below vocab_size {vocab_size}, "
-            f"got {window[index]} at position {index}"
-        )
-        """,
+        "gpt_common/data.py::CheckedTokens.__getitem__",
+        "index.indices(len(self))[0] + first",
+        "first",
+    ),
+    Fault(
+        "the tokens of a large file are never checked",
+        "gpt_common/data.py::open_files",
+        "CheckedTokens(open_tokens(path), vocab_size, str(path))",
+        "CheckedTokens(open_tokens(path), UINT16_SIZE, str(path))",
     ),
     Fault(
         "the vocabulary is not checked for validation",
         "gpt_common/data.py::load_splits",
-        'check_vocabulary(val, vocab_size, f"{source}: validation")',
-        "pass",
+        """
+        for tokens in (train, val):
+            if len(tokens) <= CHECKED_AT_START:
+                read_all(tokens)
+        """,
+        """
+        for tokens in (train,):
+            if len(tokens) <= CHECKED_AT_START:
+                read_all(tokens)
+        """,
     ),
     Fault(
         "validation of its own is left to val_fraction",
@@ -109,6 +173,12 @@ FAULTS = (
         "gpt_common/data.py::VALIDATION",
         're.compile(r"(?<![a-z])val(id|idation)?(?![a-z])", re.IGNORECASE)',
         're.compile(r"val(id|idation)?", re.IGNORECASE)',
+    ),
+    Fault(
+        "a folder of validation files alone is trained on",
+        "gpt_common/data.py::split_by_name",
+        "not val",
+        "not val or len(val) == len(files)",
     ),
     Fault(
         "a file that is neither train nor val is left out",
@@ -142,9 +212,9 @@ FAULTS = (
     ),
     Fault(
         "a place beyond the tokens is their start",
-        "gpt_common/data.py::BatchLoader.restore",
-        "not 0 <= position < len(self.tokens)",
-        "False",
+        "gpt_common/data.py::BatchLoader.accepts",
+        'state["position"] < len(self.tokens)',
+        "True",
     ),
     Fault(
         "a fingerprint is of the first tokens",

@@ -18,9 +18,27 @@ FAULTS = (
     ),
     Fault(
         "the batch to over-fit moves on",
-        "gpt_common/run.py::Run.next_batches",
+        "gpt_common/run.py::Run._read_batches",
         "self.train_loader.restore(state)",
         "pass",
+    ),
+    Fault(
+        "a checkpoint has the position of what is read ahead",
+        "gpt_common/run.py::Run._training_state",
+        "self.loader_state",
+        "self.train_loader.state()",
+    ),
+    Fault(
+        "the thread that reads ahead outlives the run",
+        "gpt_common/run.py::Run.__exit__",
+        "self.prefetcher.close()",
+        "pass",
+    ),
+    Fault(
+        "--shuffle does nothing",
+        "gpt_common/run.py::_open_run",
+        "config.runtime.seed if config.data.shuffle else None",
+        "None",
     ),
     Fault(
         "samples in training do not depend on --seed",
