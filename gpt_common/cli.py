@@ -235,12 +235,12 @@ class StopSignal:
     """
 
     def __init__(self) -> None:
-        self._number = 0
+        self.number = 0  # of the first signal; 0 without one
         self._previous: dict[int, Any] = {}
 
     def received(self) -> bool:
         """Whether a signal has been received."""
-        return self._number != 0
+        return self.number != 0
 
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is not threading.main_thread():
@@ -254,10 +254,10 @@ class StopSignal:
     def __exit__(self, kind: object, *details: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-        if self._number and kind is None:
-            sys.exit(128 + self._number)
+        if self.number and kind is None:
+            sys.exit(128 + self.number)
 
     def _handle(self, number: int, frame: object) -> None:
-        self._number = self._number or number
+        self.number = self.number or number
         if signal.SIGINT in self._previous:
             signal.signal(signal.SIGINT, self._previous[signal.SIGINT])

@@ -221,6 +221,24 @@ class RuntimeOptions:
 
 
 @dataclass(frozen=True)
+class ParallelOptions:
+    """Training on several devices."""
+
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """ddp: each device has all parameters. fsdp: each has a part of them, and of the moments."""
+    mesh: Annotated[tuple[int, int] | None, _hint("DATA FSDP", "all devices in one axis")] = None
+    """Copies of the parameters, and devices that share a copy, such as 2 4 for two hosts of four
+    GPUs: both at once, in place of --parallel."""
+    timeout: float = 600.0
+    """Seconds after which a run ends if one of its processes makes no step."""
+
+    def __post_init__(self) -> None:
+        require_positive("timeout", self.timeout)
+        for size in self.mesh or ():
+            require_positive("mesh", size)
+
+
+@dataclass(frozen=True)
 class OutputOptions:
     """Logging, evaluation and checkpoints."""
 
@@ -259,11 +277,17 @@ class TrainConfig:
     data: DataOptions = field(default_factory=DataOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
+    parallel: ParallelOptions = field(default_factory=ParallelOptions)
     output: OutputOptions = field(default_factory=OutputOptions)
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
-        """Return the options by group and name, as JSON values."""
-        return dataclasses.asdict(self)
+        """Return the options by group and name, as JSON values.
+
+        Without those of the devices: a run may be resumed on others.
+        """
+        groups = dataclasses.asdict(self)
+        del groups["parallel"]
+        return groups
 
     def with_dtype(self, dtype: Dtype) -> TrainConfig:
         """Return the options with the dtype that `auto` was resolved to; a resumed run keeps it."""
@@ -276,6 +300,7 @@ class TrainConfig:
         Raises `InputError` for invalid ones; the message begins with `source`.
         """
         types = get_type_hints(cls)
+        del types["parallel"]
         try:
             return cls(**{g: _group_from_dict(types[g], g, groups.get(g)) for g in types})
         except InputError as error:

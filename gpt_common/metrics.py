@@ -23,12 +23,12 @@ class RunLog:
 
     A step is logged at once, or, on an `asynchronous` device, when the next one has been
     dispatched, so that reading its loss does not stall the device. Raises `NonFiniteError` if its
-    loss or gradient norm is not finite.
+    loss or gradient norm is not finite. Without a `folder` nothing is written or printed.
     """
 
     def __init__(
         self,
-        folder: Path,
+        folder: Path | None,
         first_step: int,
         steps: int,
         tokens_per_step: int,
@@ -37,13 +37,14 @@ class RunLog:
     ) -> None:
         self._stdout = Stdout()
         self.console = plain_console(file=cast(IO[str], self._stdout))
+        self.console.quiet = folder is None
         self._steps, self._log_every = steps, log_every
         self._tokens_per_step = tokens_per_step
         self._asynchronous = asynchronous
         self._pending: tuple[int, float, Mapping[str, SupportsFloat]] | None = None
         self._last_time = 0.0  # of the end of the previous step
         self.finite_steps = first_step  # number of steps so far, all with finite losses
-        self._path, self._first_step = folder / LOG, first_step
+        self._path, self._first_step = folder and folder / LOG, first_step
         columns = ("step", MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
         self._progress = Progress(
             *columns, console=self.console, transient=True, disable=not self.console.is_terminal
@@ -51,14 +52,16 @@ class RunLog:
         self._task = self._progress.add_task("", completed=first_step, total=steps)
 
     def __enter__(self) -> RunLog:
-        self._file = _open_log(self._path, self._first_step)
+        if self._path:
+            self._file = _open_log(self._path, self._first_step)
         self._progress.start()
         self._last_time = time.perf_counter()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._progress.stop()
-        self._file.close()
+        if self._path:
+            self._file.close()
 
     @property
     def pipe_closed(self) -> bool:
@@ -119,6 +122,8 @@ class RunLog:
         self.console.print(line)
 
     def _write(self, **entry: Any) -> None:
+        if not self._path:
+            return
         with filename_in_errors(self._path):
             self._file.write(json.dumps(entry) + "\n")
             self._file.flush()

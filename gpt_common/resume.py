@@ -70,6 +70,7 @@ def changes(before: TrainConfig, after: TrainConfig) -> list[Change]:
     return [
         Change(name, value, getattr(getattr(after, group), name))
         for group, options in vars(before).items()
+        if group != "parallel"
         for name, value in vars(options).items()
         if value != getattr(getattr(after, group), name) and name != "new_data"
     ]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ from gpt_common.config import (
     TrainConfig,
 )
 from gpt_common.data import Batch, BatchLoader, Tokens, fingerprint, load_splits
+from gpt_common.distributed import Processes
 from gpt_common.errors import InputError, NonFiniteError
 from gpt_common.initialization import initialize_weights
 from gpt_common.lock import FolderLock
@@ -33,7 +37,7 @@ from gpt_common.prefetch import Prefetcher
 from gpt_common.resume import changes, lock_resumed, not_a_run, restore_position, stored_config
 from gpt_common.run_folder import lock_new_run, remove_older, step_folder, update_latest
 from gpt_common.storage import clean_folder
-from gpt_common.weights import Weights, num_parameters
+from gpt_common.weights import Array, LazyWeights, num_parameters
 
 MEMORY_OPTIONS = "--batch_size, --seq_len or the model"  # what to reduce when out of memory
 PACKAGES = ("gpt-twins", "torch", "jax", "flax", "optax", "numpy")
@@ -52,7 +56,9 @@ class Run:
     start: Checkpoint
     train_loader: BatchLoader
     val_loader: BatchLoader | None
-    lock: FolderLock
+    folder: Path  # of the log and the checkpoints
+    lock: FolderLock | None  # of the first process
+    processes: Processes
     log: RunLog = field(init=False)
     unconfirmed: int | None = None  # step of a checkpoint that no finite loss has followed yet
     signals: cli.StopSignal = field(default_factory=cli.StopSignal)
@@ -68,20 +74,23 @@ class Run:
 
     def __exit__(self, kind: object, *details: object) -> None:
         self.log.__exit__(kind, *details)
-        self.lock.release()
+        if self.lock:
+            self.lock.release()
         self.prefetcher.close()
         self.signals.__exit__(kind, *details)
         if self.log.pipe_closed and kind is None:
             raise BrokenPipeError
 
     def stopped(self) -> bool:
-        """Whether the run should stop: after a signal, or when the reader of stdout has exited."""
-        return self.signals.received() or self.log.pipe_closed
+        """Whether the run should stop: after a signal, or when the reader of stdout has exited.
 
-    @property
-    def folder(self) -> Path:
-        """The folder of the log and the checkpoints."""
-        return self.lock.folder
+        All processes call it together: a signal to one of them stops all at the same step.
+        """
+        pipe_closed = signal.SIGPIPE if self.log.pipe_closed else 0
+        stop = self.processes.max(self.signals.number or pipe_closed)
+        if stop != signal.SIGPIPE:
+            self.signals.number = stop
+        return stop != 0
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
@@ -133,23 +142,40 @@ class Run:
         sampling = SamplingOptions(seed=self.config.runtime.seed)
         return prompt, sampling, StoppingOptions(max_length=length)
 
-    def save(self, step: int, weights: Weights, exp_avg: Weights, exp_avg_sq: Weights) -> Path:
+    def save(
+        self, step: int, weights: LazyWeights, exp_avg: LazyWeights, exp_avg_sq: LazyWeights
+    ) -> Path:
         """Write the checkpoint after `step` updates, and return its folder.
 
-        Raises `NonFiniteError`, and writes nothing, if a loss so far or a weight is not finite.
+        All processes read the arrays, in the same order, and the first one writes them. Raises
+        `NonFiniteError`, and writes nothing, if a loss so far or a weight is not finite.
         """
         self.log.flush()
-        check_finite(step, weights, exp_avg, exp_avg_sq)
-        training = self._training_state(step, exp_avg, exp_avg_sq)
+        tensors = (weights, exp_avg, exp_avg_sq)
+        values = finite_values(step, tensors)
+        streamed = [
+            {
+                name: dataclasses.replace(array, read=partial(next, values))
+                for name, array in t.items()
+            }
+            for t in tensors
+        ]
         folder = step_folder(self.folder, step)
-        write_checkpoint(folder, Checkpoint(self.start.config, weights, training))
-        update_latest(self.folder, folder)
+        write = partial(self._write, folder, step, *streamed)
+        self.processes.on_first(write, others=lambda: deque(values, maxlen=0))
         self.unconfirmed = step
-        self._remove_older(at_least=2)
         self.log.saved(folder)
         return folder
 
-    def _training_state(self, step: int, exp_avg: Weights, exp_avg_sq: Weights) -> TrainingState:
+    def _write(self, folder: Path, step: int, weights: LazyWeights, *moments: LazyWeights) -> None:
+        training = self._training_state(step, *moments)
+        write_checkpoint(folder, Checkpoint(self.start.config, weights, training))
+        update_latest(self.folder, folder)
+        self._remove_older(folder, at_least=2)
+
+    def _training_state(
+        self, step: int, exp_avg: LazyWeights, exp_avg_sq: LazyWeights
+    ) -> TrainingState:
         start = self.start.training
         return TrainingState(
             step=step,
@@ -168,36 +194,46 @@ class Run:
 
         The loss of the next step confirms it by being finite. Until then two are kept at least.
         """
-        if self.unconfirmed is not None and self.log.finite_steps > self.unconfirmed:
-            self._remove_older(at_least=1)
+        newest = self.unconfirmed
+        if newest is not None and self.log.finite_steps > newest:
+            if self.processes.world.is_first:
+                self._remove_older(step_folder(self.folder, newest), at_least=1)
             self.unconfirmed = None
 
-    def _remove_older(self, at_least: int) -> None:
-        keep, newest = self.config.output.keep_last, self.unconfirmed
-        if keep and newest is not None:
-            remove_older(step_folder(self.folder, newest), max(keep, at_least))
+    def _remove_older(self, newest: Path, at_least: int) -> None:
+        if keep := self.config.output.keep_last:
+            remove_older(newest, max(keep, at_least))
 
 
-def check_finite(step: int, *tensors: Weights) -> None:
-    """Raise `NonFiniteError` if a weight or a moment is not finite."""
+def finite_values(step: int, tensors: Iterable[LazyWeights]) -> Iterator[Array]:
+    """Yield the arrays in order. Raises `NonFiniteError` for one that is not finite."""
     for weights in tensors:
-        for name, weight in weights.items():
+        for name, lazy in weights.items():
+            array = np.asarray(lazy)
             # min and max return NaN if there is one
-            if not (np.isfinite(weight.min()) and np.isfinite(weight.max())):
+            if not (np.isfinite(array.min()) and np.isfinite(array.max())):
                 raise NonFiniteError(f"step {step}: {name} is not finite after it: not saved")
+            yield array
 
 
 def start_run(
-    config: TrainConfig, framework: str, device: str, read_weights: Callable[[str], Checkpoint]
+    config: TrainConfig,
+    framework: str,
+    device: str,
+    read_weights: Callable[[str], Checkpoint],
+    processes: Processes | None = None,
 ) -> Run:
     """Open a run's data, folder and log, and print a summary.
 
-    `read_weights` reads a model in any format, without training state. Raises `InputError` if
-    model, data and folder do not fit together or another process uses the folder.
+    `read_weights` reads a model in any format, without training state. The first of the `processes`
+    writes. Raises `InputError` if model, data and folder do not fit together or another process
+    uses the folder.
     """
-    lock = lock_resumed(config.output)  # first: another process may be continuing that run
+    processes = processes or Processes()
+    # First: another process may be continuing that run.
+    lock = processes.on_first(lambda: lock_resumed(config.output))
     try:
-        run = _open_run(config, framework, device, read_weights, lock)
+        run = _open_run(config, framework, device, read_weights, processes, lock)
     except BaseException:
         if lock:
             lock.release()
@@ -211,23 +247,38 @@ def _open_run(
     framework: str,
     device: str,
     read_weights: Callable[[str], Checkpoint],
+    processes: Processes,
     lock: FolderLock | None,
 ) -> Run:
     start = initial_checkpoint(config, device, read_weights)
     train, val = load_data(config, start.config)
     seed = config.runtime.seed if config.data.shuffle else None
-    train_loader = open_loader(train, config.data, "training", seed)
+    rows = processes.world.rows(config.data.batch_size)
+    train_loader = open_loader(train, config.data, "training", rows, seed)
     if start.training:
         restore_position(train_loader, start.training, config)
-    val_loader = open_loader(val, config.data, "validation") if has_validation(config) else None
-    lock = lock or lock_new_run(config.output.out_dir, framework)
-    clean_folder(lock.folder)
-    run = Run(config, framework, start, train_loader, val_loader, lock)
-    if step_folder(run.folder, run.first_step).is_dir():
+    val_loader = None
+    if has_validation(config):
+        val_loader = open_loader(val, config.data, "validation", rows)
+    lock = processes.on_first(lambda: lock or open_folder(config.output.out_dir, framework))
+    folder = Path(processes.broadcast(str(lock.folder) if lock else ""))
+    run = Run(config, framework, start, train_loader, val_loader, folder, lock, processes)
+    if step_folder(folder, run.first_step).is_dir():
         run.unconfirmed = run.first_step
-    sizes = run.first_step, run.steps, run.tokens_per_step
-    run.log = RunLog(run.folder, *sizes, config.output.log_every, asynchronous=device != "cpu")
+    run.log = RunLog(
+        folder if processes.world.is_first else None,
+        *(run.first_step, run.steps, run.tokens_per_step),
+        config.output.log_every,
+        asynchronous=device != "cpu",
+    )
     return run
+
+
+def open_folder(out_dir: str | None, framework: str) -> FolderLock:
+    """Return the lock on the folder of a new run. Raises `InputError` if it holds one already."""
+    lock = lock_new_run(out_dir, framework)
+    clean_folder(lock.folder)
+    return lock
 
 
 def _print_summary(run: Run, device: str) -> None:
@@ -268,11 +319,15 @@ def load_data(config: TrainConfig, model: GPTConfig) -> tuple[Tokens, Tokens]:
 
 
 def open_loader(
-    tokens: Tokens, data: DataOptions, split: str, seed: int | None = None
+    tokens: Tokens,
+    data: DataOptions,
+    split: str,
+    rows: range | None = None,
+    seed: int | None = None,
 ) -> BatchLoader:
     """Return a loader of training or validation data. Raises `InputError` for too few tokens."""
     try:
-        return BatchLoader(tokens, data.batch_size, data.seq_len, seed=seed)
+        return BatchLoader(tokens, data.batch_size, data.seq_len, rows, seed)
     except InputError as error:
         hint = "; --eval_every 0 disables it" if split == "validation" else ""
         raise InputError(f"{data.data}: {split}: {error}{hint}") from None

@@ -6,7 +6,7 @@ Linear kernels are `(in, out)`; the tied head is stored once, as `transformer.wt
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,28 @@ from gpt_common.errors import InputError, printable
 
 Array = npt.NDArray[np.floating]
 Weights = dict[str, Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class LazyArray:
+    """An array that `read` returns whenever numpy needs it, so that it is in memory no longer."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[], Array]
+
+    @property
+    def nbytes(self) -> int:
+        """The number of bytes of the array."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> Array:
+        """Return the array, for `np.asarray`."""
+        array = self.read()
+        return array if dtype is None else array.astype(dtype)
+
+
+LazyWeights = dict[str, LazyArray]
 
 EMBEDDING = "transformer.wte.weight"
 

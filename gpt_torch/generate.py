@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from gpt_common import cli
 from gpt_common.checkpoint import Checkpoint
@@ -40,18 +41,30 @@ from gpt_torch.device import resolve_dtype, select_device, upload
 from gpt_torch.fast import FastOps, create_model
 from gpt_torch.inference import InferenceGPT, prepare_for_inference
 from gpt_torch.model import GPT
+from gpt_torch.parallel import divide, shard_model
 from gpt_torch.precision import autocast, master_dtype, product_dtype
 from gpt_torch.sampling import sample, sample_arrays
-from gpt_torch.weights import from_hf, name_table, to_hf
+from gpt_torch.weights import iter_hf, name_table, to_hf
 
 
 def load_model(
-    checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, ops: FastOps | None = None
+    checkpoint: Checkpoint,
+    dtype: torch.dtype,
+    device: torch.device,
+    ops: FastOps | None = None,
+    mesh: DeviceMesh | None = None,
 ) -> GPT:
-    """Return the checkpoint's model on the device; a `FastGPT` if `ops` are given."""
+    """Return the checkpoint's model on the device, or divided among those of a mesh.
+
+    It is a `FastGPT` if `ops` are given.
+    """
     with torch.device("meta"):  # without memory or initialization: the weights follow
-        model = create_model(checkpoint.config, ops)
-    model.load_state_dict(from_hf(checkpoint.weights, checkpoint.config, dtype), assign=True)
+        model = create_model(checkpoint.config, ops).to(dtype)
+    shard_model(model, mesh)
+    parameters = dict(model.named_parameters())
+    tensors = iter_hf(checkpoint.weights, checkpoint.config, dtype)
+    state = {name: divide(tensor, parameters[name]) for name, tensor in tensors}
+    model.load_state_dict(state, assign=True)
     return model.to(device)
 
 

@@ -6,8 +6,9 @@ from torch.optim import AdamW
 
 from gpt_common.checkpoint import TrainingState
 from gpt_common.config import GPTConfig, OptimizerOptions
-from gpt_common.weights import Weights
-from gpt_torch.weights import from_hf, to_hf
+from gpt_common.weights import LazyWeights
+from gpt_torch.parallel import divide
+from gpt_torch.weights import iter_hf, lazy_hf
 
 CLIP_EPSILON = 1e-6  # torch.nn.utils.clip_grad_norm_'s
 
@@ -64,12 +65,14 @@ def clip_and_update(
     return norm
 
 
-def state_to_hf(optimizer: AdamW, model: nn.Module, config: GPTConfig) -> tuple[Weights, Weights]:
-    """Return AdamW's first and second moments under Hugging Face's names."""
+def state_to_hf(
+    optimizer: AdamW, model: nn.Module, config: GPTConfig
+) -> tuple[LazyWeights, LazyWeights]:
+    """Return AdamW's first and second moments under Hugging Face's names, each read when needed."""
     state = {name: optimizer.state[p] for name, p in model.named_parameters()}
     exp_avg = {name: s["exp_avg"] for name, s in state.items()}
     exp_avg_sq = {name: s["exp_avg_sq"] for name, s in state.items()}
-    return to_hf(exp_avg, config), to_hf(exp_avg_sq, config)
+    return lazy_hf(exp_avg, config), lazy_hf(exp_avg_sq, config)
 
 
 def restore_state(
@@ -79,11 +82,15 @@ def restore_state(
     step = training.optimizer_step_at(training.step)
     parameters = dict(model.named_parameters())
     dtype = next(iter(parameters.values())).dtype
-    exp_avg = from_hf(training.exp_avg, config, dtype)
-    exp_avg_sq = from_hf(training.exp_avg_sq, config, dtype)
-    for name, parameter in parameters.items():
+    moments = zip(
+        iter_hf(training.exp_avg, config, dtype),
+        iter_hf(training.exp_avg_sq, config, dtype),
+        strict=True,
+    )
+    for (name, exp_avg), (_, exp_avg_sq) in moments:
+        parameter = parameters[name]
         optimizer.state[parameter] = {
             "step": torch.tensor(float(step), device=parameter.device),
-            "exp_avg": exp_avg[name].to(parameter.device),
-            "exp_avg_sq": exp_avg_sq[name].to(parameter.device),
+            "exp_avg": divide(exp_avg, parameter).to(parameter.device),
+            "exp_avg_sq": divide(exp_avg_sq, parameter).to(parameter.device),
         }

@@ -9,12 +9,14 @@ from typing import SupportsFloat
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import AdamW
 
 from gpt_common import cli
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import Dtype, TrainConfig
 from gpt_common.data import BatchLoader
+from gpt_common.distributed import find_world
 from gpt_common.formats.registry import read_weights
 from gpt_common.hardware import processor, tune_malloc
 from gpt_common.resume import parse_train_config
@@ -26,8 +28,18 @@ from gpt_torch.fast import FastOps, choose_fast_ops
 from gpt_torch.generate import generate_texts, load_model
 from gpt_torch.model import GPT
 from gpt_torch.optimizer import clip_and_update, create_optimizer, restore_state, state_to_hf
+from gpt_torch.parallel import (
+    gathered,
+    make_mesh,
+    mean,
+    reshard,
+    set_gradient_sync,
+    start_processes,
+    sum_gradients,
+    whole,
+)
 from gpt_torch.precision import autocast, master_dtype
-from gpt_torch.weights import to_hf
+from gpt_torch.weights import lazy_hf
 
 
 @dataclass
@@ -39,10 +51,14 @@ class TrainState:
 
 
 def create_state(
-    start: Checkpoint, config: TrainConfig, device: torch.device, ops: FastOps | None = None
+    start: Checkpoint,
+    config: TrainConfig,
+    device: torch.device,
+    ops: FastOps | None = None,
+    mesh: DeviceMesh | None = None,
 ) -> TrainState:
-    """Return the state at the start of a run, or of a resumed run, on the device."""
-    model = load_model(start, master_dtype(config.runtime.dtype), device, ops)
+    """Return the state at the start of a run, or of a resumed run, on the devices."""
+    model = load_model(start, master_dtype(config.runtime.dtype), device, ops, mesh)
     optimizer = create_optimizer(model, config.optimizer)
     if start.training:
         restore_state(optimizer, model, start.config, start.training)
@@ -66,16 +82,17 @@ def train_step(
 ) -> dict[str, Tensor]:
     """Update the state once; return the loss and the gradient norm, both from before the update.
 
-    `x` and `y` are `(A, B, T)`: A batches whose gradients are averaged.
+    `x` and `y` are `(A, B, T)`: this process's rows of A batches, whose gradients are averaged.
     """
     losses = []
-    for x_micro, y_micro in zip(x, y, strict=True):
+    for number, (x_micro, y_micro) in enumerate(zip(x, y, strict=True), start=1):
+        set_gradient_sync(state.model, number == len(x))
         loss = loss_fn(state.model, x_micro, y_micro, dtype) / len(x)
         loss.backward()
         losses.append(loss.detach())
     norm = update(state.model, state.optimizer, learning_rate, grad_clip)
     state.optimizer.zero_grad()
-    return {"loss": torch.stack(losses).sum(), "grad_norm": norm}
+    return {"loss": mean(torch.stack(losses).sum()), "grad_norm": whole(norm)}
 
 
 def compile_train_step(model: GPT) -> Callable[..., dict[str, Tensor]]:
@@ -111,7 +128,8 @@ def evaluate(
             return None
         x, y = (to_device(a, device) for a in loader.next_batch())
         losses.append(loss_fn(model, x, y, dtype))
-    return torch.stack(losses).mean().item()
+    reshard(model)
+    return mean(torch.stack(losses).mean()).item()
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
@@ -145,7 +163,7 @@ def async_to_host(metrics: dict[str, Tensor]) -> Mapping[str, SupportsFloat]:
 def save(run: Run, state: TrainState, step: int) -> Path:
     """Write the checkpoint after `step` updates."""
     config = run.start.config
-    weights = to_hf(dict(state.model.named_parameters()), config)
+    weights = lazy_hf(dict(state.model.named_parameters()), config)
     return run.save(step, weights, *state_to_hf(state.optimizer, state.model, config))
 
 
@@ -164,7 +182,8 @@ def after_step(run: Run, state: TrainState, step: int, dtype: Dtype, device: tor
         save(run, state, step)
     if run.samples and not stop and run.is_due(output.sample_every, step):
         run.log.flush()
-        run.log.samples(step, generate_texts(state.model, *run.samples, dtype))
+        with gathered(state.model) as model:
+            run.log.samples(step, generate_texts(model, *run.samples, dtype))
     return stop
 
 
@@ -176,9 +195,12 @@ def train(config: TrainConfig) -> Path:
     ops = None
     if runtime.fast_ops:
         ops = choose_fast_ops(device.type, dtype, processor(), runtime.compile)
-    run = start_run(config.with_dtype(dtype), "torch", device.type, read_weights)
-    state = create_state(run.start, run.config, device, ops)
+    processes = start_processes(find_world(), device, config.parallel.timeout)
+    mesh = make_mesh(config.parallel, device)
+    run = start_run(config.with_dtype(dtype), "torch", device.type, read_weights, processes)
+    state = create_state(run.start, run.config, device, ops, mesh)
     step_fn = compile_train_step(state.model) if runtime.compile else train_step
+    sum_gradients(state.model, mesh)
     with run:
         for step in range(run.first_step, options.steps):
             x, y = (to_device(a, device) for a in run.next_batches())

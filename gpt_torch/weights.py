@@ -1,13 +1,23 @@
 """Hugging Face's names <-> torch parameters: one table, read in both directions."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gpt_common.config import GPTConfig
-from gpt_common.weights import EMBEDDING, Weights, in_model
+from gpt_common.weights import (
+    EMBEDDING,
+    Array,
+    LazyArray,
+    LazyWeights,
+    Weights,
+    in_model,
+    weight_shapes,
+)
+from gpt_torch.parallel import gather
 
 StateDict = dict[str, Tensor]
 
@@ -43,24 +53,44 @@ def name_table(config: GPTConfig) -> dict[str, tuple[str, bool]]:
     return {hf_name: entry for hf_name, entry in table.items() if in_model(hf_name, config)}
 
 
-def from_hf(weights: Weights, config: GPTConfig, dtype: torch.dtype) -> StateDict:
-    """Return Hugging Face's weights, or moments, as a state dict of new CPU tensors."""
-    tensors: StateDict = {}
+def iter_hf(
+    weights: Weights, config: GPTConfig, dtype: torch.dtype
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield the names and values of `from_hf`, one in memory at a time."""
     for hf_name, (name, transposed) in name_table(config).items():
         array = weights[hf_name]
         if hf_name == EMBEDDING:
             array = np.pad(array, ((0, config.padded_vocab_size - config.vocab_size), (0, 0)))
         array = array.astype(np.float64 if dtype == torch.float64 else np.float32)  # a copy
-        tensors[name] = torch.from_numpy(array.T if transposed else array).contiguous()
-    return tensors
+        yield name, torch.from_numpy(array.T if transposed else array).contiguous()
+
+
+def from_hf(weights: Weights, config: GPTConfig, dtype: torch.dtype) -> StateDict:
+    """Return Hugging Face's weights, or moments, as a state dict of new CPU tensors."""
+    return dict(iter_hf(weights, config, dtype))
+
+
+def lazy_hf(tensors: Mapping[str, Tensor], config: GPTConfig) -> LazyWeights:
+    """Return `to_hf`, of which each array is gathered from the devices when it is read."""
+    shapes, lazy = weight_shapes(config), {}
+    for hf_name, (name, transposed) in name_table(config).items():
+        tensor = tensors[name]
+        dtype = np.dtype(str(tensor.dtype).removeprefix("torch."))
+        read = partial(hf_array, tensor, shapes[hf_name], transposed)
+        lazy[hf_name] = LazyArray(shapes[hf_name], dtype, read)
+    return lazy
+
+
+def hf_array(tensor: Tensor, shape: tuple[int, ...], transposed: bool) -> Array:
+    """Return a weight or moment as Hugging Face has it, without the rows that pad the vocabulary.
+
+    `shape` is Hugging Face's.
+    """
+    array = gather(tensor)
+    array = array.T if transposed else array
+    return np.ascontiguousarray(array[: shape[0]])
 
 
 def to_hf(tensors: Mapping[str, Tensor], config: GPTConfig) -> Weights:
     """Return a state dict of weights or moments under Hugging Face's names, bit for bit."""
-    weights: Weights = {}
-    for hf_name, (name, transposed) in name_table(config).items():
-        array = tensors[name].detach().cpu().numpy()
-        if hf_name == EMBEDDING:
-            array = array[: config.vocab_size]
-        weights[hf_name] = np.ascontiguousarray(array.T if transposed else array)
-    return weights
+    return {name: np.asarray(array) for name, array in lazy_hf(tensors, config).items()}

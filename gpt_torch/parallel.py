@@ -1,0 +1,155 @@
+"""Training on several devices: hooks on the modules of a model that each process has."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from gpt_common.config import ParallelOptions
+from gpt_common.distributed import Processes, World, mesh_shape
+from gpt_torch.model import GPT
+
+BACKENDS = {"cuda": "cpu:gloo,cuda:nccl", "cpu": "cpu:gloo"}
+
+
+class DistributedProcesses(Processes):
+    """The processes that a launcher has started, connected with each other."""
+
+    def __init__(self, world: World, device: torch.device, timeout: float) -> None:
+        self.world = world
+        if device.type == "cuda":
+            torch.cuda.set_device(world.local_rank)
+        # torch reads them itself: under torchrun its launcher may be the one that listens there.
+        os.environ.setdefault("MASTER_ADDR", world.address)
+        os.environ.setdefault("MASTER_PORT", str(world.port))
+        dist.init_process_group(
+            BACKENDS[device.type],
+            rank=world.rank,
+            world_size=world.size,
+            timeout=timedelta(seconds=timeout),
+        )
+
+    def broadcast(self, text: str) -> str:
+        """Return the text of the first process."""
+        texts: list[str] = [text]
+        dist.broadcast_object_list(texts, device=torch.device("cpu"))
+        return texts[0]
+
+    def max(self, number: int) -> int:
+        """Return the largest number of all processes."""
+        numbers = torch.tensor(number)
+        dist.all_reduce(numbers, dist.ReduceOp.MAX)
+        return int(numbers)
+
+
+def start_processes(world: World, device: torch.device, timeout: float) -> Processes:
+    """Return the processes of a run, connected; call it before any other function here."""
+    return Processes() if world.size == 1 else DistributedProcesses(world, device, timeout)
+
+
+def make_mesh(options: ParallelOptions, device: torch.device) -> DeviceMesh | None:
+    """Return the mesh of all devices, one a process, with axes `data` and `fsdp`; None for one.
+
+    Raises `InputError` if the options do not fit the number of devices.
+    """
+    devices = dist.get_world_size() if dist.is_initialized() else 1
+    shape = mesh_shape(options, devices)
+    if devices == 1:
+        return None
+    return init_device_mesh(device.type, shape, mesh_dim_names=("data", "fsdp"))
+
+
+class Loss(nn.Module):
+    """The loss as a forward pass, the only one for which DistributedDataParallel sums gradients."""
+
+    def __init__(self, model: GPT) -> None:
+        super().__init__()
+        self.model, self.loss = model, model.loss
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the mean cross-entropy of this process's rows."""
+        return self.loss(x, y)
+
+
+def shard_model(model: GPT, mesh: DeviceMesh | None) -> None:
+    """Let each device of the axis `fsdp` have a part of the parameters.
+
+    FSDP2 (`fully_shard`; Zhao et al. 2023, arXiv:2304.11277) gathers a block's parameters for its
+    forward and its backward pass; the embeddings and the last norm are one group. Both axes at once
+    are its hybrid form. The weights of a model on the device `meta` are loaded after it.
+    """
+    if mesh is None or mesh["fsdp"].size() == 1:
+        return
+    mesh = mesh if mesh["data"].size() > 1 else mesh["fsdp"]
+    for block in model.h:
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+
+
+def sum_gradients(model: GPT, mesh: DeviceMesh | None) -> None:
+    """Let the devices average the gradients of `model.loss`; call it when the loss is final."""
+    if isinstance(model, FSDPModule):
+        register_fsdp_forward_method(model, "loss")
+    elif mesh is not None:
+        replicas = DistributedDataParallel(Loss(model), gradient_as_bucket_view=True)
+        model.loss = replicas.__call__  # type: ignore[method-assign]
+
+
+def set_gradient_sync(model: GPT, sync: bool) -> None:
+    """Set whether the next backward pass averages the gradients: that of an update's last batch."""
+    replicas = getattr(model.loss, "__self__", None)
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(sync)
+    elif isinstance(replicas, DistributedDataParallel):
+        replicas.require_backward_grad_sync = sync
+
+
+def divide(tensor: Tensor, like: Tensor) -> Tensor:
+    """Return this device's part of a tensor, if a tensor `like` it is divided; else the tensor."""
+    if not isinstance(like, DTensor):
+        return tensor
+    # Nothing is sent: each process has read the whole tensor.
+    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
+
+
+def gather(tensor: Tensor) -> np.ndarray:
+    """Return the whole tensor on the host; all processes call it."""
+    whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return whole.detach().cpu().numpy()
+
+
+def whole(number: Tensor) -> Tensor:
+    """Return a number computed from divided tensors as a plain tensor."""
+    return number.full_tensor() if isinstance(number, DTensor) else number
+
+
+def mean(number: Tensor) -> Tensor:
+    """Return the mean of a number over all processes."""
+    if not dist.is_initialized():
+        return number
+    dist.all_reduce(number)
+    return number / dist.get_world_size()
+
+
+def reshard(model: GPT) -> None:
+    """Free the parameters that an evaluation has gathered: the optimizer knows the parts only."""
+    if isinstance(model, FSDPModule):
+        model.reshard()
+
+
+@contextmanager
+def gathered(model: GPT) -> Iterator[GPT]:
+    """Yield a model whose other methods than `loss` work, too; all processes call the same ones."""
+    if isinstance(model, FSDPModule):
+        model.unshard()
+    yield model
+    reshard(model)
