@@ -241,11 +241,28 @@ def test_ctrl_c_is_one_line(long_source, tmp_path):
     assert not [path for path in (tmp_path / "cut").iterdir() if path.name.startswith(".")]
 
 
-def test_a_worker_with_nothing_to_do_says_nothing_at_ctrl_c():
-    with ProcessPoolExecutor(1, get_context("spawn"), initializer=prepare.start_worker) as pool:
-        pid = pool.submit(os.getpid).result()
-        os.kill(pid, signal.SIGINT)
-        assert pool.submit(os.getpid).result() == pid
+def test_a_worker_gets_no_ctrl_c():
+    """Not while it starts either, nor while it has nothing to do."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        with prepare.ctrl_c_blocked():
+            starting = pool.submit(os.getpid)
+        (worker,) = pool._processes
+        os.kill(worker, signal.SIGINT)
+        assert starting.result() == worker
+        os.kill(worker, signal.SIGINT)
+        assert pool.submit(os.getpid).result() == worker
+
+
+def test_ctrl_c_while_a_worker_starts_comes_later():
+    def start():
+        with prepare.ctrl_c_blocked():
+            signal.raise_signal(signal.SIGINT)
+            started.append(True)
+
+    started = []
+    with pytest.raises(KeyboardInterrupt):
+        start()
+    assert started
 
 
 def test_a_worker_that_is_killed_is_one_line(call, source, tmp_path, monkeypatch):
