@@ -4,7 +4,8 @@ import gzip
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any, BinaryIO, Protocol
 from gpt_common.errors import InputError, brief, reason
 from gpt_common.storage import require_file
 from gpt_common.texts import decode_utf8
+
+Texts = Generator[str, None, None]  # to be closed, which closes the file that is open
 
 COMPRESSED = (".gz", ".zst")
 ROWS = 1024  # of a parquet file in memory at a time
@@ -45,7 +48,7 @@ class Documents(Protocol):
     def identity(self) -> dict[str, Any]:
         """Return what a resumed preparation must find again, as JSON values."""
 
-    def read(self, skip: int) -> Iterator[str]:
+    def read(self, skip: int) -> Texts:
         """Yield the documents after the first `skip`. Raises `InputError` for an invalid one."""
 
 
@@ -71,7 +74,7 @@ class HubDocuments:
         hub = HUB[self.source]
         return {"path": hub.path, "name": hub.name, "field": self.field}
 
-    def read(self, skip: int) -> Iterator[str]:
+    def read(self, skip: int) -> Texts:
         """Yield the documents after the first `skip`, which are downloaded, too."""
         import datasets
 
@@ -110,11 +113,12 @@ class FileDocuments:
         names = {"path": self.path.name, "field": self.field}
         return names | {"files": len(files), "bytes": self.total, "listing_sha256": digest}
 
-    def read(self, skip: int) -> Iterator[str]:
+    def read(self, skip: int) -> Texts:
         """Yield the documents after the first `skip`, which are read, too."""
-        return islice(self._read_all(), skip, None)
+        with closing(self._read_all()) as texts:
+            yield from islice(texts, skip, None)
 
-    def _read_all(self) -> Iterator[str]:
+    def _read_all(self) -> Texts:
         before = 0
         for path in self.files:
             require_file(path)

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -151,8 +151,10 @@ def remaining_tokens(manifest: Manifest, documents: Documents, workers: int) -> 
     The last document in the shards is encoded again, as its end may be missing.
     """
     surplus = manifest.last_document_tokens
-    tasks = group(pieces(documents.read(skip=max(0, manifest.documents - 1))))
-    with closing(encode(tasks, workers)) as encoded:
+    with (
+        closing(documents.read(skip=max(0, manifest.documents - 1))) as texts,
+        closing(encode(group(pieces(texts)), workers)) as encoded,
+    ):
         for tokens in encoded:
             yield tokens[surplus:]
             surplus = max(0, surplus - len(tokens))
@@ -193,7 +195,8 @@ def encode(tasks: Iterable[list[Piece]], workers: int) -> Encoded:
     pending: deque[Future[TokenArray]] = deque()
     try:
         for task in tasks:
-            pending.append(pool.submit(encode_documents, task))
+            with ctrl_c_blocked():
+                pending.append(pool.submit(encode_documents, task))
             if len(pending) > 2 * workers:
                 yield pending.popleft().result()
         while pending:
@@ -206,9 +209,21 @@ def encode(tasks: Iterable[list[Piece]], workers: int) -> Encoded:
         pool.shutdown(cancel_futures=True)
 
 
+@contextmanager
+def ctrl_c_blocked() -> Iterator[None]:
+    """Deliver Ctrl-C after the context, and never to processes started in it, which inherit this.
+
+    A terminal sends it to the workers, too, each of which would print a traceback.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
 def start_worker() -> None:
-    """Leave Ctrl-C to the parent process, and end with it, however it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Make this process end with its parent, however that ends."""
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 

@@ -170,7 +170,7 @@ def test_a_death_at_any_instant_neither_repeats_nor_loses_a_document(
 
 def test_each_shard_may_be_written_by_another_process(call, source, whole, tmp_path, monkeypatch):
     """Each starts within a document, of which the one before wrote a part."""
-    write_shard, folder, runs = ShardWriter._write_shard, tmp_path / "cut", 0
+    write_shard, folder = ShardWriter._write_shard, tmp_path / "cut"
 
     def one_only(writer, complete):
         write_shard(writer, complete)
@@ -178,9 +178,8 @@ def test_each_shard_may_be_written_by_another_process(call, source, whole, tmp_p
             raise KeyboardInterrupt
 
     monkeypatch.setattr(ShardWriter, "_write_shard", one_only)
-    while run_prepare(call, source, folder).returncode == 128 + signal.SIGINT:
-        runs += 1
-    assert runs == len(whole) - 2
+    codes = [run_prepare(call, source, folder).returncode for _ in range(len(whole) - 1)]
+    assert codes == [*[128 + signal.SIGINT] * (len(whole) - 2), 0]
     assert contents(folder) == whole
 
 
@@ -242,11 +241,28 @@ def test_ctrl_c_is_one_line(long_source, tmp_path):
     assert not [path for path in (tmp_path / "cut").iterdir() if path.name.startswith(".")]
 
 
-def test_a_worker_with_nothing_to_do_says_nothing_at_ctrl_c():
-    with ProcessPoolExecutor(1, get_context("spawn"), initializer=prepare.start_worker) as pool:
-        pid = pool.submit(os.getpid).result()
-        os.kill(pid, signal.SIGINT)
-        assert pool.submit(os.getpid).result() == pid
+def test_a_worker_gets_no_ctrl_c():
+    """Not while it starts either, nor while it has nothing to do."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        with prepare.ctrl_c_blocked():
+            starting = pool.submit(os.getpid)
+        (worker,) = pool._processes
+        os.kill(worker, signal.SIGINT)
+        assert starting.result() == worker
+        os.kill(worker, signal.SIGINT)
+        assert pool.submit(os.getpid).result() == worker
+
+
+def test_ctrl_c_while_a_worker_starts_comes_later():
+    def start():
+        with prepare.ctrl_c_blocked():
+            signal.raise_signal(signal.SIGINT)
+            started.append(True)
+
+    started = []
+    with pytest.raises(KeyboardInterrupt):
+        start()
+    assert started
 
 
 def test_a_worker_that_is_killed_is_one_line(call, source, tmp_path, monkeypatch):

@@ -109,8 +109,8 @@ FAULTS = (
     ),
     Fault(
         "workers take Ctrl-C",
-        "gpt_common/prepare.py::start_worker",
-        "signal.signal(signal.SIGINT, signal.SIG_IGN)",
+        "gpt_common/prepare.py::ctrl_c_blocked",
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})",
         "pass",
     ),
     # Where to continue.
@@ -163,7 +163,7 @@ FAULTS = (
         "two processes prepare one folder",
         "gpt_common/prepare.py::prepare",
         "lock = FolderLock(folder)",
-        "lock = type('Unlocked', (), {'release': print})",
+        "lock = type('Unlocked', (), {'release': int})",
     ),
     # Shards.
     Fault(
