@@ -21,6 +21,19 @@ from tests.parity.twins import FRAMEWORKS, outcome, train_twin
 GPT2 = PRESETS["gpt2"]
 SMALL = GPTConfig(n_layer=3, n_head=5, n_embd=40, block_size=23, vocab_size=997)
 SHAPE = 4, 32  # B, T of the runs of GPT-2
+SETTINGS = {
+    "as it comes": {},
+    "greedy": {"temperature": 0.0},
+    "nucleus": {"temperature": 1.7, "top_k": 0, "top_p": 0.7},
+    "all at once": {
+        "temperature": 0.8,
+        "top_k": 20,
+        "top_p": 0.9,
+        "min_p": 0.01,
+        "repetition_penalty": 1.1,
+        "seed": 3,
+    },
+}
 
 
 def fresh_gpt2() -> Checkpoint:
@@ -41,6 +54,13 @@ def grown_gpt2() -> Checkpoint:
 def real_tokens(vocab_size: int = GPT2.vocab_size) -> Array:
     """Return the bundled text's tokens; for a smaller vocabulary they are folded into it."""
     return load_tokens("shakespeare")[:] % vocab_size
+
+
+def ragged_prompts(config: GPTConfig, count: int) -> list[list[int]]:
+    """Return random prompts of 1 to 11 tokens."""
+    random = np.random.default_rng(0)
+    lengths = random.integers(1, 12, count)
+    return [random.integers(0, config.vocab_size, length).tolist() for length in lengths]
 
 
 def passes(

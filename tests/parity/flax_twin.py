@@ -8,10 +8,10 @@ import numpy as np
 from convert.verify import flax_loss_and_layers
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.completion import Completion
-from gpt_common.config import Device, Dtype
+from gpt_common.config import Device, Dtype, TrainConfig
 from gpt_common.data import BatchLoader
 from gpt_common.weights import Array
-from gpt_flax import train
+from gpt_flax import train as trainer
 from gpt_flax.device import select_device
 from gpt_flax.fast import FastOps
 from gpt_flax.generate import generate, load_model
@@ -24,7 +24,13 @@ value_and_grad = jax.jit(
     jax.value_and_grad(flax_loss_and_layers, has_aux=True), static_argnums=(1, 4)
 )
 loss_and_layers = jax.jit(flax_loss_and_layers, static_argnums=(1, 4))
-loss_and_gradients = jax.jit(jax.value_and_grad(train.loss_fn), static_argnums=(1, 4))
+loss_and_gradients = jax.jit(jax.value_and_grad(trainer.loss_fn), static_argnums=(1, 4))
+
+
+def require(device: Device, dtype: Dtype) -> None:
+    """Raise `InputError` if the twin cannot compute on the device in `dtype`."""
+    with kept_jax_config():
+        select_device(device, dtype)
 
 
 def outcome(
@@ -51,10 +57,15 @@ def outcome(
         return Outcome(layers, loss.item(), to_hf(gradients, checkpoint.config))
 
 
+def train(config: TrainConfig) -> None:
+    with kept_jax_config():
+        trainer.train(config)
+
+
 def evaluation(start: Checkpoint, loader: BatchLoader, steps: int) -> float:
     with kept_jax_config():
         select_device("cpu", "float64")
-        return train.evaluate(*load_model(start, "float64"), loader, steps, "float64")
+        return trainer.evaluate(*load_model(start, "float64"), loader, steps, "float64")
 
 
 def completions(

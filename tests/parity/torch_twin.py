@@ -6,10 +6,10 @@ import torch
 from convert.verify import record
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.completion import Completion
-from gpt_common.config import Device, Dtype
+from gpt_common.config import Device, Dtype, TrainConfig
 from gpt_common.data import BatchLoader
 from gpt_common.weights import Array
-from gpt_torch import train
+from gpt_torch import train as trainer
 from gpt_torch.device import select_device
 from gpt_torch.fast import FastOps
 from gpt_torch.generate import generate, load_model
@@ -17,6 +17,11 @@ from gpt_torch.inference import prepare_for_inference
 from gpt_torch.precision import autocast, master_dtype
 from gpt_torch.weights import to_hf
 from tests.parity.reference import Outcome
+
+
+def require(device: Device, dtype: Dtype) -> None:
+    """Raise `InputError` if the twin cannot compute on the device in `dtype`."""
+    select_device(device, dtype)
 
 
 def outcome(
@@ -36,22 +41,26 @@ def outcome(
     layers = {} if compiled else record(model)
     if compiled:
         model.compile()
-        train.compile_train_step(model)
+        trainer.compile_train_step(model)
     tokens, targets = (torch.from_numpy(a).to(place, torch.int64) for a in (x, y))
     with autocast(place, dtype):
         logits, loss = model(tokens, targets)
     if fast:
-        loss = train.loss_fn(model, tokens, targets, dtype)
+        loss = trainer.loss_fn(model, tokens, targets, dtype)
     loss.backward()
     layers["logits"] = logits.detach().cpu().double().numpy()
     gradients = {name: p.grad for name, p in model.named_parameters()}
     return Outcome(layers, loss.item(), to_hf(gradients, checkpoint.config))
 
 
+def train(config: TrainConfig) -> None:
+    trainer.train(config)
+
+
 def evaluation(start: Checkpoint, loader: BatchLoader, steps: int) -> float:
     place = select_device("cpu", "float64")
     model = load_model(start, torch.float64, place)
-    return train.evaluate(model, loader, steps, "float64", place)
+    return trainer.evaluate(model, loader, steps, "float64", place)
 
 
 def completions(

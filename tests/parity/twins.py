@@ -25,7 +25,6 @@ from gpt_common.config import (
 from gpt_common.data import BatchLoader
 from gpt_common.metrics import read_log
 from gpt_common.weights import Array, Weights
-from tests.conftest import kept_jax_config
 from tests.parity.reference import Outcome, Training
 
 FRAMEWORKS = ("torch", "flax")
@@ -73,8 +72,7 @@ def train_twin(
         runtime=RuntimeOptions(device=device, dtype=dtype, **runtime),
         output=OutputOptions(out_dir=str(folder / f"run-{framework}")),
     )
-    with kept_jax_config():
-        importlib.import_module(f"gpt_{framework}.train").train(config)
+    twin(framework).train(config)
     return read_training(folder / f"run-{framework}")
 
 
