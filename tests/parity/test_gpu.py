@@ -45,8 +45,8 @@ LONG = GPTConfig(n_layer=2, n_head=2, n_embd=128, block_size=1024, vocab_size=99
 LARGE_VOCAB = GPTConfig(n_layer=1, n_head=2, n_embd=16, block_size=64)
 ONE_STEP = OptimizerOptions(), (1,)
 ONE_LAYER = dataclasses.replace(SMALL, n_layer=1)  # torch.compile takes half a minute for three
-# The part of the tokens that may differ, each with a margin of at most half of `ROUNDING`. In bfloat16
-# a fifth did on a CPU, with margins of a twentieth of it.
+# The part of the tokens that may differ, each with a margin of at most half of `ROUNDING`. On a CPU
+# in bfloat16 a fifth did, with margins of at most a twentieth of it.
 MAY_DIFFER = {"float64": 0.0, "float32": 0.01, "tf32": 0.1, "bfloat16": 0.4}
 
 
