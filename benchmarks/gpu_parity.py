@@ -106,24 +106,27 @@ def read_report(report: Path, stopped: bool) -> Result:
     """
     if not report.is_file():
         return {"error": "pytest had to be killed" if stopped else "pytest did not start"}
-    cases = list(ElementTree.parse(report).iter("testcase"))
-    failures = [message for case in cases for message in failure_messages(case)]
-    skipped = sum(case.find("skipped") is not None for case in cases)
-    passed = len(cases) - len(failures) - skipped
-    reasons = failures + ["no test passed"] * (passed < 1) + ["the time limit stopped it"] * stopped
+    suite = ElementTree.parse(report).find("testsuite")
+    assert suite is not None
+    kinds = ("tests", "failures", "errors", "skipped")
+    tests, failures, errors, skipped = (int(suite.get(kind, 0)) for kind in kinds)
+    passed = tests - failures - errors - skipped  # a test that was interrupted is not in `tests`
+    reasons = [message for case in suite.iter("testcase") for message in failure_messages(case)]
+    reasons += ["no test passed"] * (passed < 1) + ["the time limit stopped it"] * stopped
     return {
         "passed": passed,
-        "failed": len(failures),
+        "failed": failures + errors,
         "skipped": skipped,
-        "differences": [row for case in cases for row in difference_rows(case)],
+        "differences": [row for case in suite.iter("testcase") for row in difference_rows(case)],
         "error": "; ".join(reasons),
     }
 
 
 def failure_messages(case: ElementTree.Element) -> list[str]:
-    """Return why a test failed, as one line; an empty list if it did not."""
-    found = [case.find(kind) for kind in ("failure", "error")]
-    messages = [element.get("message", "") for element in found if element is not None]
+    """Return why a test failed, or could not be read, as one line; an empty list if it did not."""
+    messages = [each.get("message", "") for each in case.iter("failure")]
+    for each in case.iter("error"):  # the message may be "collection failure" only
+        messages += [each.get("message", ""), (each.text or "").strip().rpartition("\n")[2]]
     return [f"{case.get('name')}: {' '.join(' '.join(messages).split())}"] if messages else []
 
 
