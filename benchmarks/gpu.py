@@ -39,7 +39,7 @@ FRAMEWORKS = (*TWINS, BASELINE)
 PLAN = Plan(steps=10, rounds=1, warmup=3, sequential=True)
 DRY_RUN = Plan(steps=2, rounds=1, warmup=0, sequential=True)
 # When each part of the benchmark ends, of the time limit: what one leaves over, the next has.
-ENDS = {"parity": 0.25, "fastest": 0.5, "generation": 0.7, "all": 1.0}
+ENDS = {"parity": 0.2, "fastest": 0.55, "generation": 0.75, "all": 1.0}
 TIME_IS_UP = "the time limit was reached"
 GPT2_SECONDS = 60.0  # in which the slow parity tests, of GPT-2 124M, can show something
 
@@ -247,9 +247,8 @@ def measure_largest_batches(runner: Runner, measured: Sequence[Result]) -> list[
 def batch_sizes_to_try(measured: Result, memory: float, dry_run: bool) -> list[int]:
     """Return the batch sizes that should fit in `memory` bytes, the largest first.
 
-    `memory` is what the framework may take. They are estimated from a measured
-    result, as memory grows at most linearly with the batch size and each failed attempt costs half
-    a minute.
+    `memory` is what the framework may take. The sizes are estimated from a measured result, as
+    memory grows at most linearly with them and each failed attempt costs half a minute.
     """
     if dry_run:
         return DRY_RUN_BATCH_SIZES

@@ -192,17 +192,17 @@ def test_each_part_has_its_time(time, fakes):
     """What one leaves the next has, and none takes another's."""
     fakes(step)
     bench = runner(minutes=10.0)
-    assert bench.deadline.left() == approx(150.0)  # of parity
+    assert bench.deadline.left() == approx(120.0)  # of parity
     time.spend(30.0)
     bench.start_part("fastest")
-    assert bench.deadline.left() == approx(270.0)
-    time.spend(280.0)  # too long
+    assert bench.deadline.left() == approx(300.0)
+    time.spend(310.0)  # too long
     assert bench.measure(gpu.variants()[0], [1])["error"] == "the time limit was reached"
     bench.start_part("generation")
     assert bench.deadline.left() == approx(110.0)
     time.spend(110.0)
     bench.start_part("all")
-    assert bench.deadline.left() == approx(180.0)
+    assert bench.deadline.left() == approx(150.0)
 
 
 def test_the_last_measurement_does_not_try_every_batch_size(time, fakes):
@@ -216,7 +216,7 @@ def test_the_last_measurement_does_not_try_every_batch_size(time, fakes):
     fakes(measure)
     bench = runner(minutes=60.0)
     found = bench.measure(gpu.variants()[0], [64, 32, 16, 8, 4, 2, 1])
-    assert tried == [64, 32, 16]  # in the 900 s of its part
+    assert tried == [64, 32]  # in the 720 s of its part
     assert found["error"] == "the time limit was reached: no answer within 180 s"
 
 
