@@ -1,4 +1,5 @@
-# Each target creates .venv itself. ARGS goes to the command: make train ARGS="--preset tiny"
+# Each target creates .venv itself, except benchmark-gpu: see benchmarks/gpu.sh.
+# ARGS goes to the command: make train ARGS="--preset tiny"
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -37,7 +38,7 @@ gpu-proof: .venv/installed-dev ## compile both twins for an NVIDIA GPU, without 
 	JAX_PLATFORMS=cuda,cpu JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1 GPU_PROOF_LAYERS=12 \
 		$(BIN)/python -m pytest tests/gpu_proof/test_flax.py $(ARGS)
 
-benchmark-gpu: .venv/installed-dev ## parity and the lecture's optimisations on an NVIDIA GPU, ten minutes
+benchmark-gpu: ## parity and the lecture's optimisations on an NVIDIA GPU, 15 minutes
 	benchmarks/gpu.sh $(ARGS)
 
 lint: .venv/installed-dev ## ruff and mypy
@@ -50,7 +51,7 @@ format: .venv/installed-dev ## format the code with ruff
 	$(BIN)/ruff format .
 
 clean: ## remove .venv and all caches
-	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-gpu build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .venv/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and \

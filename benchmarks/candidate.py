@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 from rich.console import Console
@@ -19,9 +19,14 @@ Result = dict[str, Any]
 
 
 class Candidate:
-    """An implementation and its worker process. After an error it makes no further calls."""
+    """An implementation and its worker process. After an error it makes no further calls.
 
-    def __init__(self, implementation: Implementation, console: Console, timeout: float) -> None:
+    `timeout` is in seconds, and read anew for each request: it may be a clock that runs out.
+    """
+
+    def __init__(
+        self, implementation: Implementation, console: Console, timeout: SupportsFloat
+    ) -> None:
         self.implementation, self.error = implementation, ""
         self.out_of_memory = False
         self._console, self._timeout = console, timeout
@@ -52,7 +57,7 @@ class Candidate:
                     self.implementation.command, self.implementation.environ
                 )
             with self._console.status(f"{self.implementation.name}: {call}"):
-                return self._worker.ask(call, timeout=self._timeout, **arguments)
+                return self._worker.ask(call, timeout=float(self._timeout), **arguments)
         except WorkerError as error:
             self.error, self.out_of_memory = str(error), error.out_of_memory
             self._console.print(f"{self.implementation.name}: {call}: {error}")
@@ -62,7 +67,7 @@ class Candidate:
 
 @contextmanager
 def candidates(
-    implementations: list[Implementation], console: Console, timeout: float
+    implementations: list[Implementation], console: Console, timeout: SupportsFloat
 ) -> Iterator[list[Candidate]]:
     """Yield a candidate for each implementation; their processes end with the block."""
     with ExitStack() as stack:

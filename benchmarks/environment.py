@@ -56,19 +56,27 @@ def processor() -> str:
 
 def nvidia_gpu() -> dict[str, str]:
     """Return the first NVIDIA GPU's name, memory and driver; an empty dict without one."""
-    query = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
+    return query_gpu(gpu="name", gpu_memory="memory.total", driver="driver_version")
+
+
+def gpu_state() -> dict[str, str]:
+    """Return the first NVIDIA GPU's clocks, power limit and temperature at this moment."""
+    return query_gpu(
+        sm_clock="clocks.sm",
+        max_sm_clock="clocks.max.sm",
+        power_limit="power.limit",
+        celsius="temperature.gpu",
+    )
+
+
+def query_gpu(**fields: str) -> dict[str, str]:
+    """Return what nvidia-smi says of fields of the first GPU; an empty dict without one."""
+    query = ("nvidia-smi", f"--query-gpu={','.join(fields.values())}", "--format=csv,noheader")
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
-        name, memory, driver = answer.stdout.splitlines()[0].split(", ")
+        return dict(zip(fields, answer.stdout.splitlines()[0].split(", "), strict=True))
     except (OSError, subprocess.SubprocessError, IndexError, ValueError):
         return {}
-    return {"gpu": name, "gpu_memory": memory, "driver": driver}
-
-
-def gpu_bytes() -> float:
-    """Return the memory of the first NVIDIA GPU in bytes; infinity if it is unknown."""
-    words = nvidia_gpu().get("gpu_memory", "").split()  # as in "81559 MiB"
-    return float(words[0]) * 2**20 if words and words[0].isdigit() else float("inf")
 
 
 def datasheet_peak(gpu: str, dtype: str) -> float | None:

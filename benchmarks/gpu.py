@@ -1,4 +1,4 @@
-"""Every benchmark on one GPU: the lecture's optimisations, the largest batch, and generation.
+"""Everything on one GPU: parity, the lecture's optimisations, generation, the largest batch.
 
 make benchmark-gpu
 python -m benchmarks.gpu --device cpu --preset tiny    # a dry run, without a GPU
@@ -7,6 +7,8 @@ python -m benchmarks.gpu --device cpu --preset tiny    # a dry run, without a GP
 from __future__ import annotations
 
 import dataclasses
+import math
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks import environment, generate, report, train_step
-from benchmarks.candidate import Candidate, corpus, stderr_console
+from benchmarks import environment, generate, gpu_parity, gpu_report, report, train_step
+from benchmarks.candidate import Candidate, candidates, corpus, stderr_console
 from benchmarks.generate import GenerateBenchmarkConfig
 from benchmarks.implementations import BASELINE, BY_NAME
 from benchmarks.plot import draw
@@ -33,24 +34,30 @@ SEQ_LEN = 1024
 LECTURE_BATCH_SIZE = 16
 BATCH_SIZES = [64, 32, 16, 8, 4, 2, 1]
 DRY_RUN_BATCH_SIZES = [2, 1]
-FRAMEWORKS = ("torch", "flax", BASELINE)
+TWINS = ("torch", "flax")
+FRAMEWORKS = (*TWINS, BASELINE)
 PLAN = Plan(steps=10, rounds=1, warmup=3, sequential=True)
 DRY_RUN = Plan(steps=2, rounds=1, warmup=0, sequential=True)
+# When each part of the benchmark ends, of the time limit: what one leaves over, the next has.
+ENDS = {"parity": 0.2, "fastest": 0.55, "generation": 0.75, "all": 1.0}
+TIME_IS_UP = "the time limit was reached"
+GPT2_SECONDS = 60.0  # in which the slow parity tests, of GPT-2 124M, can show something
 
 
 @dataclass(frozen=True)
 class GpuConfig:
-    """Measure training and generation on one GPU, optimisation by optimisation as in the lecture.
+    """Compare with the reference, then measure training and generation, on one GPU.
 
-    A variant that fails, or that the time limit skips, is reported, and the others continue.
+    Exit code 1 if parity is not shown for a framework that can compute on the GPU, or if none can.
+    What fails, or what the time limit skips, is reported, and the rest continues.
     """
 
     device: Device = "cuda"
     """cpu is for a dry run."""
     preset: Preset = "gpt2"
     """Named model configuration; tiny is for a dry run."""
-    minutes: float = 7.0
-    """Time limit after which no further measurement starts."""
+    minutes: float = 15.0
+    """Time limit."""
     timeout: float = 180.0
     """Seconds within which an implementation must answer a request, compilation included."""
     out: Path = Path("benchmarks/results/gpu")
@@ -98,20 +105,28 @@ def variants() -> list[Variant]:
     ]
 
 
-def is_measured_first(variant: Variant) -> bool:
-    """Whether a variant is measured before the baseline's intermediate ones."""
-    return variant.framework != BASELINE or variant == variants()[-1]
+def is_fastest(variant: Variant) -> bool:
+    """Whether a variant has all optimisations of its framework."""
+    return variant == last_variant(variant.framework)
+
+
+def last_variant(framework: str) -> Variant:
+    """Return the variant with all optimisations of a framework."""
+    return [variant for variant in variants() if variant.framework == framework][-1]
 
 
 class Deadline:
-    """A time limit, which starts now."""
+    """A time limit that starts now. As a number, it is the seconds that a request may take."""
 
-    def __init__(self, minutes: float) -> None:
-        self._end = time.monotonic() + 60 * minutes
+    def __init__(self, seconds: float, timeout: float) -> None:
+        self._end, self._timeout = time.monotonic() + seconds, timeout
 
-    def has_passed(self) -> bool:
-        """Whether the time limit has been reached."""
-        return time.monotonic() > self._end
+    def left(self) -> float:
+        """Return the seconds left."""
+        return max(0.0, self._end - time.monotonic())
+
+    def __float__(self) -> float:
+        return max(1.0, min(self._timeout, self.left()))
 
 
 class Runner:
@@ -121,44 +136,53 @@ class Runner:
         self.config, self.console, self._tokens = config, console, tokens
         self.model = PRESETS[config.preset]
         self.seq_len = min(SEQ_LEN, self.model.block_size)
-        self.deadline = Deadline(config.minutes)
-        self.unavailable = {
-            framework: self.reason_unavailable(framework) for framework in FRAMEWORKS
-        }
+        self._whole = Deadline(60 * config.minutes, config.timeout)
+        self.start_part("parity")
+        self.frameworks = {name: self._describe(name) for name in FRAMEWORKS}
 
     @property
     def dry_run(self) -> bool:
         """Whether this is a dry run on a CPU, whose figures mean nothing."""
         return self.config.device == "cpu"
 
-    def reason_unavailable(self, framework: str) -> str:
+    def start_part(self, part: str) -> None:
+        """Start the time limit of a part of the benchmark."""
+        later = (1 - ENDS[part]) * 60 * self.config.minutes
+        self.deadline = Deadline(self._whole.left() - later, self.config.timeout)
+
+    def unavailable(self, framework: str) -> str:
         """Return why a framework cannot compute on the device; an empty string if it can."""
-        with Candidate(BY_NAME[framework], self.console, self.config.timeout) as candidate:
+        return self.frameworks[framework].get("error", "")
+
+    def _describe(self, framework: str) -> Result:
+        """Return what a framework says of the GPU; an error if it cannot compute on the device."""
+        with Candidate(BY_NAME[framework], self.console, self.deadline) as candidate:
             candidate.ask("device", name=self.config.device, dtype="float32")
-            return candidate.error
+            if candidate.error:
+                return {"error": candidate.error}
+            return candidate.ask("describe_gpu") or {}
 
     def measure(self, variant: Variant, batch_sizes: Sequence[int]) -> Result:
         """Return the result of a variant at the first of `batch_sizes` that fits in memory."""
         head = {"name": variant.framework, "label": variant.label, "dtype": variant.dtype}
-        if error := self._reason_to_skip(variant):
+        if error := self.reason_to_skip(variant.framework, variant.dtype):
             return head | {"error": error}
         for batch_size in batch_sizes:
             self.console.print(f"{variant.framework}: {variant.label}, B={batch_size}")
             result = self._measure(variant, batch_size)
-            if not result.get("out_of_memory"):
+            if not result.get("out_of_memory") or not self.deadline.left():
                 break
+        if "error" in result and not self.deadline.left():
+            result["error"] = f"{TIME_IS_UP}: {result['error']}"
         return head | {"batch_size": batch_size} | result
 
-    def time_is_up(self) -> str:
-        """Return the error of a measurement that the time limit skips, else an empty string."""
-        return "skipped: the time limit was reached" if self.deadline.has_passed() else ""
-
-    def _reason_to_skip(self, variant: Variant) -> str:
-        if self.unavailable[variant.framework]:
-            return self.unavailable[variant.framework]
-        if self.dry_run and variant.dtype == "tf32":
+    def reason_to_skip(self, framework: str, dtype: Dtype) -> str:
+        """Return why a framework is not measured; an empty string if it is."""
+        if self.unavailable(framework):
+            return self.unavailable(framework)
+        if self.dry_run and dtype == "tf32":
             return "a CPU has no TF32"
-        return self.time_is_up()
+        return "" if self.deadline.left() else TIME_IS_UP
 
     def _measure(self, variant: Variant, batch_size: int) -> Result:
         spec = Spec(
@@ -171,10 +195,22 @@ class Runner:
             compile=variant.compile and not self.dry_run,  # on a CPU it takes a minute
             settings=variant.settings,
         )
-        implementation = BY_NAME[variant.framework]
         plan = DRY_RUN if self.dry_run else PLAN
-        timeout = self.config.timeout
-        return train_step.measure([implementation], spec, plan, self.console, timeout)[0]
+        implementations = [BY_NAME[variant.framework]]
+        with candidates(implementations, self.console, self.deadline) as running:
+            (result,) = train_step.measure_interleaved(running, spec, plan, peaks=True)
+            if "error" not in result:
+                result["gpu_state"] = environment.gpu_state()  # at once: an idle GPU clocks down
+                result["attention"] = running[0].ask("attention_kernels")
+        return result
+
+
+def check_parity(runner: Runner, marks: str) -> list[Result]:
+    """Return the report of the parity tests with these marks for each twin that can compute."""
+    able = [twin for twin in TWINS if not runner.unavailable(twin)]
+    runner.console.print(f"parity of {' and '.join(able) or 'no framework'}: tests marked {marks}")
+    only = "layers" if runner.dry_run else ""
+    return gpu_parity.run(able, runner.config.device, marks, only, runner.deadline.left())
 
 
 def measure_variants(runner: Runner, variants: Iterable[Variant]) -> list[Result]:
@@ -200,10 +236,10 @@ def measure_largest_batches(runner: Runner, measured: Sequence[Result]) -> list[
     """
     results = []
     for framework in FRAMEWORKS:
-        variant = [variant for variant in variants() if variant.framework == framework][-1]
-        known = [result for result in measured if result["name"] == framework][-1]
-        sizes = batch_sizes_to_try(known, environment.gpu_bytes(), runner.dry_run)
-        results.append(runner.measure(variant, sizes))
+        variant = last_variant(framework)
+        known = next(result for result in measured if is_result_of(variant, result))
+        memory = runner.frameworks[framework].get("memory_limit", math.inf)
+        results.append(runner.measure(variant, batch_sizes_to_try(known, memory, runner.dry_run)))
     train_step.add_speedups(results)
     return results
 
@@ -211,8 +247,8 @@ def measure_largest_batches(runner: Runner, measured: Sequence[Result]) -> list[
 def batch_sizes_to_try(measured: Result, memory: float, dry_run: bool) -> list[int]:
     """Return the batch sizes that should fit in `memory` bytes, the largest first.
 
-    They are estimated from a measured result, as memory grows at most linearly with the batch size
-    and each failed attempt costs half a minute.
+    `memory` is what the framework may take. The sizes are estimated from a measured result, as
+    memory grows at most linearly with them and each failed attempt costs half a minute.
     """
     if dry_run:
         return DRY_RUN_BATCH_SIZES
@@ -220,6 +256,11 @@ def batch_sizes_to_try(measured: Result, memory: float, dry_run: bool) -> list[i
         return [size for size in BATCH_SIZES if size <= LECTURE_BATCH_SIZE]
     per_sequence = measured["peak_memory"] / measured["batch_size"]
     return [size for size in BATCH_SIZES if size == 1 or size * per_sequence < 0.95 * memory]
+
+
+def is_result_of(variant: Variant, result: Result) -> bool:
+    """Whether a result is that of a variant."""
+    return (result["name"], result["label"]) == (variant.framework, variant.label)
 
 
 def measure_generation(runner: Runner, dtype: Dtype) -> Result:
@@ -237,88 +278,80 @@ def measure_generation(runner: Runner, dtype: Dtype) -> Result:
     result["step_bytes"] = generate.weight_bytes(runner.model, dtype)
     results = []
     for name in FRAMEWORKS:
-        if error := runner.unavailable[name] or runner.time_is_up():
+        if error := runner.reason_to_skip(name, dtype):
             results.append({"name": name, "error": error})
         else:
-            asked = ([BY_NAME[name]], runner.console, runner.config.timeout)
-            results += generate.measure(config, *asked)
+            runner.console.print(f"{name}: generation")
+            results += generate.measure(config, [BY_NAME[name]], runner.console, runner.deadline)
     generate.add_speedups(results)
     return result | {"programs": results}
 
 
 def run(config: GpuConfig, console: Console) -> list[Result]:
-    """Measure everything, the most important first; write each result as soon as it is complete.
-
-    Raises `InputError` if no framework can compute on the device.
-    """
-    result = report.new_result("gpu", config)
+    """Measure everything, the most important first; write each result as soon as it is complete."""
+    result = report.new_result("gpu", config) | {"ladder": [], "best": []}
     with corpus() as tokens:
         runner = Runner(config, console, tokens)
-        if all(runner.unavailable.values()):
-            hint = "--device cpu --preset tiny is a dry run"
-            raise InputError(f"{runner.unavailable['torch']} ({hint})")
-        result["seq_len"] = runner.seq_len
-        per_token = flops_per_token(runner.model, runner.seq_len)
-        result["flops"] = {"formula": train_step.FORMULA, "per_token": per_token}
-        result["ladder"] = measure_variants(runner, filter(is_measured_first, variants()))
-        write(result, config.out, "gpu", console)
-        result["best"] = measure_largest_batches(runner, result["ladder"])
-        write(result, config.out, "gpu", console)
+        result |= head(runner)
+        gpu_report.print_lines(gpu_report.environment_lines(result))
+        result["parity"] = check_parity(runner, "gpu and not slow")
+        report.write(result, config.out / "gpu.json")
+        runner.start_part("fastest")
+        result["ladder"] = measure_variants(runner, filter(is_fastest, variants()))
+        report.write(result, config.out / "gpu.json")
+        runner.start_part("generation")
         generated = measure_generation(runner, "bfloat16")
-        write(generated, config.out, "gpu_generate", console)
-        rest = measure_variants(runner, filterfalse(is_measured_first, variants()))
-        result["ladder"] = [*result["ladder"][:-1], *rest, result["ladder"][-1]]
-        write(result, config.out, "gpu", console)
+        report.write(generated, config.out / "gpu_generate.json")
+        runner.start_part("all")
+        measure_rest(runner, result)
+        report.write(result, config.out / "gpu.json")
+        if not runner.dry_run and runner.deadline.left() > GPT2_SECONDS:
+            result["parity_gpt2"] = check_parity(runner, "gpu and slow")
+            report.write(result, config.out / "gpu.json")
     return [result, generated]
 
 
-def write(result: Result, folder: Path, name: str, console: Console) -> None:
-    """Write a result and its plot; if the plot fails, print why and continue."""
-    report.write(result, folder / f"{name}.json")
+def head(runner: Runner) -> Result:
+    """Return what is known before anything is measured."""
+    per_token = flops_per_token(runner.model, runner.seq_len)
+    return {
+        "frameworks": runner.frameworks,
+        "gpu_state": environment.gpu_state(),
+        "seq_len": runner.seq_len,
+        "flops": {"formula": train_step.FORMULA, "per_token": per_token},
+    }
+
+
+def measure_rest(runner: Runner, result: Result) -> None:
+    """Add the other variants, the twins' first, and the largest batches, in the lecture's order."""
+    fastest, rest = result["ladder"], list(filterfalse(is_fastest, variants()))
+    twins = measure_variants(runner, [v for v in rest if v.framework in TWINS])
+    result["best"] = measure_largest_batches(runner, fastest)
+    baseline = measure_variants(runner, [v for v in rest if v.framework == BASELINE])
+    found = [*fastest, *twins, *baseline]
+    result["ladder"] = [next(r for r in found if is_result_of(v, r)) for v in variants()]
+
+
+def draw_plot(result: Result, out: Path, console: Console) -> None:
+    """Draw a result; if that fails, print why and continue."""
     try:
-        draw([result], folder / f"{name}.png")
+        draw([result], out)
     except InputError as error:
-        console.print(f"{name}.png: {error}")
-
-
-def tables(result: Result) -> list[Table]:
-    """Return one table of the variants and one of the largest batches."""
-    return [
-        variant_table(f"T={result['seq_len']}: {words}", result[part])
-        for part, words in (("ladder", "the variants"), ("best", "the largest batch that fits"))
-    ]
-
-
-def variant_table(title: str, results: list[Result]) -> Table:
-    """Return variants as a table; a variant that failed shows its error."""
-    shown = Table("framework", "variant", title=title, title_justify="left", box=None)
-    for head in ("B", "ms/step", "tokens/s", "% of peak", "% of datasheet", "memory"):
-        shown.add_column(head, justify="right", no_wrap=True)
-    for result in results:
-        cells = [result["error"][:60]] if "error" in result else variant_cells(result)
-        shown.add_row(result["name"], result["label"], *cells)
-    return shown
-
-
-def variant_cells(result: Result) -> list[str]:
-    """Return a variant's result as the cells of a row."""
-    shares = ("share_of_matmul_peak", "share_of_datasheet_peak")
-    return [
-        f"{result['batch_size']}",
-        f"{result['milliseconds']['median']:,.1f}",
-        f"{result['tokens_per_second']:,.0f}",
-        *(report.percent(result.get(share)) for share in shares),
-        report.gigabytes(result["peak_memory"]),
-    ]
+        console.print(f"{out.name}: {error}")
 
 
 def main() -> None:
     """Run the command line."""
-    config = cli.parse(GpuConfig, "benchmarks.gpu")
-    result, generated = run(config, stderr_console())
-    shown = [*tables(result), generate.table(generate.headline(generated), generated["programs"])]
-    everything = result | {"programs": result["best"] + result["ladder"], "generate": generated}
-    report.finish(everything, shown, None)
+    config, console = cli.parse(GpuConfig, "benchmarks.gpu"), stderr_console()
+    results = run(config, console)
+    for result, name in zip(results, ("gpu", "gpu_generate"), strict=True):
+        draw_plot(result, config.out / f"{name}.png", console)
+    gpu_report.print_results(*results)
+    print(f"wrote {config.out}")
+    if errors := gpu_report.errors(results[0]):
+        for error in errors:
+            print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -1,36 +1,27 @@
 #!/usr/bin/env bash
-# make benchmark-gpu: the environment, parity on the GPU, then benchmarks.gpu with the arguments given.
-# A part that cannot run says why, and the others run; under ten minutes on an H100 without downloads.
-set -uo pipefail
-cd "$(dirname "$0")/.."
-PYTHON="${PYTHON:-.venv/bin/python}"
-export XLA_PYTHON_CLIENT_PREALLOCATE="${XLA_PYTHON_CLIENT_PREALLOCATE:-false}" # torch needs some too
+# make benchmark-gpu: install what is missing, then run benchmarks.gpu with the arguments given.
+# PYTHON is the interpreter, by default .venv's if there is one, else python3. If it belongs to no virtual
+# environment, .venv-gpu is created from it, which sees all of its packages: the machine's own torch and jax.
+set -u
+cd "$(dirname "$0")/.." || exit 1
 
-say() { printf '\n== %s\n' "$*"; }
-find_gpu_in_jax() { "$PYTHON" -c 'import jax; print("jax", jax.__version__, jax.devices("gpu"))' 2>&1 | tail -n 1; }
+fail() {
+    echo "error: $*" >&2
+    exit 1
+}
 
-say "Environment"
-"$PYTHON" --version || exit 1
-"$PYTHON" -c 'import torch; print("torch", torch.__version__, "cuda", torch.cuda.is_available())' ||
-    echo "torch is not installed: skipping its measurements"
-if nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader 2>/dev/null; then
-    if ! find_gpu_in_jax | grep -qi cuda; then
-        echo "jax has no CUDA plugin: installing it"
-        "$PYTHON" -m pip install --quiet --editable ".[cuda]" ||
-            echo "installation failed: skipping the measurements of jax"
-    fi
-    find_gpu_in_jax
-else
-    echo "nvidia-smi finds no NVIDIA GPU: only --device cpu --preset tiny works"
+[ -x .venv/bin/python ] && default=.venv/bin/python || default=python3
+PYTHON="${PYTHON:-$default}"
+command -v "$PYTHON" >/dev/null || fail "PYTHON: expected an interpreter, got $PYTHON"
+"$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    fail "expected Python 3.11 or later, got $("$PYTHON" --version): try PYTHON=python3.11"
+if "$PYTHON" -c 'import sys; sys.exit(sys.prefix != sys.base_prefix)'; then
+    # Without pip: Debian's Python cannot install it, but sees the system's.
+    [ -x .venv-gpu/bin/python ] || "$PYTHON" -m venv --system-site-packages --without-pip .venv-gpu ||
+        fail "$PYTHON cannot create .venv-gpu; PYTHON=PATH takes another interpreter"
+    PYTHON=.venv-gpu/bin/python
+    "$PYTHON" -m pip --version >/dev/null 2>&1 || "$PYTHON" -m ensurepip >/dev/null 2>&1 ||
+        fail "$PYTHON has no pip; PYTHON=PATH takes another interpreter"
 fi
-
-say "Parity (tests are skipped without a GPU)"
-timeout 150 "$PYTHON" -m pytest -m gpu -q tests/parity
-case $? in
-0) ;;
-124) echo "stopped after 150 s" ;;
-*) echo "parity failed: see above" ;;
-esac
-
-say "Benchmarks"
+"$PYTHON" benchmarks/gpu_packages.py || exit 1
 exec "$PYTHON" -m benchmarks.gpu "$@"

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from jax import export
 
-from benchmarks import environment, gpu, report, train_step
+from benchmarks import report, train_step
 from benchmarks.candidate import stderr_console
 from benchmarks.implementations import BY_NAME, select_implementations
 from benchmarks.process import WorkerError, WorkerProcess
@@ -206,7 +206,7 @@ def test_wrong_input_is_one_line(module, args, words, call):
         ("scaling", "Time training steps as depth, width, context and batch grow"),
         ("data", "Time the tokenizer, on as much text as tiny Shakespeare has"),
         ("convert", "Time conversions from the Hugging Face folder to every format and back"),
-        ("gpu", "Measure training and generation on one GPU"),
+        ("gpu", "Compare with the reference, then measure training and generation, on one GPU"),
         ("plot", "Plot results of one benchmark: train_step, generate, scaling or gpu"),
         ("plot_losses", "Plot the losses of two runs, and their relative difference"),
     ],
@@ -312,69 +312,6 @@ def test_the_standalone_worker_imports_nothing_of_this_project():
     text = (ROOT / "benchmarks" / "workers" / "huggingface_flax.py").read_text()
     for package in ("gpt_common", "gpt_torch", "gpt_flax", "from benchmarks", "import benchmarks"):
         assert package not in text
-
-
-def test_the_gpu_is_what_nvidia_smi_says(monkeypatch, tmp_path):
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 81559 MiB, 580.65.06'\n")
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    assert environment.describe()["gpu"] == "NVIDIA H100 80GB HBM3"
-    assert environment.gpu_bytes() == 81559 * 2**20
-    tool.write_text("#!/bin/sh\nexit 9\n")
-    assert "gpu" not in environment.describe()
-    assert environment.gpu_bytes() == float("inf")
-
-
-def test_variants_fall_back_to_smaller_batches_and_continue_after_failures(monkeypatch):
-    def measure(self, variant, batch_size):
-        if variant.dtype == "tf32":
-            return {"error": "broken"}
-        if batch_size > 4:
-            return {"error": "out of memory", "out_of_memory": True}
-        return {"tokens_per_second": 1.0}
-
-    monkeypatch.setattr(gpu.Runner, "_measure", measure)
-    monkeypatch.setattr(gpu.Runner, "reason_unavailable", lambda self, framework: "")
-    bench = gpu.Runner(gpu.GpuConfig(), stderr_console(), "tokens.npy")
-    results = gpu.measure_variants(bench, gpu.variants())
-    for variant, result in zip(gpu.variants(), results, strict=True):
-        assert result["label"] == variant.label
-        assert result.get("error") == ("broken" if variant.dtype == "tf32" else None)
-        assert result["batch_size"] == 4 or variant.dtype == "tf32"
-    late = dataclasses.replace(bench.config, minutes=1e-9)
-    assert all(
-        result["error"] == "skipped: the time limit was reached"
-        for result in gpu.measure_variants(gpu.Runner(late, stderr_console(), ""), gpu.variants())
-    )
-
-
-def test_without_a_gpu_the_gpus_benchmark_says_so(call, tmp_path, monkeypatch):
-    if environment.nvidia_gpu():
-        pytest.skip("there is a GPU")
-    monkeypatch.setattr(gpu, "FRAMEWORKS", ("torch",))  # each needs a process
-    result = call("benchmarks.gpu", "--preset", "tiny", "--out", tmp_path)
-    assert result.returncode == 2
-    words = "device cuda: expected one of cpu (--device cpu --preset tiny is a dry run)"
-    assert result.stderr.splitlines()[-1] == f"error: {words}"
-
-
-@pytest.mark.slow
-def test_the_gpus_whole_script_on_a_cpu(tmp_path):
-    script = ROOT / "benchmarks" / "gpu.sh"
-    environ = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-    flags = (*TINY, "--out", tmp_path)
-    found = subprocess.run(
-        [script, *map(str, flags)], capture_output=True, text=True, env=environ, timeout=900
-    )
-    result = last_line(found)
-    assert "skipped" in found.stdout
-    assert len(result["ladder"]) == len(gpu.variants())
-    failed = {variant["error"] for variant in result["ladder"] if "error" in variant}
-    assert failed == {"a CPU has no TF32"}
-    assert all(variant["tokens_per_second"] > 0 for variant in result["best"])
-    names = {"gpu.json", "gpu.png", "gpu_generate.json", "gpu_generate.png"}
-    assert {path.name for path in tmp_path.iterdir()} == names
 
 
 def test_the_flax_training_step_lowers_for_cuda():

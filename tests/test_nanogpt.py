@@ -21,8 +21,8 @@ from gpt_common.metrics import read_log
 from gpt_common.storage import read_safetensors, write_safetensors
 from gpt_common.weights import num_parameters, weight_shapes
 from tests.conftest import FLOAT32, assert_one_line_error, random_checkpoint, random_weights
+from tests.parity.hugging_face import hugging_face_outcome
 from tests.parity.reference import ReferenceGPT
-from tests.parity.twins import hugging_face_outcome
 
 B, T = 2, 8
 SHAPE = GPTConfig(2, 2, 8, block_size=T, vocab_size=65, activation="gelu", bias=False)

@@ -1,5 +1,6 @@
 """Time, peak speeds and peak memory of implementations in JAX."""
 
+import re
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -14,6 +15,7 @@ from gpt_common.config import Device, Dtype
 from gpt_flax import device as twin
 from gpt_flax.precision import DTYPES
 
+CUSTOM_CALL = re.compile(r'custom_call_target="([^"]+)"')
 _device: jax.Device
 synchronize = jax.block_until_ready
 
@@ -53,6 +55,38 @@ def peak_memory() -> int:
     """Return the peak memory in bytes: of arrays on a GPU, of the process on a CPU."""
     statistics = _device.memory_stats() if device_name() == "cuda" else None
     return statistics["peak_bytes_in_use"] if statistics else peak_rss()
+
+
+def describe_gpu() -> dict[str, float | str]:
+    """Return the bytes that jax may take of the GPU, and its libraries; nothing for a CPU."""
+    if device_name() != "cuda":
+        return {}
+    return {"memory_limit": _device.memory_stats()["bytes_limit"], **_cuda_libraries()}
+
+
+def _cuda_libraries() -> dict[str, str]:
+    """Return the versions of CUDA and cuDNN that jax has loaded, if it still tells them."""
+    try:
+        from jax._src.lib import cuda_versions  # not public
+
+        cuda, cudnn = cuda_versions.cuda_runtime_get_version(), cuda_versions.cudnn_get_version()
+    except (ImportError, AttributeError):
+        return {}
+    return {"cuda": f"{cuda // 1000}.{cuda % 1000 // 10}", "cudnn": str(cudnn)}
+
+
+def attention_kernels(step: Callable[[], Array]) -> list[str]:
+    """Return the custom calls for attention in the programs that have been compiled.
+
+    XLA's own attention is none: it is fused with what is around it.
+    """
+    programs = (
+        module.to_string()
+        for executable in _device.client.live_executables()
+        for module in executable.hlo_modules()
+    )
+    targets = {name for text in programs for name in CUSTOM_CALL.findall(text)}
+    return sorted(name for name in targets if "fmha" in name)
 
 
 def matmul_speeds(shapes: dict[str, list[int]], dtype: Dtype) -> dict[str, float]:

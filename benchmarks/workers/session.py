@@ -36,6 +36,10 @@ class Session:
         self._implementation.tools.select_device(name, dtype)
         return self._implementation.tools.device_name()
 
+    def describe_gpu(self) -> Answer:
+        """Return what the framework may take of the GPU's memory, and the versions of CUDA."""
+        return self._implementation.tools.describe_gpu()
+
     def train(self, spec: dict[str, Any]) -> Answer:
         """Build model and optimizer and run the first step, which compiles."""
         started = time.perf_counter()
@@ -54,6 +58,10 @@ class Session:
         """Run `count` steps; return the seconds of each and the last loss."""
         seconds, loss = self._implementation.tools.time_steps(self._step, count)
         return {"seconds": seconds, "loss": loss}
+
+    def attention_kernels(self) -> list[str]:
+        """Run one more step; return the names of the kernels that compute its attention."""
+        return self._implementation.tools.attention_kernels(self._step)
 
     def load(self, spec: dict[str, Any]) -> Answer:
         """Build a model for generation."""
@@ -117,6 +125,7 @@ def main() -> None:
     """Serve the implementation that the command line names."""
     session = Session(importlib.import_module(f"benchmarks.workers.{sys.argv[1]}"))
     names = ("device", "train", "steps", "load", "generate", "memory", "matmuls", "bandwidth")
+    names += ("describe_gpu", "attention_kernels")
     serve({name: getattr(session, name) for name in names})
 
 

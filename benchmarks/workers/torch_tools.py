@@ -1,5 +1,6 @@
 """Time, peak speeds and peak memory of implementations in torch."""
 
+import re
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -15,6 +16,7 @@ from gpt_common.config import Device, Dtype
 from gpt_torch import device as twin
 
 DTYPES = {"bfloat16": torch.bfloat16, "float64": torch.float64}
+ATTENTION = re.compile("_scaled_dot_product_|flash|fmha|sdpa")
 _device = torch.device("cpu")
 
 
@@ -76,6 +78,25 @@ def peak_memory() -> int:
     if _device.type == "cuda":
         return torch.cuda.max_memory_allocated()
     return peak_rss()
+
+
+def describe_gpu() -> dict[str, float | str]:
+    """Return the bytes that torch may take of the GPU, and its libraries; nothing for a CPU."""
+    if _device.type != "cuda":
+        return {}
+    return {
+        "memory_limit": torch.cuda.mem_get_info()[0],
+        "cuda": str(torch.version.cuda),
+        "cudnn": str(torch.backends.cudnn.version()),
+    }
+
+
+def attention_kernels(step: Callable[[], SupportsFloat]) -> list[str]:
+    """Return what computes attention in a step: the operations that dispatch, and GPU kernels."""
+    with torch.profiler.profile() as profile:
+        float(step())
+    names = {event.name for event in profile.events()}
+    return sorted(name for name in names if ATTENTION.search(name))
 
 
 @torch.no_grad()

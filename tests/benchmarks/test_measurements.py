@@ -13,7 +13,6 @@ from benchmarks import (
     data,
     environment,
     generate,
-    gpu,
     operations,
     peaks,
     report,
@@ -510,96 +509,6 @@ def test_conversions_are_written_and_read_back(monkeypatch, tmp_path):
     (there, back) = (arguments for call, arguments in asked[1:3])
     assert back["source"] == there["destination"]
     assert 4 * 404_328 < result["bytes"] < 4 * 404_328 + 10_000
-
-
-def test_the_batch_sizes_to_try():
-    seen = {"peak_memory": 16 * 10**9, "batch_size": 16}  # 1 GB per sequence
-    assert gpu.batch_sizes_to_try(seen, 34e9, False) == [32, 16, 8, 4, 2, 1]
-    assert gpu.batch_sizes_to_try(seen, 33e9, False) == [16, 8, 4, 2, 1]  # 5 % stays free
-    assert gpu.batch_sizes_to_try({"error": "gone"}, 80e9, False) == [16, 8, 4, 2, 1]
-    assert gpu.batch_sizes_to_try(seen, 80e9, True) == [2, 1]
-
-
-def gpu_bench(monkeypatch, measure):
-    monkeypatch.setattr(gpu.Runner, "reason_unavailable", lambda *_: "")
-    monkeypatch.setattr(train_step, "measure", measure)
-    monkeypatch.setattr(environment, "gpu_bytes", lambda: 80e9)
-    return gpu.Runner(gpu.GpuConfig(timeout=55.0), CONSOLE, "tokens.npy")
-
-
-def test_the_largest_batches_are_measured_with_the_last_variants(monkeypatch):
-    measured = []
-
-    def measure(programs, spec, plan, console, timeout):
-        assert (plan, timeout) == (gpu.PLAN, 55.0)
-        measured.append((programs[0].name, spec))
-        name = programs[0].name
-        return [STEP | {"name": name, "tokens_per_second": RATES[name], "peak_memory": 32e9}]
-
-    bench = gpu_bench(monkeypatch, measure)
-    results = gpu.measure_largest_batches(bench, gpu.measure_variants(bench, gpu.variants()))
-    best = measured[len(gpu.variants()) :]
-    assert [(name, s.dtype, s.compile, s.batch_size) for name, s in best] == [
-        ("torch", "bfloat16", True, 32),
-        ("flax", "bfloat16", False, 32),
-        ("huggingface", "bfloat16", True, 32),
-    ]
-    assert best[2][1].settings == {"padded": True, "fused": True}
-    assert all((s.batch_size, s.seq_len) == (16, 1024) for _, s in measured[: len(gpu.variants())])
-    assert [r["times"]["huggingface"] for r in results] == [3.0, 0.5, 1.0]
-
-
-def test_the_variants_are_the_lectures_optimisations():
-    eager, flash = {"attention": "eager", "fused": False}, {"attention": "sdpa", "fused": False}
-    variants = [(r.framework, r.dtype, r.compile, r.settings) for r in gpu.variants()]
-    assert variants == [
-        *(("torch", dtype, False, {}) for dtype in ("float32", "tf32", "bfloat16")),
-        ("torch", "bfloat16", True, {}),
-        *(("flax", dtype, False, {}) for dtype in ("float32", "tf32", "bfloat16")),
-        *(("huggingface", dtype, False, eager) for dtype in ("float32", "tf32", "bfloat16")),
-        ("huggingface", "bfloat16", True, eager),
-        ("huggingface", "bfloat16", True, flash),
-        ("huggingface", "bfloat16", True, {**flash, "padded": True}),
-        ("huggingface", "bfloat16", True, {"padded": True, "fused": True}),
-    ]
-
-
-def test_generation_on_a_gpu(monkeypatch):
-    configs = []
-    bench = gpu_bench(monkeypatch, None)
-    monkeypatch.setattr(
-        generate, "measure", lambda config, programs, *_: configs.append(config) or [
-            {"name": p.name, "cases": [{"tokens_per_second": RATES[p.name]}]} for p in programs
-        ],
-    )  # fmt: skip
-    result = gpu.measure_generation(bench, "bfloat16")
-    assert result["step_bytes"] == 2 * (124_439_808 - 1024 * 768)
-    assert [r["cases"][0]["times"]["huggingface"] for r in result["programs"]] == [3.0, 0.5, 1.0]
-    (config,) = set(configs)
-    assert config.cases == [(1, 64), (32, 64)]
-    assert (config.new_tokens, config.dtype, config.device) == (128, "bfloat16", "cuda")
-
-
-def test_the_gpus_result_has_the_variants_in_order(monkeypatch, tmp_path):
-    def measure(self, variant, batch_size):
-        shares = {"share_of_matmul_peak": 0.5, "share_of_datasheet_peak": 0.25}
-        return STEP | shares | {"name": variant.framework}
-
-    monkeypatch.setattr(gpu, "corpus", no_corpus)
-    monkeypatch.setattr(gpu.Runner, "_measure", measure)
-    monkeypatch.setattr(gpu, "measure_generation", lambda *_: {})
-    monkeypatch.setattr(gpu, "write", lambda *_: None)
-    monkeypatch.setattr(gpu.Runner, "reason_unavailable", lambda *_: "")
-    result, _ = gpu.run(gpu.GpuConfig(out=tmp_path), CONSOLE)
-    assert [r["label"] for r in result["ladder"]] == [variant.label for variant in gpu.variants()]
-    assert (result["seq_len"], result["flops"]["per_token"]) == (1024, GPT2_FLOPS)
-    ladder, best = (cells(table) for table in gpu.tables(result))
-    assert ladder[0] == [
-        "framework: torch", "variant: float32", "B: 16", "ms/step: 500.0", "tokens/s: 2,048",
-        "% of peak: 50 %", "% of datasheet: 25 %", "memory: 5.68 GB",
-    ]  # fmt: skip
-    assert len(ladder) == len(gpu.variants())
-    assert len(best) == 3
 
 
 WHOLE_STEP = {"first_step_seconds": 9.0, "last_loss": 3.0, "times": {}}

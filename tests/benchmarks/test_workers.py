@@ -202,6 +202,67 @@ def test_the_peak_memory_of_the_device(monkeypatch):
     assert torch_tools.peak_memory() == 5
 
 
+def test_what_a_framework_may_take_of_a_gpu(monkeypatch):
+    card = SimpleNamespace(platform="gpu", memory_stats=lambda: {"bytes_limit": 7})
+    versions = {"cuda_runtime_get_version": lambda: 13010, "cudnn_get_version": lambda: 91501}
+    monkeypatch.setattr(jax_tools, "_device", card, raising=False)
+    monkeypatch.setattr("jax._src.lib.cuda_versions", SimpleNamespace(**versions))
+    expected = {"memory_limit": 7, "cuda": "13.1", "cudnn": "91501"}
+    assert jax_tools.describe_gpu() == expected
+    monkeypatch.setattr("jax._src.lib.cuda_versions", None)  # it is not public
+    assert jax_tools.describe_gpu() == {"memory_limit": 7}
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (7, 9))  # free, total
+    monkeypatch.setattr(torch.version, "cuda", "13.1")
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91501)
+    monkeypatch.setattr(torch_tools, "_device", torch.device("cuda"))
+    assert torch_tools.describe_gpu() == expected
+    monkeypatch.setattr(torch_tools, "_device", torch.device("cpu"))
+    monkeypatch.setattr(jax_tools, "_device", jax.devices("cpu")[0], raising=False)
+    assert torch_tools.describe_gpu() == jax_tools.describe_gpu() == {}
+
+
+def test_the_attention_of_a_torch_step_is_what_it_dispatches():
+    q = torch.randn(1, 2, 16, 8, requires_grad=True)
+
+    def step(attention):
+        loss = attention(q, q, q).sum()
+        loss.backward()
+        return loss.detach()
+
+    fused = torch.nn.functional.scaled_dot_product_attention
+    found = torch_tools.attention_kernels(lambda: step(fused))
+    assert "aten::_scaled_dot_product_flash_attention_for_cpu" in found
+    assert any(name.endswith("backward") for name in found)
+    assert (
+        torch_tools.attention_kernels(lambda: step(lambda q, k, v: (q @ k.mT).softmax(-1) @ v))
+        == []
+    )
+
+
+def test_the_attention_of_a_jax_step_is_a_custom_call_of_its_program(monkeypatch):
+    names = ("__cudnn$fmhaSoftmax", "__cublas$lt$matmul", "__cudnn$fmhaSoftmaxBackward")
+    calls = [f'%c = custom-call(%a), custom_call_target="{name}", x={{}}' for name in names]
+    module = SimpleNamespace(to_string=lambda: "\n".join([*calls, calls[0]]))
+    client = SimpleNamespace(
+        live_executables=lambda: [SimpleNamespace(hlo_modules=lambda: [module])]
+    )
+    monkeypatch.setattr(jax_tools, "_device", SimpleNamespace(client=client), raising=False)
+    assert jax_tools.attention_kernels(None) == [
+        "__cudnn$fmhaSoftmax",
+        "__cudnn$fmhaSoftmaxBackward",
+    ]
+
+
+def test_the_programs_of_jax_can_be_read(monkeypatch):
+    """The client's own, with a custom call that a CPU has."""
+    device = jax.devices("cpu")[0]
+    monkeypatch.setattr(jax_tools, "_device", device, raising=False)
+    top = jax.jit(lambda a: jax.lax.top_k(a, 3)).lower(jnp.ones(2000)).compile()
+    texts = [m.to_string() for e in device.client.live_executables() for m in e.hlo_modules()]
+    assert "TopK" in {name for text in texts for name in jax_tools.CUSTOM_CALL.findall(text)}
+    assert top is not None  # alive until here
+
+
 def test_the_answers_of_a_session(clock):
     seconds = iter([[2.0], [4.0, 8.0]])
 

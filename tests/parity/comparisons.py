@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
@@ -15,11 +16,24 @@ from gpt_common.weights import Array, Weights
 from tests.parity import reference
 from tests.parity.reference import Outcome, ReferenceGPT, Training
 from tests.parity.tolerances import without_key_bias
-from tests.parity.twins import FRAMEWORKS, hugging_face_training, outcome, train_twin
+from tests.parity.twins import FRAMEWORKS, outcome, train_twin
 
 GPT2 = PRESETS["gpt2"]
 SMALL = GPTConfig(n_layer=3, n_head=5, n_embd=40, block_size=23, vocab_size=997)
 SHAPE = 4, 32  # B, T of the runs of GPT-2
+SETTINGS = {
+    "as it comes": {},
+    "greedy": {"temperature": 0.0},
+    "nucleus": {"temperature": 1.7, "top_k": 0, "top_p": 0.7},
+    "all at once": {
+        "temperature": 0.8,
+        "top_k": 20,
+        "top_p": 0.9,
+        "min_p": 0.01,
+        "repetition_penalty": 1.1,
+        "seed": 3,
+    },
+}
 
 
 def fresh_gpt2() -> Checkpoint:
@@ -42,13 +56,25 @@ def real_tokens(vocab_size: int = GPT2.vocab_size) -> Array:
     return load_tokens("shakespeare")[:] % vocab_size
 
 
+def ragged_prompts(config: GPTConfig, count: int) -> list[list[int]]:
+    """Return random prompts of 1 to 11 tokens."""
+    random = np.random.default_rng(0)
+    lengths = random.integers(1, 12, count)
+    return [random.integers(0, config.vocab_size, length).tolist() for length in lengths]
+
+
 def passes(
-    start: Checkpoint, x: Array, y: Array, dtypes: tuple[Dtype, ...], device: Device = "cpu"
+    start: Checkpoint,
+    x: Array,
+    y: Array,
+    dtypes: tuple[Dtype, ...],
+    device: Device = "cpu",
+    frameworks: tuple[str, ...] = FRAMEWORKS,
 ) -> Iterator[tuple[str, Dtype, Outcome, Outcome]]:
     """Yield framework, dtype, what the twin makes of a batch and what the reference does."""
     expected = ReferenceGPT(start.config, start.weights)(x, y)
     for dtype in dtypes:
-        for framework in FRAMEWORKS:
+        for framework in frameworks:
             found = outcome(framework, start.config, start.weights, x, y, dtype, device)
             yield framework, dtype, found, expected
 
@@ -62,6 +88,8 @@ def runs(
     lengths: tuple[int, ...],
     dtypes: tuple[Dtype, ...] = ("float32",),
     device: Device = "cpu",
+    frameworks: tuple[str, ...] = FRAMEWORKS,
+    **runtime: Any,
 ) -> Iterator[tuple[str, Dtype, int, Training, Training]]:
     """Yield framework, dtype, length, and what a run of that many steps left in twin and reference.
 
@@ -75,21 +103,11 @@ def runs(
             continue
         run = dataclasses.replace(options, steps=step)
         for dtype in dtypes:
-            for framework in FRAMEWORKS:
+            for framework in frameworks:
                 with TemporaryDirectory() as folder:
-                    found = train_twin(
-                        framework, start, tokens, B, T, run, Path(folder), dtype, device
-                    )
+                    how = Path(folder), dtype, device
+                    found = train_twin(framework, start, tokens, B, T, run, *how, **runtime)
                 yield framework, dtype, step, found, expected
-
-
-def outside_run(
-    start: Checkpoint, tokens: Array, B: int, T: int, options: OptimizerOptions, dtype: Dtype
-) -> Training:
-    """Return what transformers' PyTorch GPT-2 makes of the same weights and batches."""
-    batches = (reference.batch(tokens, k, B, T) for k in range(options.steps))
-    rates = [options.learning_rate] * options.steps
-    return hugging_face_training(start, batches, options, rates, dtype)
 
 
 def first_update(found: Training, start: Checkpoint, options: OptimizerOptions) -> Weights:

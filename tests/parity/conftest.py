@@ -1,6 +1,7 @@
 """The `agree` fixture holds differences against limits, and pytest ends with a table of them."""
 
 import dataclasses
+import json
 from collections import defaultdict
 
 import pytest
@@ -23,7 +24,7 @@ def agree(record_property):
     def agree(what: str, differences: Differences, limits: Limits) -> None:
         for quantity, named in differences.items():
             limit = getattr(limits, quantity)
-            record_property(PROPERTY, (what, quantity, max(named.values()), limit))
+            record_property(PROPERTY, json.dumps([what, quantity, max(named.values()), limit]))
             for name, difference in named.items():
                 assert difference <= limit, f"{what}: {quantity}: {name}"  # NaN is not either
 
@@ -36,10 +37,10 @@ def pytest_terminal_summary(terminalreporter):
         for report in reports:
             for key, value in getattr(report, "user_properties", ()):
                 if key == PROPERTY and report.when == "call":
-                    what, quantity, difference, limit = value
+                    what, quantity, difference, limit = json.loads(value)
                     row = (what, quantity, limit)
                     worst[row] = max(worst[row], difference)
     if worst:
         terminalreporter.section("largest relative differences")
     for (what, quantity, limit), difference in sorted(worst.items()):
-        terminalreporter.line(f"{what:40} {quantity:14} {difference:8.1e}  tolerance {limit:.0e}")
+        terminalreporter.line(f"{what:38} {quantity:13} {difference:8.1e}  tolerance {limit:.0e}")

@@ -1,4 +1,4 @@
-"""GPT-2 in float64 numpy, forward, backward and AdamW: the reference for both twins.
+"""GPT-2 in float64 numpy, forward, backward, AdamW and sampling: the reference for both twins.
 
 Written from the formulas and from neither twin, so that the twins cannot share a mistake. It is
 itself held against finite differences and Hugging Face's GPT-2 in `test_reference.py`.
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.special import erf
 
-from gpt_common.config import GPTConfig, OptimizerOptions
+from gpt_common.config import GPTConfig, OptimizerOptions, SamplingOptions
 from gpt_common.weights import Array, Weights
 
 Backward = Callable[[Array], Array]
@@ -287,3 +287,18 @@ def training_steps(
         norms.append(norm)
         moments = dict(optimizer.exp_avg), dict(optimizer.exp_avg_sq)
         yield Training(losses.copy(), norms.copy(), model.weights, *moments)
+
+
+def sample(logits: Array, uniform: float, text: list[int], options: SamplingOptions) -> int:
+    """Sample a token that continues a text from logits `(V,)`; of equal ones the lower is first."""
+    scores, seen = logits.astype(np.float64), sorted(set(text))
+    penalty = options.repetition_penalty
+    scores[seen] *= np.where(scores[seen] < 0, penalty, 1 / penalty)
+    order = np.argsort(-scores, kind="stable")
+    if options.temperature == 0:
+        return int(order[0])
+    order = order[: options.top_k or None]
+    p = softmax(scores[order] / options.temperature)
+    p = p[(p.cumsum() - p < options.top_p) & (p >= options.min_p * p[0])]
+    below = np.searchsorted(p.cumsum(), uniform * p.sum(), side="right")
+    return int(order[min(below, len(p) - 1)])

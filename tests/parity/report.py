@@ -21,7 +21,6 @@ from tests.parity.comparisons import (
     first_update,
     fresh_gpt2,
     grown_gpt2,
-    outside_run,
     passes,
     real_tokens,
     runs,
@@ -35,6 +34,7 @@ from tests.parity.figures import (
     draw_layers,
     draw_losses,
 )
+from tests.parity.hugging_face import outside_run
 from tests.parity.reference import Training
 from tests.parity.tolerances import (
     LIMITS,

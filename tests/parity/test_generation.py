@@ -9,44 +9,21 @@ from transformers import GenerationConfig
 
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.completion import ROUNDING
-from gpt_common.config import GPTConfig, SamplingOptions, StoppingOptions
+from gpt_common.config import SamplingOptions, StoppingOptions
 from gpt_common.sampling import uniforms
+from gpt_torch.generate import load_model
 from gpt_torch.sampling import sample
 from tests.conftest import FRAMEWORKS, random_weights
-from tests.parity.comparisons import grown_gpt2, real_tokens
-from tests.parity.twins import (
-    completions,
-    hugging_face,
-    inference_logits,
-    load_torch_model,
-    outcome,
-)
+from tests.parity.comparisons import SETTINGS, grown_gpt2, ragged_prompts, real_tokens
+from tests.parity.hugging_face import hugging_face
+from tests.parity.twins import completions, inference_logits, outcome
 
-SETTINGS = {
-    "as it comes": {},
-    "greedy": {"temperature": 0.0},
-    "nucleus": {"temperature": 1.7, "top_k": 0, "top_p": 0.7},
-    "all at once": {
-        "temperature": 0.8,
-        "top_k": 20,
-        "top_p": 0.9,
-        "min_p": 0.01,
-        "repetition_penalty": 1.1,
-        "seed": 3,
-    },
-}
 LONG = StoppingOptions(max_length=23)
 
 
 @pytest.fixture
 def start(odd_config):
     return Checkpoint(odd_config, random_weights(odd_config))
-
-
-def ragged_prompts(config: GPTConfig, count: int) -> list[list[int]]:
-    random = np.random.default_rng(0)
-    lengths = random.integers(1, 12, count)
-    return [random.integers(0, config.vocab_size, length).tolist() for length in lengths]
 
 
 def first_difference(ours, theirs):
@@ -220,7 +197,7 @@ def test_the_rounding_of_gpt2s_logits(framework):
     """At every one of 1,024 positions at most a fifth of what is taken for it."""
     start, x = grown_gpt2(), real_tokens()[:1024][None].astype(np.int64)
     with torch.inference_mode():
-        expected = load_torch_model(start, torch.float64, torch.device("cpu"))(torch.from_numpy(x))
+        expected = load_model(start, torch.float64, torch.device("cpu"))(torch.from_numpy(x))
     found = inference_logits(framework, start, x)
     error = np.abs(found - expected[0].numpy()).max(-1) / expected[0].abs().amax(-1).numpy()
     assert error.max() < ROUNDING["float32"] / 5

@@ -11,11 +11,11 @@ from tests.parity.comparisons import (
     first_update,
     fresh_gpt2,
     grown_gpt2,
-    outside_run,
     passes,
     real_tokens,
     runs,
 )
+from tests.parity.hugging_face import outside_run
 from tests.parity.tolerances import (
     LIMITS,
     loss_differences,

@@ -9,6 +9,7 @@ from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import OptimizerOptions
 from tests.conftest import random_weights
 from tests.parity import reference
+from tests.parity.hugging_face import hugging_face_outcome, hugging_face_training
 from tests.parity.reference import ReferenceGPT
 from tests.parity.tolerances import (
     FAST_LIMITS,
@@ -17,7 +18,6 @@ from tests.parity.tolerances import (
     outcome_differences,
     training_differences,
 )
-from tests.parity.twins import hugging_face_outcome, hugging_face_training
 
 
 def random_batch(config, B, T, seed=5):

@@ -1,0 +1,89 @@
+"""`gpt_flax`, called with numpy arrays; `torch_twin.py` has the same functions."""
+
+import contextlib
+
+import jax
+import numpy as np
+
+from convert.verify import flax_loss_and_layers
+from gpt_common.checkpoint import Checkpoint
+from gpt_common.completion import Completion
+from gpt_common.config import Device, Dtype, TrainConfig
+from gpt_common.data import BatchLoader
+from gpt_common.weights import Array
+from gpt_flax import train as trainer
+from gpt_flax.device import select_device
+from gpt_flax.fast import FastOps
+from gpt_flax.generate import generate, load_model
+from gpt_flax.inference import prepare_for_inference
+from gpt_flax.weights import to_hf
+from tests.conftest import kept_jax_config
+from tests.parity.reference import Outcome
+
+value_and_grad = jax.jit(
+    jax.value_and_grad(flax_loss_and_layers, has_aux=True), static_argnums=(1, 4)
+)
+loss_and_layers = jax.jit(flax_loss_and_layers, static_argnums=(1, 4))
+loss_and_gradients = jax.jit(jax.value_and_grad(trainer.loss_fn), static_argnums=(1, 4))
+
+
+def require(device: Device, dtype: Dtype) -> None:
+    """Raise `InputError` if the twin cannot compute on the device in `dtype`."""
+    with kept_jax_config():
+        select_device(device, dtype)
+
+
+def outcome(
+    checkpoint: Checkpoint,
+    x: Array,
+    y: Array,
+    dtype: Dtype,
+    device: Device,
+    compiled: bool = True,
+    fast: bool = False,
+) -> Outcome:
+    """The loss and the gradients are those of `GPT.loss`, the trainer's, where it is `fast`."""
+    with kept_jax_config(), contextlib.nullcontext() if compiled else jax.disable_jit():
+        select_device(device, dtype)
+        ops = FastOps(True, True, True, loss_rows=512) if fast else None
+        params, model = load_model(checkpoint, dtype, ops)
+        inputs = params, model, x.astype(np.int32), y.astype(np.int32), dtype
+        if fast:
+            _, layers = loss_and_layers(*inputs)
+            loss, gradients = loss_and_gradients(*inputs)
+        else:
+            (loss, layers), gradients = value_and_grad(*inputs)
+        layers = {name: np.asarray(layer, np.float64) for name, layer in layers.items()}
+        return Outcome(layers, loss.item(), to_hf(gradients, checkpoint.config))
+
+
+def train(config: TrainConfig) -> None:
+    with kept_jax_config():
+        trainer.train(config)
+
+
+def evaluation(start: Checkpoint, loader: BatchLoader, steps: int) -> float:
+    with kept_jax_config():
+        select_device("cpu", "float64")
+        return trainer.evaluate(*load_model(start, "float64"), loader, steps, "float64")
+
+
+def completions(
+    start: Checkpoint,
+    prompts: list[list[int]],
+    how: tuple,
+    dtype: Dtype,
+    device: Device,
+    exact: bool,
+) -> list[Completion]:
+    with kept_jax_config():
+        select_device(device, dtype)
+        params, model = prepare_for_inference(*load_model(start, dtype), dtype)
+        return generate(params, model, prompts, *how, dtype, exact)
+
+
+def inference_logits(start: Checkpoint, x: Array) -> Array:
+    with kept_jax_config():
+        select_device("cpu", "float32")
+        params, model = prepare_for_inference(*load_model(start, "float32"), "float32")
+        return np.asarray(jax.jit(model.apply)({"params": params}, x.astype(np.int32))[0])
