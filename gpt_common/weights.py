@@ -31,13 +31,13 @@ class LazyArray:
         """The number of bytes of the array."""
         return math.prod(self.shape) * self.dtype.itemsize
 
-    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> Array:
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
         """Return the array, for `np.asarray`."""
         array = self.read()
         return array if dtype is None else array.astype(dtype)
 
 
-LazyWeights = dict[str, LazyArray]
+LazyWeights = Mapping[str, LazyArray]
 
 EMBEDDING = "transformer.wte.weight"
 

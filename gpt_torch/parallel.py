@@ -27,7 +27,7 @@ class DistributedProcesses(Processes):
     def __init__(self, world: World, device: torch.device, timeout: float) -> None:
         self.world = world
         if device.type == "cuda":
-            torch.cuda.set_device(world.local_rank)
+            torch.cuda.set_device(world.local_rank % torch.cuda.device_count())
         # torch reads them itself: under torchrun its launcher may be the one that listens there.
         os.environ.setdefault("MASTER_ADDR", world.address)
         os.environ.setdefault("MASTER_PORT", str(world.port))
