@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from gpt_common.config import ParallelOptions
+from gpt_common.config import TrainConfig
 from gpt_common.errors import InputError
 
 T = TypeVar("T")
@@ -64,13 +64,13 @@ def find_world(environ: Mapping[str, str] = os.environ) -> World:
     if not found:
         return World()
     launcher, names = found[0], LAUNCHERS[found[0]]
-    rank, size, *local = (_number(environ, name, launcher) for name in names)
+    rank, size, local_rank, local_size = (_number(environ, name, launcher) for name in names)
     if not 0 <= rank < size:
         raise InputError(f"{launcher}: expected {names[0]} below {names[1]} {size}, got {rank}")
     if size == 1:
         return World()
     port = _number(environ, "MASTER_PORT", launcher) or _job_port(environ)
-    return World(rank, size, *local, _address(environ, launcher), port)
+    return World(rank, size, local_rank, local_size, _address(environ, launcher), port)
 
 
 def _number(environ: Mapping[str, str], name: str, launcher: str) -> int:
@@ -150,26 +150,22 @@ class PeerError(InputError):
     """The error that another process has raised, and prints."""
 
 
-def mesh_shape(options: ParallelOptions, devices: int) -> tuple[int, int]:
+def mesh_shape(config: TrainConfig, devices: int) -> tuple[int, int]:
     """Return the sizes of the axes `data` and `fsdp` of the mesh of all devices.
 
     Along `data` each device has the same parameters, along `fsdp` each a part of them. Raises
-    `InputError` for sizes that do not give the number of devices.
+    `InputError` if the options do not fit the number of devices.
     """
-    if options.mesh is not None:
-        if math.prod(options.mesh) != devices:
-            raise InputError(
-                f"mesh: expected two sizes whose product is {devices}, the number of devices, "
-                f"got {options.mesh[0]} {options.mesh[1]}"
-            )
-        return options.mesh
-    return (1, devices) if options.parallel == "fsdp" else (devices, 1)
-
-
-def check_rows(batch_size: int, devices: int) -> None:
-    """Raise `InputError` if the rows of a batch cannot be divided among the devices."""
-    if batch_size % devices:
+    options, rows = config.parallel, config.data.batch_size
+    if options.parallel == "none" and devices > 1:
+        raise InputError(f"parallel: expected ddp or fsdp for {devices} processes, got none")
+    if options.mesh and math.prod(options.mesh) != devices:
         raise InputError(
-            f"batch_size: expected a multiple of {devices}, the number of devices that share a "
-            f"batch, got {batch_size}"
+            f"mesh: expected two sizes whose product is {devices}, the number of devices, "
+            f"got {options.mesh[0]} {options.mesh[1]}"
         )
+    if rows % devices:
+        raise InputError(
+            f"batch_size: expected a multiple of {devices}, the number of devices, got {rows}"
+        )
+    return options.mesh or ((1, devices) if options.parallel == "fsdp" else (devices, 1))

@@ -20,7 +20,10 @@ Weights = dict[str, Array]
 
 @dataclasses.dataclass(frozen=True)
 class LazyArray:
-    """An array that `read` returns whenever numpy needs it, so that it is in memory no longer."""
+    """An array that `read` returns when numpy needs it, so that it is in memory no longer.
+
+    What writes arrays takes these, too.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ from jax import Array
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from gpt_common.config import ParallelOptions
+from gpt_common.config import TrainConfig
 from gpt_common.distributed import Processes, World, mesh_shape
 
 Sharding = NamedSharding | None  # None: the default device
@@ -62,13 +62,15 @@ def start_processes(world: World, timeout: float) -> Processes:
     return Processes() if world.size == 1 else DistributedProcesses(world, timeout)
 
 
-def make_mesh(options: ParallelOptions, device: jax.Device) -> Mesh | None:
+def make_mesh(config: TrainConfig, device: jax.Device) -> Mesh | None:
     """Return the mesh of all devices of all processes, with axes `data` and `fsdp`; None for one.
 
     Raises `InputError` if the options do not fit the number of devices.
     """
     devices = jax.devices(device.platform)
-    shape = mesh_shape(options, len(devices))
+    if config.parallel.parallel == "none" and jax.process_count() == 1:
+        devices = [device]
+    shape = mesh_shape(config, len(devices))
     if len(devices) == 1:
         return None
     return jax.make_mesh(shape, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=devices)
@@ -110,6 +112,25 @@ def join_rows(rows: np.ndarray, mesh: Mesh | None) -> Array | np.ndarray:
         return rows
     spec = ROWS if rows.ndim == 3 else PartitionSpec(*ROWS[1:])
     return jax.make_array_from_process_local_data(NamedSharding(mesh, spec), rows)
+
+
+def divide_rows(loss: Callable[..., Array], mesh: Mesh | None) -> Callable[..., Array]:
+    """Return a mean loss of rows, weight and targets that each device computes of its own rows.
+
+    Else a loss that goes by chunks of rows would have each chunk computed by all devices.
+    """
+    if mesh is None:
+        return loss
+
+    def mean_loss(x: Array, weight: Array, targets: Array) -> Array:
+        weight = jax.lax.pcast(
+            weight, mesh.axis_names, to="varying"
+        )  # its gradient is the sum of all devices'
+        return jax.lax.pmean(loss(x, weight, targets), mesh.axis_names)
+
+    rows = PartitionSpec(mesh.axis_names)
+    specs = (rows, PartitionSpec(), rows)
+    return jax.shard_map(mean_loss, mesh=mesh, in_specs=specs, out_specs=PartitionSpec())
 
 
 def gather(array: Array) -> np.ndarray:

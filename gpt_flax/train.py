@@ -190,13 +190,13 @@ def train(config: TrainConfig) -> Path:
     processes = start_processes(find_world(), config.parallel.timeout)
     dtype = resolve_dtype(runtime.dtype, runtime.device)
     device = select_device(runtime.device, dtype)
-    mesh = make_mesh(config.parallel, device)
+    mesh = make_mesh(config, device)
     ops = None
     if runtime.fast_ops:
         cudnn = has_cudnn_attention(device, dtype)
         ops = choose_fast_ops(device.platform, dtype, processor(), cudnn)
     run = start_run(config.with_dtype(dtype), "flax", device.platform, read_weights, processes)
-    model, optimizer = create_model(run.start.config, ops, dtype), create_optimizer(options)
+    model, optimizer = create_model(run.start.config, ops, dtype, mesh), create_optimizer(options)
     state = create_state(run.start, run.config, optimizer, mesh)
     static_args = {"model": model, "optimizer": optimizer, "dtype": dtype}
     step_fn = partial(compile_train_step(ops, mesh), grad_clip=options.grad_clip, **static_args)
