@@ -780,7 +780,7 @@ FAULTS = (
     Fault(
         "hlo: a loop runs once",
         "benchmarks/workers/hlo.py::Module.kernels",
-        "times * int(rounds)",
+        "times * each.trip_count",
         "times",
     ),
     Fault(
