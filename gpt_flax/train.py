@@ -200,7 +200,7 @@ def train(config: TrainConfig) -> Path:
     state = create_state(run.start, run.config, optimizer, mesh)
     static_args = {"model": model, "optimizer": optimizer, "dtype": dtype}
     step_fn = partial(compile_train_step(ops, mesh), grad_clip=options.grad_clip, **static_args)
-    with run:
+    with processes, run:
         for step in range(run.first_step, options.steps):
             x, y = (join_rows(rows, mesh) for rows in run.next_batches())
             rate = learning_rate(step, options)

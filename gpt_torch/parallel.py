@@ -38,6 +38,11 @@ class DistributedProcesses(Processes):
             timeout=timedelta(seconds=timeout),
         )
 
+    def __exit__(self, kind: object, *details: object) -> None:
+        """Disconnect, unless this process fails and the others go on to wait for it."""
+        if kind is None:
+            dist.destroy_process_group()
+
     def broadcast(self, text: str) -> str:
         """Return the text of the first process."""
         texts: list[str] = [text]

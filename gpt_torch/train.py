@@ -201,7 +201,7 @@ def train(config: TrainConfig) -> Path:
     state = create_state(run.start, run.config, device, ops, mesh)
     step_fn = compile_train_step(state.model) if runtime.compile else train_step
     sum_gradients(state.model, mesh)
-    with run:
+    with processes, run:
         for step in range(run.first_step, options.steps):
             x, y = (to_device(a, device) for a in run.next_batches())
             rate = learning_rate(step, options)
