@@ -32,7 +32,7 @@ TESTED_BY = {
     "precision": ("precision", "model", "train"),
     **dict.fromkeys(("hardware", "device"), ("fast", "torch")),
     "token_files": ("data",),
-    "texts": ("data",),
+    **dict.fromkeys(("texts", "downloads"), ("data",)),
     "cache": ("data", "generation", "torch"),
     "progress": ("data",),
     **dict.fromkeys(("run", "resume"), ("run", "train", "generate")),
