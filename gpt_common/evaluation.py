@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -133,19 +134,19 @@ def print_results(results: dict[str, Any], as_json: bool) -> None:
     model = f"{results['model']}: {results['parameters']:,} parameters, {results['dtype']}"
     console.print(model, soft_wrap=True)
     if texts := {name: results[name] for name in TEXT_FLAGS if name in results}:
-        console.print(loss_table(texts))
+        console.print("\n", loss_table(texts), sep="")
     if "hellaswag" in results:
-        console.print(hellaswag_table(results["hellaswag"]))
+        console.print("\n", hellaswag_table(results["hellaswag"]), sep="")
 
 
 def loss_table(texts: dict[str, dict[str, Any]]) -> Table:
     """Return a row for the validation data and one for the text."""
-    table = _table("text", "tokens", "window", "stride", "loss", "perplexity")
+    table = _table("loss of", "tokens", "window", "stride", "loss", "perplexity")
     for name, result in texts.items():
-        label = result["source"] + (" (validation)" if name == "data" else "")
+        label = f"{name}: {Path(result['source']).name}"
         sizes = (f"{result[key]:,}" for key in ("tokens", "window", "stride"))
         perplexity = result["perplexity"]
-        shown = "inf" if perplexity is None else f"{perplexity:,.2f}"
+        shown = "inf" if perplexity is None else f"{perplexity:.6g}"
         table.add_row(label, *sizes, f"{result['loss']:.6f}", shown)
     return table
 
@@ -163,7 +164,7 @@ def hellaswag_table(protocols: dict[str, dict[str, Any]]) -> Table:
 
 def _table(first: str, *others: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
-    table.add_column(first, no_wrap=True, overflow="ellipsis")
+    table.add_column(first, no_wrap=True, overflow="ellipsis", max_width=22)  # 80 in total
     for column in others:
         table.add_column(column, justify="right", no_wrap=True)
     return table
