@@ -134,9 +134,11 @@ def print_results(results: dict[str, Any], as_json: bool) -> None:
     model = f"{results['model']}: {results['parameters']:,} parameters, {results['dtype']}"
     console.print(model, soft_wrap=True)
     if texts := {name: results[name] for name in TEXT_FLAGS if name in results}:
-        console.print("\n", loss_table(texts), sep="")
+        console.print()
+        console.print(loss_table(texts))
     if "hellaswag" in results:
-        console.print("\n", hellaswag_table(results["hellaswag"]), sep="")
+        console.print()
+        console.print(hellaswag_table(results["hellaswag"]))
 
 
 def loss_table(texts: dict[str, dict[str, Any]]) -> Table:

@@ -178,8 +178,7 @@ def encode_lm_eval(example: Example) -> Encoded:
 
     White space at the end of the context belongs to the ending.
     """
-    query = f"{example.activity_label}: {example.ctx_a} {example.ctx_b.capitalize()}"
-    query = clean(query)
+    query = clean(f"{example.activity_label}: {example.ctx_a} {example.ctx_b.capitalize()}")
     context = query.rstrip()
     prefix = encode(context)
     for text in map(clean, example.endings):

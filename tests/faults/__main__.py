@@ -40,6 +40,8 @@ TESTED_BY = {
     **{name: (name, "run") for name in ("checkpoint", "cli", "lock", "metrics")},
     **dict.fromkeys(("memory", "startup"), ("cli", "run")),
     **dict.fromkeys(("generate", "inference"), ("generation", "inference", "generate", "torch")),
+    "hellaswag": ("hellaswag", "evaluation"),
+    **dict.fromkeys(("scoring", "evaluation", "evaluate"), ("evaluation", "evaluate")),
     "repl": ("generate", "completion"),
     "__main__": ("convert",),
     "names": ("formats_foreign", "formats_refused"),

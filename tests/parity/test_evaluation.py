@@ -15,6 +15,7 @@ from gpt_common.scoring import Windows, mean_loss
 from gpt_common.tokenizer import encode
 from tests.conftest import random_weights
 from tests.parity.reference import ReferenceGPT, softmax
+from tests.parity.tolerances import FAST_LIMITS
 from tests.parity.twins import FRAMEWORKS, logprobs
 
 MINIATURE = Path(__file__).parents[1] / "hellaswag.jsonl"
@@ -127,3 +128,16 @@ def test_the_loss_of_a_text_token_by_token(framework, count, stride, odd_config)
     found = mean_loss(windows, 4, compute)
     assert found == pytest.approx(np.mean(losses), rel=TOLERANCES["float64"])
     assert len(list(windows)) == len(windows)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_bfloat16_is_used_and_close(framework, odd_config):
+    checkpoint = Checkpoint(odd_config, random_weights(odd_config))
+    tokens = np.random.default_rng(1).integers(0, odd_config.vocab_size, 90).astype(np.uint16)
+    windows = Windows(tokens, odd_config.block_size, 10)
+    losses = {
+        dtype: mean_loss(windows, 4, logprobs(framework, checkpoint, dtype))
+        for dtype in ("float32", "bfloat16")
+    }
+    difference = abs(losses["bfloat16"] / losses["float32"] - 1)
+    assert 1e-6 < difference < FAST_LIMITS["bfloat16"].loss
