@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,20 +76,32 @@ def evaluate(
         "dtype": config.dtype,
     }
     for name, windows in evaluations.texts.items():
+        source = getattr(config, name)
         B, T = windows.shape(config.batch_size)
         size = B * T * math.ceil(len(windows) / B)
-        source = getattr(config, name)
         with _progress(source, size, model, logprobs) as counted:
             loss = mean_loss(windows, config.batch_size, counted)
         results[name] = {"source": source, **loss_results(windows, loss)}
-    for protocol, examples in evaluations.hellaswag.items():
-        batches = hellaswag.batches(examples, model.block_size, config.batch_size)
-        size = sum(math.prod(batch.shape) for batch in batches)
-        with _progress(f"HellaSwag, {protocol}", size, model, logprobs) as counted:
-            counts = hellaswag.count_correct(batches, counted)
-        assert counts is not None  # nothing stops it
-        results.setdefault("hellaswag", {})[protocol] = hellaswag_results(counts)
-    return results
+    scores = {
+        protocol: hellaswag_results(_count_correct(protocol, examples, config, model, logprobs))
+        for protocol, examples in evaluations.hellaswag.items()
+    }
+    return results | ({"hellaswag": scores} if scores else {})
+
+
+def _count_correct(
+    protocol: HellaSwagProtocol,
+    examples: Sequence[EncodedExample],
+    config: EvaluateConfig,
+    model: GPTConfig,
+    logprobs: Logprobs,
+) -> Counts:
+    batches = hellaswag.batches(examples, model.block_size, config.batch_size)
+    size = sum(math.prod(batch.shape) for batch in batches)
+    with _progress(f"HellaSwag, {protocol}", size, model, logprobs) as counted:
+        counts = hellaswag.count_correct(batches, counted)
+    assert counts is not None  # nothing stops it
+    return counts
 
 
 @contextmanager
