@@ -25,7 +25,7 @@ NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", 
 # Tests of a file beside those that bear its name, or before them where they are much faster.
 TESTED_BY = {
     "model": ("generation", "model"),
-    "train": ("training", "fast", "run", "train", "generate", "torch"),
+    "train": ("training", "fast", "run", "train", "generate", "torch", "parallel"),
     "optimizer": ("training", "train", "torch"),
     "fast": ("fast", "model", "torch"),
     "sampling": ("sampling", "torch"),
@@ -38,7 +38,11 @@ TESTED_BY = {
     "documents": ("documents", "prepare"),
     "shards": ("shards", "prepare"),
     "tokenizer": ("tokenizer", "prepare"),
-    **dict.fromkeys(("run", "resume"), ("prefetch", "run", "train", "generate")),
+    "distributed": ("processes", "failures"),
+    "watchdog": ("processes", "failures"),
+    **dict.fromkeys(
+        ("run", "resume"), ("prefetch", "run", "train", "generate", "processes", "failures")
+    ),
     **dict.fromkeys(("run_folder", "hf_config"), ("checkpoint", "run")),
     **{name: (name, "run") for name in ("checkpoint", "cli", "lock", "metrics")},
     **dict.fromkeys(("memory", "startup"), ("cli", "run")),
@@ -164,7 +168,7 @@ def matching_tests(file: str, root: Path) -> Iterator[str]:
         return
     stem = Path(file).stem
     for subject in TESTED_BY.get(stem, (stem,)):
-        for folder in ("tests/parity", "tests", "tests/gpu_proof"):
+        for folder in ("tests/parity", "tests", "tests/gpu_proof", "tests/parallel"):
             name = f"{folder}/test_{subject}.py"
             if (root / name).exists():
                 yield name
