@@ -59,7 +59,7 @@ def parse(
                 args=args,
                 default=tyro.MISSING_NONPROP if default is None else default,
                 use_underscores=True,
-                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+                config=(tyro.conf.OmitArgPrefixes,),
             )
     except SystemExit as stop:
         if not stop.code:

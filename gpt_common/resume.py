@@ -14,6 +14,7 @@ from gpt_common.config import OutputOptions, TrainConfig
 from gpt_common.data import BatchLoader, Tokens, fingerprint
 from gpt_common.errors import InputError
 from gpt_common.lock import FolderLock
+from gpt_common.recipes import recipe_defaults
 from gpt_common.run_folder import STATE, is_run
 
 NOT_GIVEN = "\0"  # not a path, and so not a value of --data
@@ -26,14 +27,17 @@ RESUME_OVERRIDES = {
 
 
 def parse_train_config(command: str, args: Sequence[str] | None = None) -> TrainConfig:
-    """Return the options of the command line; with `--resume` they override the run's options.
+    """Return the options of the command line, over those of the run or recipe that it names.
 
     `command` is the module that `python -m` runs. Raises `InputError` for invalid flags, and for
     those that may not change when a run is resumed.
     """
     config = cli.parse(TrainConfig, command, args)
     if config.output.resume is None:
-        return config
+        if config.model.recipe is None:
+            return config
+        defaults = recipe_defaults(config.model.recipe, config.optimizer)
+        return cli.parse(TrainConfig, command, args, default=defaults)
     stored = stored_config(config.output.resume)
     resumed = _parse_over(stored, command, args)
     changed = [c for c in changes(stored, resumed) if c.name not in RESUME_OVERRIDES]

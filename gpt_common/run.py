@@ -111,7 +111,7 @@ class Run:
     def tokens_per_step(self) -> int:
         """The number of tokens per update."""
         data = self.config.data
-        return data.batch_size * data.seq_len * self.config.optimizer.grad_accum
+        return data.batch_size * data.seq_len * self.config.grad_accum
 
     def next_batches(self) -> Batch:
         """Return the batches of one update, each `(grad_accum, B, T)`."""
@@ -121,7 +121,7 @@ class Run:
     def _read_batches(self) -> tuple[Batch, dict[str, int]]:
         """Read the batches of one update; return them and the state of the loader after them."""
         state = self.train_loader.state()
-        batches = self.train_loader.next_batches(self.config.optimizer.grad_accum)
+        batches = self.train_loader.next_batches(self.config.grad_accum)
         if self.config.data.overfit_batch:
             self.train_loader.restore(state)
         return batches, self.train_loader.state()
@@ -290,6 +290,11 @@ def _print_summary(run: Run, device: str) -> None:
         f"{run.tokens_per_step:,} tokens a step"
     )
     run.log.print(f"{config.data.data}: {len(tokens):,} tokens to train on{validation}")
+    if config.optimizer.total_batch_tokens is not None:
+        run.log.print(
+            f"grad_accum {config.grad_accum}: batches of {config.data.batch_size:,} x "
+            f"{config.data.seq_len:,} tokens in each step"
+        )
     for note in run.start.notes:
         run.log.print(f"note: {note}")
     resumed = config.output.resume
@@ -368,9 +373,7 @@ def _resumed_checkpoint(path: str, steps: int) -> Checkpoint:
 def check_memory(model: GPTConfig, config: TrainConfig, device: str) -> None:
     """Raise `InputError` if training a model takes more memory than the machine has."""
     dtype: Dtype = "float32" if config.runtime.dtype == "auto" else config.runtime.dtype
-    needed = training_memory(
-        model, config.data, config.optimizer.grad_accum, dtype, on_cpu=device == "cpu"
-    )
+    needed = training_memory(model, config.data, config.grad_accum, dtype, on_cpu=device == "cpu")
     require_memory(needed, "training", MEMORY_OPTIONS)
 
 

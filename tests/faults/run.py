@@ -145,7 +145,7 @@ FAULTS = (
     Fault(
         "tokens a step forget grad_accum",
         "gpt_common/run.py::Run.tokens_per_step",
-        "data.batch_size * data.seq_len * self.config.optimizer.grad_accum",
+        "data.batch_size * data.seq_len * self.config.grad_accum",
         "data.batch_size * data.seq_len",
     ),
     Fault(
@@ -255,12 +255,12 @@ FAULTS = (
         "gpt_common/run.py::check_memory",
         """
         needed = training_memory(
-            model, config.data, config.optimizer.grad_accum, dtype, on_cpu=device == "cpu"
+            model, config.data, config.grad_accum, dtype, on_cpu=device == "cpu"
         )
         """,
         """
         needed = training_memory(
-            model, config.data, config.optimizer.grad_accum, "float32", on_cpu=device == "cpu"
+            model, config.data, config.grad_accum, "float32", on_cpu=device == "cpu"
         )
         """,
     ),
