@@ -22,6 +22,7 @@ from benchmarks import environment, generate, gpu_parity, gpu_report, report, tr
 from benchmarks.candidate import Candidate, candidates, corpus, stderr_console
 from benchmarks.generate import GenerateBenchmarkConfig
 from benchmarks.implementations import BASELINE, BY_NAME
+from benchmarks.peaks import matmul_speeds
 from benchmarks.plot import draw
 from benchmarks.report import Result
 from benchmarks.spec import Dtype, Spec, flops_per_token
@@ -137,6 +138,7 @@ class Runner:
         self.model = PRESETS[config.preset]
         self.seq_len = min(SEQ_LEN, self.model.block_size)
         self._whole = Deadline(60 * config.minutes, config.timeout)
+        self._matmuls: dict[Dtype, dict[str, float]] = {}  # FLOP/s, by dtype
         self.start_part("parity")
         self.frameworks = {name: self._describe(name) for name in FRAMEWORKS}
 
@@ -198,11 +200,20 @@ class Runner:
         plan = DRY_RUN if self.dry_run else PLAN
         implementations = [BY_NAME[variant.framework]]
         with candidates(implementations, self.console, self.deadline) as running:
-            (result,) = train_step.measure_interleaved(running, spec, plan, peaks=True)
+            (result,) = train_step.measure_interleaved(running, spec, plan)
             if "error" not in result:
                 result["gpu_state"] = environment.gpu_state()  # at once: an idle GPU clocks down
                 result["attention"] = running[0].ask("attention_kernels")
+        if "error" not in result:
+            train_step.add_percent_of_peak(result, spec, self._matmul_speeds(spec))
         return result
+
+    def _matmul_speeds(self, spec: Spec) -> dict[str, float]:
+        """Return the fastest framework's matmuls, measured once for each dtype."""
+        if spec.dtype not in self._matmuls:
+            asked = spec.model, spec.tokens_per_step, spec.device, spec.dtype
+            self._matmuls[spec.dtype] = matmul_speeds(*asked, self.console, self.deadline)
+        return self._matmuls[spec.dtype]
 
 
 def check_parity(runner: Runner, marks: str) -> list[Result]:

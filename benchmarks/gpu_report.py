@@ -121,7 +121,7 @@ def generation_cells(program: Result, case: Result) -> list[str]:
         f"{case['tokens_per_second']:,.1f}",
         f"{case['milliseconds_per_step']:,.2f}",
         f"{case['milliseconds_to_first_token']:,.1f} ms",
-        report.percent(case["share_of_bandwidth"]),
+        report.percent(case.get("share_of_limit")),
         report.gigabytes(program["peak_memory"]),
         f"{speed_up:.2f}x" if speed_up else "",
     ]

@@ -6,7 +6,7 @@ They say what the hardware can do. One framework's own matmul may be far slower 
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, SupportsFloat
 
 from rich.console import Console
 
@@ -34,7 +34,7 @@ def matmul_speeds(
     device: Device,
     dtype: Dtype,
     console: Console,
-    timeout: float = TIMEOUT,
+    timeout: SupportsFloat = TIMEOUT,
 ) -> dict[str, float]:
     """Return the FLOP/s of the model's matmuls in each framework, by "framework: name, kernel".
 
@@ -46,14 +46,19 @@ def matmul_speeds(
 
 @cache
 def read_speeds(
-    device: Device, dtype: Dtype, console: Console, timeout: float = TIMEOUT
+    device: Device, dtype: Dtype, console: Console, timeout: SupportsFloat = TIMEOUT
 ) -> dict[str, float]:
     """Return the bytes/s at which each framework reads an array, by "framework: kernel"."""
     return ask_frameworks("bandwidth", device, dtype, console, timeout, size=READ_BYTES)
 
 
 def ask_frameworks(
-    call: str, device: Device, dtype: Dtype, console: Console, timeout: float, **arguments: Any
+    call: str,
+    device: Device,
+    dtype: Dtype,
+    console: Console,
+    timeout: SupportsFloat,
+    **arguments: Any,
 ) -> dict[str, float]:
     """Return the speeds that each framework answers, in its own process.
 

@@ -239,8 +239,9 @@ class RuntimeOptions:
 class ParallelOptions:
     """Training on several devices."""
 
-    parallel: Literal["ddp", "fsdp"] = "ddp"
-    """ddp: each device has all parameters. fsdp: each has a part of them, and of the moments."""
+    parallel: Literal["none", "ddp", "fsdp"] = "ddp"
+    """ddp: each device has all parameters. fsdp: each has a part of them, and of the moments. none:
+    one device, although Flax sees more."""
     mesh: Annotated[tuple[int, int] | None, _hint("DATA FSDP", "all devices in one axis")] = None
     """Copies of the parameters, and devices that share a copy, such as 2 4 for two hosts of four
     GPUs: both at once, in place of --parallel."""

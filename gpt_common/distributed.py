@@ -9,23 +9,29 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from gpt_common.config import ParallelOptions
+from gpt_common.config import TrainConfig
 from gpt_common.errors import InputError
 
 T = TypeVar("T")
 
 DEFAULT_PORT = 29500  # torchrun's
-# The variables of launchers: rank, number of processes, rank on this host.
+# The variables of launchers: rank, number of processes, and both on this host.
 LAUNCHERS = {
-    "torchrun": ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
-    "Open MPI": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
-    "SLURM": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
+    "torchrun": ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
+    "Open MPI": (
+        *("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+        *("OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+    ),
+    "SLURM": (
+        *("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+        *("SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
+    ),
 }
 
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run. `rank` is this one's, `local_rank` its rank on its host.
+    """The processes of a run. `rank` is this one's; `local_rank` and `local_size` are its host's.
 
     `address` and `port` are of the first process, through which the others find each other.
     """
@@ -33,6 +39,7 @@ class World:
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    local_size: int = 1
     address: str = "localhost"
     port: int = DEFAULT_PORT
 
@@ -53,24 +60,25 @@ def find_world(environ: Mapping[str, str] = os.environ) -> World:
     MASTER_ADDR and MASTER_PORT name the first one; SLURM and a single host do without. One process
     if there is no launcher. Raises `InputError` for numbers that do not fit together.
     """
-    found = [name for name, (rank, size, _) in LAUNCHERS.items() if {rank, size} <= environ.keys()]
+    found = [name for name, names in LAUNCHERS.items() if environ.keys() >= set(names[:2])]
     if not found:
         return World()
     launcher, names = found[0], LAUNCHERS[found[0]]
-    rank, size, local_rank = (_number(environ, name, launcher) for name in names)
+    rank, size, local_rank, local_size = (_number(environ, name, launcher) for name in names)
     if not 0 <= rank < size:
         raise InputError(f"{launcher}: expected {names[0]} below {names[1]} {size}, got {rank}")
     if size == 1:
         return World()
     port = _number(environ, "MASTER_PORT", launcher) or _job_port(environ)
-    return World(rank, size, local_rank, _address(environ, launcher), port)
+    return World(rank, size, local_rank, local_size, _address(environ, launcher), port)
 
 
 def _number(environ: Mapping[str, str], name: str, launcher: str) -> int:
     value = environ.get(name, "0")
-    if not value.isdecimal():
+    match = re.match(r"\d+", value)  # SLURM has 4(x2) for two hosts of 4 processes each
+    if match is None:
         raise InputError(f"{launcher}: {name}: expected a whole number, got {value!r}")
-    return int(value)
+    return int(match[0])
 
 
 def _address(environ: Mapping[str, str], launcher: str) -> str:
@@ -142,26 +150,22 @@ class PeerError(InputError):
     """The error that another process has raised, and prints."""
 
 
-def mesh_shape(options: ParallelOptions, devices: int) -> tuple[int, int]:
+def mesh_shape(config: TrainConfig, devices: int) -> tuple[int, int]:
     """Return the sizes of the axes `data` and `fsdp` of the mesh of all devices.
 
     Along `data` each device has the same parameters, along `fsdp` each a part of them. Raises
-    `InputError` for sizes that do not give the number of devices.
+    `InputError` if the options do not fit the number of devices.
     """
-    if options.mesh is not None:
-        if math.prod(options.mesh) != devices:
-            raise InputError(
-                f"mesh: expected two sizes whose product is {devices}, the number of devices, "
-                f"got {options.mesh[0]} {options.mesh[1]}"
-            )
-        return options.mesh
-    return (1, devices) if options.parallel == "fsdp" else (devices, 1)
-
-
-def check_rows(batch_size: int, devices: int) -> None:
-    """Raise `InputError` if the rows of a batch cannot be divided among the devices."""
-    if batch_size % devices:
+    options, rows = config.parallel, config.data.batch_size
+    if options.parallel == "none" and devices > 1:
+        raise InputError(f"parallel: expected ddp or fsdp for {devices} processes, got none")
+    if options.mesh and math.prod(options.mesh) != devices:
         raise InputError(
-            f"batch_size: expected a multiple of {devices}, the number of devices that share a "
-            f"batch, got {batch_size}"
+            f"mesh: expected two sizes whose product is {devices}, the number of devices, "
+            f"got {options.mesh[0]} {options.mesh[1]}"
         )
+    if rows % devices:
+        raise InputError(
+            f"batch_size: expected a multiple of {devices}, the number of devices, got {rows}"
+        )
+    return options.mesh or ((1, devices) if options.parallel == "fsdp" else (devices, 1))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -37,7 +36,7 @@ from gpt_common.prefetch import Prefetcher
 from gpt_common.resume import changes, lock_resumed, not_a_run, restore_position, stored_config
 from gpt_common.run_folder import lock_new_run, remove_older, step_folder, update_latest
 from gpt_common.storage import clean_folder
-from gpt_common.weights import Array, LazyWeights, num_parameters
+from gpt_common.weights import Array, LazyWeights, Weights, num_parameters
 
 MEMORY_OPTIONS = "--batch_size, --seq_len or the model"  # what to reduce when out of memory
 PACKAGES = ("gpt-twins", "torch", "jax", "flax", "optax", "numpy")
@@ -154,11 +153,8 @@ class Run:
         tensors = (weights, exp_avg, exp_avg_sq)
         values = finite_values(step, tensors)
         streamed = [
-            {
-                name: dataclasses.replace(array, read=partial(next, values))
-                for name, array in t.items()
-            }
-            for t in tensors
+            {name: replace(array, read=partial(next, values)) for name, array in named.items()}
+            for named in tensors
         ]
         folder = step_folder(self.folder, step)
         write = partial(self._write, folder, step, *streamed)
@@ -168,14 +164,13 @@ class Run:
         return folder
 
     def _write(self, folder: Path, step: int, weights: LazyWeights, *moments: LazyWeights) -> None:
-        training = self._training_state(step, *moments)
-        write_checkpoint(folder, Checkpoint(self.start.config, weights, training))
+        training = self._training_state(step, *(cast(Weights, each) for each in moments))
+        checkpoint = Checkpoint(self.start.config, cast(Weights, weights), training)
+        write_checkpoint(folder, checkpoint)
         update_latest(self.folder, folder)
         self._remove_older(folder, at_least=2)
 
-    def _training_state(
-        self, step: int, exp_avg: LazyWeights, exp_avg_sq: LazyWeights
-    ) -> TrainingState:
+    def _training_state(self, step: int, exp_avg: Weights, exp_avg_sq: Weights) -> TrainingState:
         start = self.start.training
         return TrainingState(
             step=step,

@@ -20,7 +20,10 @@ Weights = dict[str, Array]
 
 @dataclasses.dataclass(frozen=True)
 class LazyArray:
-    """An array that `read` returns whenever numpy needs it, so that it is in memory no longer."""
+    """An array that `read` returns when numpy needs it, so that it is in memory no longer.
+
+    What writes arrays takes these, too.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -31,13 +34,13 @@ class LazyArray:
         """The number of bytes of the array."""
         return math.prod(self.shape) * self.dtype.itemsize
 
-    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> Array:
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
         """Return the array, for `np.asarray`."""
         array = self.read()
         return array if dtype is None else array.astype(dtype)
 
 
-LazyWeights = dict[str, LazyArray]
+LazyWeights = Mapping[str, LazyArray]
 
 EMBEDDING = "transformer.wte.weight"
 

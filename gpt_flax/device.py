@@ -31,7 +31,7 @@ def select_device(name: Device, dtype: Dtype) -> jax.Device:
     if name != "auto" and name not in found:
         raise InputError(f"device {name}: expected one of {', '.join(found)}")
     platform = found[0] if name == "auto" else name
-    device = jax.devices(platform)[0]
+    device = jax.local_devices(backend=platform)[0]  # of this process
     check_dtype(platform, dtype, device)
     precision = "tensorfloat32" if dtype == "tf32" else "highest"
     jax.config.update("jax_default_matmul_precision", precision)

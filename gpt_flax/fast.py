@@ -27,11 +27,13 @@ from flax import linen as nn
 from flax.linen.module import InterceptorContext
 from jax import Array
 from jax.experimental.layout import Layout, with_layout_constraint
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from gpt_common.config import Dtype, GPTConfig
 from gpt_common.hardware import Processor
 from gpt_flax.model import GPT, MLP, Attention, causal_attention
+from gpt_flax.parallel import divide_rows
 from gpt_flax.precision import DTYPES
 
 # Rows of logits in a chunk. On a CPU 103 MB in float32 for GPT-2; with fewer, XLA multiplies more
@@ -86,6 +88,7 @@ class FastGPT(GPT):
 
     ops: FastOps = FastOps()
     dtype: DTypeLike = jnp.float32
+    mesh: Mesh | None = None  # of the devices that share a batch
 
     def loss(self, tokens: Array, targets: Array) -> Array:
         """Return the mean cross-entropy in nats, without the whole batch's logits in memory."""
@@ -93,7 +96,8 @@ class FastGPT(GPT):
             return super().loss(tokens, targets)
         x = flatten_batch(self.ln_f(self.hidden(tokens)))
         options = self.config.vocab_size, self.dtype, self.ops.loss_rows
-        return chunked_cross_entropy(x, self.wte.embedding, targets.ravel(), *options)
+        loss = divide_rows(lambda *rows: chunked_cross_entropy(*rows, *options), self.mesh)
+        return loss(x, self.wte.embedding, targets.ravel())
 
     def hidden(
         self,
@@ -107,9 +111,11 @@ class FastGPT(GPT):
             return super().hidden(tokens, positions, attentions or fast)
 
 
-def create_model(config: GPTConfig, ops: FastOps | None, dtype: Dtype) -> GPT:
+def create_model(
+    config: GPTConfig, ops: FastOps | None, dtype: Dtype, mesh: Mesh | None = None
+) -> GPT:
     """Return a `GPT`, or a `FastGPT` if `ops` are given."""
-    return GPT(config) if ops is None else FastGPT(config, ops, DTYPES[dtype])
+    return GPT(config) if ops is None else FastGPT(config, ops, DTYPES[dtype], mesh)
 
 
 def call_fast(

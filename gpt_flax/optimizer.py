@@ -2,13 +2,16 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
+from jax.sharding import Mesh
 
 from gpt_common.checkpoint import TrainingState
 from gpt_common.config import GPTConfig, OptimizerOptions
-from gpt_common.weights import Weights
-from gpt_flax.weights import Params, from_hf, to_hf
+from gpt_common.weights import LazyWeights
+from gpt_flax.parallel import divide
+from gpt_flax.weights import Params, from_hf, lazy_hf
 
 CLIP_EPSILON = 1e-6  # torch.nn.utils.clip_grad_norm_'s
 
@@ -65,22 +68,25 @@ def clip_and_update(
     return params, opt_state, norm
 
 
-def state_to_hf(opt_state: optax.OptState, config: GPTConfig) -> tuple[Weights, Weights]:
-    """Return AdamW's first and second moments under Hugging Face's names."""
+def state_to_hf(opt_state: optax.OptState, config: GPTConfig) -> tuple[LazyWeights, LazyWeights]:
+    """Return AdamW's first and second moments under Hugging Face's names, each read when needed."""
     exp_avg = optax.tree.get(opt_state, "mu")
     exp_avg_sq = optax.tree.get(opt_state, "nu")
-    return to_hf(exp_avg, config), to_hf(exp_avg_sq, config)
+    return lazy_hf(exp_avg, config), lazy_hf(exp_avg_sq, config)
 
 
 def restore_state(
-    opt_state: optax.OptState, config: GPTConfig, training: TrainingState
+    opt_state: optax.OptState,
+    config: GPTConfig,
+    training: TrainingState,
+    mesh: Mesh | None = None,
 ) -> optax.OptState:
     """Return AdamW's state with the moments and the step of a checkpoint."""
     step = training.optimizer_step_at(training.step)
     dtype = jax.tree.leaves(optax.tree.get(opt_state, "mu"))[0].dtype
     return optax.tree.set(
         opt_state,
-        count=jnp.array(step, jnp.int32),
-        mu=from_hf(training.exp_avg, config, dtype),
-        nu=from_hf(training.exp_avg_sq, config, dtype),
+        count=divide(np.array(step), jnp.int32, mesh),
+        mu=from_hf(training.exp_avg, config, dtype, mesh),
+        nu=from_hf(training.exp_avg_sq, config, dtype, mesh),
     )

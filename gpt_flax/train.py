@@ -3,17 +3,19 @@
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.sharding import Mesh
 
 from gpt_common import cli
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import Dtype, TrainConfig
 from gpt_common.data import BatchLoader
+from gpt_common.distributed import find_world
 from gpt_common.formats.registry import read_weights
 from gpt_common.hardware import processor, tune_malloc
 from gpt_common.resume import parse_train_config
@@ -30,8 +32,9 @@ from gpt_flax.fast import FastOps, choose_fast_ops, create_model, train_step_opt
 from gpt_flax.generate import generate_texts
 from gpt_flax.model import GPT
 from gpt_flax.optimizer import clip_and_update, create_optimizer, restore_state, state_to_hf
+from gpt_flax.parallel import gathered, join_rows, make_mesh, shard_state, start_processes
 from gpt_flax.precision import autocast, master_dtype
-from gpt_flax.weights import Params, from_hf, to_hf
+from gpt_flax.weights import Params, from_hf, lazy_hf
 
 
 class TrainState(NamedTuple):
@@ -42,14 +45,27 @@ class TrainState(NamedTuple):
 
 
 def create_state(
-    start: Checkpoint, config: TrainConfig, optimizer: optax.GradientTransformation
+    start: Checkpoint,
+    config: TrainConfig,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh | None = None,
 ) -> TrainState:
-    """Return the state at the start of a run, or of a resumed run, on the device."""
-    params = from_hf(start.weights, start.config, master_dtype(config.runtime.dtype))
-    opt_state = optimizer.init(params)
+    """Return the state at the start of a run, or of a resumed run, on the devices."""
+    params = from_hf(start.weights, start.config, master_dtype(config.runtime.dtype), mesh)
+    opt_state = create_opt_state(params, optimizer, mesh)
     if start.training:
-        opt_state = restore_state(opt_state, start.config, start.training)
+        opt_state = restore_state(opt_state, start.config, start.training, mesh)
     return TrainState(params, opt_state)
+
+
+def create_opt_state(
+    params: Params, optimizer: optax.GradientTransformation, mesh: Mesh | None
+) -> optax.OptState:
+    """Return AdamW's first state, divided as the parameters are."""
+    if mesh is None:
+        return optimizer.init(params)
+    shardings = shard_state(jax.eval_shape(optimizer.init, params), mesh)
+    return jax.jit(optimizer.init, out_shardings=shardings)(params)
 
 
 def loss_fn(params: Params, model: GPT, x: Array, y: Array, dtype: Dtype) -> Array:
@@ -91,10 +107,22 @@ def train_step(
 
 
 @cache
-def compile_train_step(ops: FastOps | None) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
-    """Return `train_step`, compiled at the first call; it donates the old state's buffers."""
+def compile_train_step(
+    ops: FastOps | None, mesh: Mesh | None = None
+) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
+    """Return `train_step`, compiled at the first call; it donates the old state's buffers.
+
+    On a mesh the new state is divided as the old one is: XLA would choose, else.
+    """
+
+    def divided_step(
+        state: TrainState, *args: Any, **static: Any
+    ) -> tuple[TrainState, dict[str, Array]]:
+        new_state, metrics = train_step(state, *args, **static)
+        return jax.lax.with_sharding_constraint(new_state, shard_state(new_state, mesh)), metrics
+
     return jax.jit(
-        train_step,
+        train_step if mesh is None else divided_step,
         static_argnames=("model", "optimizer", "grad_clip", "dtype"),
         donate_argnames="state",
         compiler_options=train_step_options(ops, jax.__version_info__),
@@ -113,6 +141,7 @@ def evaluate(
     loader: BatchLoader,
     steps: int,
     dtype: Dtype,
+    mesh: Mesh | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> float | None:
     """Return the mean loss over a loader's first `steps` batches, or None once `stopped()`."""
@@ -121,24 +150,27 @@ def evaluate(
     for _ in range(steps):
         if stopped():
             return None
-        losses.append(eval_step(params, *loader.next_batch(), model=model, dtype=dtype))
+        x, y = (join_rows(rows, mesh) for rows in loader.next_batch())
+        losses.append(eval_step(params, x, y, model=model, dtype=dtype))
     return jnp.stack(losses).mean().item()
 
 
 def save(run: Run, state: TrainState, step: int) -> Path:
     """Write the checkpoint after `step` updates."""
     config = run.start.config
-    weights = to_hf(state.params, config)
+    weights = lazy_hf(state.params, config)
     return run.save(step, weights, *state_to_hf(state.opt_state, config))
 
 
-def after_step(run: Run, state: TrainState, step: int, dtype: Dtype, model: GPT) -> bool:
+def after_step(
+    run: Run, state: TrainState, step: int, dtype: Dtype, model: GPT, mesh: Mesh | None
+) -> bool:
     """Evaluate, save and sample if due after `step` updates; return whether the run should stop."""
     output, stop = run.config.output, run.stopped()
     if run.val_loader and not stop and run.is_due(output.eval_every, step):
         run.log.flush()
         batches = run.val_loader, output.eval_steps
-        val_loss = evaluate(state.params, model, *batches, dtype, run.stopped)
+        val_loss = evaluate(state.params, model, *batches, dtype, mesh, run.stopped)
         if val_loss is None:
             stop = True
         else:
@@ -147,32 +179,35 @@ def after_step(run: Run, state: TrainState, step: int, dtype: Dtype, model: GPT)
         save(run, state, step)
     if run.samples and not stop and run.is_due(output.sample_every, step):
         run.log.flush()
-        run.log.samples(step, generate_texts(state.params, model, *run.samples, dtype))
+        params = gathered(state.params, mesh)
+        run.log.samples(step, generate_texts(params, model, *run.samples, dtype))
     return stop
 
 
 def train(config: TrainConfig) -> Path:
     """Train until the last step or until a signal; return the folder of the last checkpoint."""
     runtime, options = config.runtime, config.optimizer
+    processes = start_processes(find_world(), config.parallel.timeout)
     dtype = resolve_dtype(runtime.dtype, runtime.device)
     device = select_device(runtime.device, dtype)
+    mesh = make_mesh(config, device)
     ops = None
     if runtime.fast_ops:
         cudnn = has_cudnn_attention(device, dtype)
         ops = choose_fast_ops(device.platform, dtype, processor(), cudnn)
-    run = start_run(config.with_dtype(dtype), "flax", device.platform, read_weights)
-    model, optimizer = create_model(run.start.config, ops, dtype), create_optimizer(options)
-    state = create_state(run.start, run.config, optimizer)
+    run = start_run(config.with_dtype(dtype), "flax", device.platform, read_weights, processes)
+    model, optimizer = create_model(run.start.config, ops, dtype, mesh), create_optimizer(options)
+    state = create_state(run.start, run.config, optimizer, mesh)
     static_args = {"model": model, "optimizer": optimizer, "dtype": dtype}
-    step_fn = partial(compile_train_step(ops), grad_clip=options.grad_clip, **static_args)
+    step_fn = partial(compile_train_step(ops, mesh), grad_clip=options.grad_clip, **static_args)
     with run:
         for step in range(run.first_step, options.steps):
-            x, y = run.next_batches()
+            x, y = (join_rows(rows, mesh) for rows in run.next_batches())
             rate = learning_rate(step, options)
             state, metrics = step_fn(state, x, y, rate)
             run.log.step(step, rate, metrics)
             run.remove_older()
-            if after_step(run, state, step + 1, dtype, model):
+            if after_step(run, state, step + 1, dtype, model, mesh):
                 break
     return step_folder(run.folder, step + 1)
 

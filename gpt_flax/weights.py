@@ -1,14 +1,25 @@
 """Hugging Face's names <-> Flax parameters: one table, read in both directions."""
 
+from functools import partial
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from gpt_common.config import GPTConfig
-from gpt_common.weights import EMBEDDING, Weights, in_model
+from gpt_common.weights import (
+    EMBEDDING,
+    Array,
+    LazyArray,
+    LazyWeights,
+    Weights,
+    in_model,
+    weight_shapes,
+)
+from gpt_flax.parallel import divide, gather
 
 Params = dict[str, Any]
 
@@ -44,24 +55,40 @@ def name_table(config: GPTConfig) -> dict[str, str]:
     return {hf_name: path for hf_name, path in table.items() if in_model(hf_name, config)}
 
 
-def from_hf(weights: Weights, config: GPTConfig, dtype: DTypeLike) -> Params:
-    """Return Hugging Face's weights, or moments, as a parameter tree of new arrays."""
+def from_hf(
+    weights: Weights, config: GPTConfig, dtype: DTypeLike, mesh: Mesh | None = None
+) -> Params:
+    """Return Hugging Face's weights, or moments, as a parameter tree of new arrays.
+
+    Of a mesh each device has its part.
+    """
     flat: Params = {}
     for hf_name, path in name_table(config).items():
         array = weights[hf_name]
         if hf_name == EMBEDDING:
             array = np.pad(array, ((0, config.padded_vocab_size - config.vocab_size), (0, 0)))
-        flat[path] = jnp.array(array, dtype)  # a copy: a step donates its buffers
+        flat[path] = divide(array, dtype, mesh)
     return unflatten_dict(flat, sep="/")
+
+
+def lazy_hf(params: Params, config: GPTConfig) -> LazyWeights:
+    """Return `to_hf`, of which each array is gathered from the devices when it is read."""
+    flat, shapes, lazy = flatten_dict(params, sep="/"), weight_shapes(config), {}
+    for hf_name, path in name_table(config).items():
+        array = flat[path]
+        read = partial(hf_array, array, shapes[hf_name])
+        lazy[hf_name] = LazyArray(shapes[hf_name], np.dtype(array.dtype), read)
+    return lazy
+
+
+def hf_array(array: jax.Array, shape: tuple[int, ...]) -> Array:
+    """Return a weight or moment as Hugging Face has it, without the rows that pad the vocabulary.
+
+    `shape` is Hugging Face's.
+    """
+    return np.ascontiguousarray(gather(array)[: shape[0]])
 
 
 def to_hf(params: Params, config: GPTConfig) -> Weights:
     """Return a parameter tree of weights or moments under Hugging Face's names, bit for bit."""
-    flat = flatten_dict(params, sep="/")
-    weights: Weights = {}
-    for hf_name, path in name_table(config).items():
-        array = np.asarray(flat[path])
-        if hf_name == EMBEDDING:
-            array = array[: config.vocab_size]
-        weights[hf_name] = np.ascontiguousarray(array)
-    return weights
+    return {name: np.asarray(array) for name, array in lazy_hf(params, config).items()}

@@ -14,7 +14,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from gpt_common.config import ParallelOptions
+from gpt_common.config import TrainConfig
 from gpt_common.distributed import Processes, World, mesh_shape
 from gpt_torch.model import GPT
 
@@ -27,7 +27,7 @@ class DistributedProcesses(Processes):
     def __init__(self, world: World, device: torch.device, timeout: float) -> None:
         self.world = world
         if device.type == "cuda":
-            torch.cuda.set_device(world.local_rank)
+            torch.cuda.set_device(world.local_rank % torch.cuda.device_count())
         # torch reads them itself: under torchrun its launcher may be the one that listens there.
         os.environ.setdefault("MASTER_ADDR", world.address)
         os.environ.setdefault("MASTER_PORT", str(world.port))
@@ -56,13 +56,13 @@ def start_processes(world: World, device: torch.device, timeout: float) -> Proce
     return Processes() if world.size == 1 else DistributedProcesses(world, device, timeout)
 
 
-def make_mesh(options: ParallelOptions, device: torch.device) -> DeviceMesh | None:
+def make_mesh(config: TrainConfig, device: torch.device) -> DeviceMesh | None:
     """Return the mesh of all devices, one a process, with axes `data` and `fsdp`; None for one.
 
     Raises `InputError` if the options do not fit the number of devices.
     """
     devices = dist.get_world_size() if dist.is_initialized() else 1
-    shape = mesh_shape(options, devices)
+    shape = mesh_shape(config, devices)
     if devices == 1:
         return None
     return init_device_mesh(device.type, shape, mesh_dim_names=("data", "fsdp"))

@@ -196,7 +196,7 @@ def train(config: TrainConfig) -> Path:
     if runtime.fast_ops:
         ops = choose_fast_ops(device.type, dtype, processor(), runtime.compile)
     processes = start_processes(find_world(), device, config.parallel.timeout)
-    mesh = make_mesh(config.parallel, device)
+    mesh = make_mesh(config, device)
     run = start_run(config.with_dtype(dtype), "torch", device.type, read_weights, processes)
     state = create_state(run.start, run.config, device, ops, mesh)
     step_fn = compile_train_step(state.model) if runtime.compile else train_step

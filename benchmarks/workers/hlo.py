@@ -17,7 +17,6 @@ from benchmarks.workers.kernels import Kernel
 ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")  # element type and shape, as in f32[4,8]
 HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.+?) ([\w\-]+)\(([^)]*)\)(.*)$")
-BITS = {"pred": 8, "bf16": 16}  # of an element; the name of the others has them
 NO_KERNEL = ("parameter", "get-tuple-element", "bitcast", "tuple", "constant", "after-all")
 READS_A_PART = ("gather", "dynamic-slice", "slice", "broadcast")
 UPDATES = {"dynamic-update-slice": 1, "scatter": 2}  # and which operand has the new values
@@ -52,6 +51,14 @@ class Instruction:
         arrays = [array for array in self.shapes if array[0] not in ("s8", "u8")]
         return sum(math.prod(shape) * element_bits(element) // 8 for element, shape in arrays)
 
+    @property
+    def trip_count(self) -> int:
+        """How often a loop runs. Raises `ValueError` if XLA does not know it."""
+        found = self.find(r'"known_trip_count":\{"n":"(\d+)"')
+        if not found:
+            raise ValueError(f"{self.name}: expected a loop with a known trip count")
+        return int(found)
+
     def find(self, pattern: str) -> str:
         """Return the first group of a pattern in the attributes, or an empty string."""
         found = re.search(pattern, self.attributes)
@@ -63,7 +70,7 @@ Computation = dict[str, Instruction]
 
 def element_bits(element: str) -> int:
     """Return the size of an element type, such as f32, s64 or bf16, in bits."""
-    return BITS.get(element) or int(re.sub(r"\D*(\d+).*", r"\1", element))
+    return 8 if element == "pred" else int(re.sub(r"\D*(\d+).*", r"\1", element))
 
 
 @dataclass(frozen=True)
@@ -92,17 +99,11 @@ class Module:
         return [each for found in self.computations.values() for each in found.values()]
 
     def kernels(self, computation: str = "ENTRY", times: int = 1) -> Iterator[Kernel]:
-        """Yield the kernels that run, those of a loop with the number of its rounds.
-
-        Raises `ValueError` for a loop of unknown length.
-        """
+        """Yield the kernels that run, those of a loop with its trip count."""
         scope = self.computations[computation]
         for each in scope.values():
             if each.opcode == "while":
-                rounds = each.find(r'"known_trip_count":\{"n":"(\d+)"')
-                if not rounds:
-                    raise ValueError(f"{each.name}: expected a loop of known length")
-                yield from self.kernels(each.find(r"body=%([\w.\-]+)"), times * int(rounds))
+                yield from self.kernels(each.find(r"body=%([\w.\-]+)"), times * each.trip_count)
             elif each.opcode not in NO_KERNEL:
                 layer = each.find(r'op_name="([^"]*)"')
                 yield Kernel(layer, self.bytes(each, scope), self.flops(each, scope), times)

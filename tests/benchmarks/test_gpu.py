@@ -156,9 +156,16 @@ def test_after_a_variant_its_attention_and_the_clocks_are_read(monkeypatch):
     monkeypatch.setattr(gpu.Runner, "_describe", lambda *_: {})
     monkeypatch.setattr(gpu, "candidates", candidates)
     monkeypatch.setattr(environment, "gpu_state", gpu_state)
-    result = runner(timeout=55.0).measure(gpu.last_variant("flax"), [8])
+    peaks = []
+    monkeypatch.setattr(gpu, "matmul_speeds", lambda *a: peaks.append(a) or {"flax: head": 4e12})
+    running = runner(timeout=55.0)
+    result = running.measure(gpu.last_variant("flax"), [8])
+    running.measure(gpu.last_variant("flax"), [8])
+    ((_, rows, device, dtype, _, timeout),) = peaks  # measured once for each dtype
+    assert (rows, device, dtype, float(timeout)) == (8 * 1024, "cuda", "bfloat16", 55.0)
+    assert result["share_of_matmul_peak"] == result["flops_per_second"] / 4e12
     assert (result["attention"], result["gpu_state"]) == (["fmha"], {"sm_clock": "1980 MHz"})
-    assert [call for _, call, _ in asked][-3:] == ["memory", "matmuls", "attention_kernels"]
+    assert [call for _, call, _ in asked][-2:] == ["memory", "attention_kernels"]
     spec = asked[0][2]["spec"]
     assert (spec["batch_size"], spec["seq_len"], spec["dtype"]) == (8, 1024, "bfloat16")
 

@@ -92,7 +92,7 @@ def test_the_kernels_of_a_gpus_libraries():
 
 def test_a_loop_of_unknown_length_is_an_error():
     text = GPU_TEXT.replace("known_trip_count", "")
-    with pytest.raises(ValueError, match="loop: expected a loop of known length"):
+    with pytest.raises(ValueError, match="loop: expected a loop with a known trip count"):
         list(Module(text).kernels())
 
 

@@ -215,6 +215,7 @@ FAULTS = (
             "convert",
             "operations",
             "roofline",
+            "memory",
             "plot",
             "plot_losses",
             "gpu",
@@ -229,6 +230,7 @@ FAULTS = (
             "convert",
             "operations",
             "roofline",
+            "memory",
             "plot",
             "gpu",
         )
@@ -778,7 +780,7 @@ FAULTS = (
     Fault(
         "hlo: a loop runs once",
         "benchmarks/workers/hlo.py::Module.kernels",
-        "times * int(rounds)",
+        "times * each.trip_count",
         "times",
     ),
     Fault(
@@ -810,8 +812,26 @@ FAULTS = (
     ),
     Fault(
         "torch kernels: plain operations are counted",
-        "benchmarks/workers/torch_kernels.py::kernels",
+        "benchmarks/workers/torch_kernels.py::fast_ops",
         'choose_fast_ops("cuda", spec.dtype, Processor()) if spec.fast_ops else None',
         "None",
+    ),
+    Fault(
+        "memory: the batch is larger than the line allows",
+        "benchmarks/memory.py::largest_batch",
+        "(limit - low) * (other - one) / (high - low) + one",
+        "(limit - low) * (other - one) / (high - low) + other",
+    ),
+    Fault(
+        "memory: the plain loss is measured in place of the fast one",
+        "benchmarks/workers/torch_kernels.py::peak_memory",
+        "fast_ops(spec)",
+        "None",
+    ),
+    Fault(
+        "gpu: each variant measures the matmuls again",
+        "benchmarks/gpu.py::Runner._matmul_speeds",
+        "spec.dtype not in self._matmuls",
+        "True",
     ),
 )
