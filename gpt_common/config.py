@@ -275,12 +275,24 @@ class OutputOptions:
     keep_last: int = 0
     """Number of newest checkpoints to keep; 0 keeps all. The last one counts once the step after it
     had a finite loss."""
+    tensorboard: bool = False
+    """Write what log.jsonl has for TensorBoard, too, in the run's folder."""
+    wandb: bool = False
+    """Send what log.jsonl has to Weights & Biases, too."""
+    trackio: bool = False
+    """Send what log.jsonl has to Trackio, too."""
+    dry_run: bool = False
+    """Only print what the run would take: memory, communication, FLOPs, tokens and hours. Exit code
+    2 if it does not fit the device."""
+    mfu: float = 0.4
+    """Share of the GPU's peak FLOP/s for the hours of --dry_run (model FLOPs utilisation)."""
     new_data: tyro.conf.Suppress[bool] = False
     """Not a flag: whether `--data` was given with `--resume` and may name other data."""
 
     def __post_init__(self) -> None:
         require_positive("log_every", self.log_every)
         require_positive("eval_steps", self.eval_steps)
+        require_positive("mfu", self.mfu)
         for name in ("eval_every", "sample_every", "checkpoint_every", "keep_last"):
             require_not_negative(name, getattr(self, name))
 

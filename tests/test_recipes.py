@@ -107,5 +107,5 @@ def test_fewer_tokens_than_one_batch_are_refused():
         data=DataOptions(batch_size=8, seq_len=16),
         optimizer=OptimizerOptions(total_batch_tokens=64),
     )
-    with pytest.raises(InputError, match="expected a multiple of .* = 128, got 64"):
+    with pytest.raises(InputError, match=r"expected a multiple of .* = 128, got 64"):
         _ = config.grad_accum

@@ -21,10 +21,11 @@ from benchmarks import (
 )
 from benchmarks.generate import GenerateBenchmarkConfig
 from benchmarks.implementations import BY_NAME
-from benchmarks.spec import Spec, flops_per_token
+from benchmarks.spec import Spec
 from benchmarks.train_step import Plan
 from benchmarks.workers import conversion
 from gpt_common.config import PRESETS
+from gpt_common.flops import flops_per_token
 from tests.benchmarks.fakes import (
     CONSOLE,
     GPT2_FLOPS,

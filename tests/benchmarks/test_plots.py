@@ -6,8 +6,9 @@ from dataclasses import asdict
 import matplotlib.pyplot as plt
 import pytest
 
-from benchmarks import environment, gpu, plot, plot_losses, report, train_step
+from benchmarks import gpu, plot, plot_losses, report, train_step
 from benchmarks.workers import session
+from gpt_common.flops import datasheet_peak
 from tests.benchmarks.fakes import H100, RATES, STEP, approx, generated_results
 
 
@@ -153,7 +154,7 @@ def test_the_peaks_are_those_of_the_datasheets(name):
         value / factor for value, factor in zip(published, (sparsity,) * 2 + (1, 1), strict=True)
     ]
     dtypes = ("bfloat16", "tf32", "float32", "float64")
-    found = [environment.datasheet_peak(name, dtype) for dtype in dtypes]
+    found = [datasheet_peak(name, dtype) for dtype in dtypes]
     assert found == pytest.approx([1e12 * value for value in dense], rel=0.015)
 
 
@@ -163,7 +164,7 @@ def test_the_peaks_are_those_of_the_datasheets(name):
      "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA GeForce RTX 4090 D", ""],
 )  # fmt: skip
 def test_other_gpus_have_no_known_peak(name):
-    assert environment.datasheet_peak(name, "bfloat16") is None
+    assert datasheet_peak(name, "bfloat16") is None
 
 
 def test_the_peak_memory_of_a_process_is_from_proc(monkeypatch, tmp_path):

@@ -241,28 +241,20 @@ FAULTS = (
     Fault(
         "a GPU's activations count as main memory",
         "gpt_common/run.py::check_memory",
-        'device == "cpu"',
-        "True",
+        'target.kind != "cpu"',
+        "False",
+    ),
+    Fault(
+        "a GPU's memory is not asked for",
+        "gpt_common/run.py::check_memory",
+        'require_free(needed, target.free, "training", MEMORY_OPTIONS)',
+        "pass",
     ),
     Fault(
         "memory is asked for only where a model is new",
         "gpt_common/run.py::initial_checkpoint",
-        "check_memory(checkpoint.config, config, device)",
+        "check_memory(checkpoint.config, config, target)",
         "pass",
-    ),
-    Fault(
-        "memory is asked for as of float32",
-        "gpt_common/run.py::check_memory",
-        """
-        needed = training_memory(
-            model, config.data, config.grad_accum, dtype, on_cpu=device == "cpu"
-        )
-        """,
-        """
-        needed = training_memory(
-            model, config.data, config.grad_accum, "float32", on_cpu=device == "cpu"
-        )
-        """,
     ),
     Fault(
         "the folder of a run is another one by its relative name",
@@ -438,12 +430,91 @@ FAULTS = (
         'self._progress.add_task("", completed=first_step, total=steps)',
         'self._progress.add_task("", completed=0, total=steps)',
     ),
+    Fault(
+        "the time left counts the first step, which compiles",
+        "gpt_common/metrics.py::RunLog._eta",
+        "(ended - first_ended) / (step - first)",
+        "ended / (step + 1)",
+    ),
+    Fault(
+        "MFU is upside down",
+        "gpt_common/metrics.py::RunLog._gpu_figures",
+        "self._seconds_at_peak / seconds",
+        "seconds / self._seconds_at_peak",
+    ),
+    # Recipes.
+    Fault(
+        "a recipe's tokens count where batches are given",
+        "gpt_common/recipes.py::recipe_defaults",
+        "replace(optimizer, total_batch_tokens=None)",
+        "optimizer",
+    ),
+    Fault(
+        "a recipe overrides flags",
+        "gpt_common/resume.py::parse_train_config",
+        "cli.parse(TrainConfig, command, args, default=defaults)",
+        "defaults",
+    ),
+    Fault(
+        "a part of a batch is forgotten",
+        "gpt_common/config.py::TrainConfig.grad_accum",
+        "total % (data.batch_size * data.seq_len)",
+        "False",
+    ),
     # Memory.
     Fault(
         "moments do not count as memory",
-        "gpt_common/memory.py::training_memory",
-        "4 * weights",
-        "2 * weights",
+        "gpt_common/estimate.py::estimate_step",
+        "2 * size * weights / mesh[1]",
+        "0 * size * weights / mesh[1]",
+    ),
+    Fault(
+        "memory is asked for as of float32",
+        "gpt_common/estimate.py::estimate_step",
+        '8 if config.runtime.dtype == "float64" else 4',
+        "4",
+    ),
+    Fault(
+        "each device has the whole batch",
+        "gpt_common/estimate.py::estimate_step",
+        "config.data.batch_size / target.devices",
+        "config.data.batch_size / 1",
+    ),
+    Fault(
+        "rows of logits count as all logits",
+        "gpt_common/estimate.py::_loss_bytes",
+        "min(tokens, rows)",
+        "tokens",
+    ),
+    Fault(
+        "gradients are sent to all at once, not in a ring",
+        "gpt_common/estimate.py::_shares_sent",
+        "2 * sums * (data - 1) / data / fsdp",
+        "2 * sums * (data - 1) / fsdp",
+    ),
+    Fault(
+        "the scores of XLA's attention do not count",
+        "gpt_flax/memory.py::footprint",
+        "0 if attends else score",
+        "0",
+    ),
+    Fault(
+        "autocast's copies of the weights do not count",
+        "gpt_torch/memory.py::footprint",
+        "width if width < size else 0",
+        "0",
+    ),
+    Fault(
+        "a dry run that does not fit succeeds",
+        "gpt_common/dry_run.py::dry_run",
+        "step.memory > target.available",
+        "False",
+    ),
+    Fault(
+        "--mfu does nothing",
+        "gpt_common/dry_run.py::hours_row",
+        "config.optimizer.steps * seconds_at_peak / mfu / 3600",
+        "config.optimizer.steps * seconds_at_peak / 0.4 / 3600",
     ),
     Fault(
         "a container's files count as used memory",
