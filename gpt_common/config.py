@@ -260,8 +260,10 @@ class OutputOptions:
 
     out_dir: Annotated[str | None, _hint("PATH", "runs/DATE-TIME-FRAMEWORK")] = None
     """Folder of the run, for log.jsonl and the checkpoints."""
-    resume: Annotated[str | None, _hint("PATH", "a new run")] = None
-    """Resume a run: its folder (from the latest checkpoint) or one of its checkpoint folders."""
+    resume: Annotated[str | None, _hint("PATH|auto", "a new run")] = None
+    """Resume a run: its folder (from the latest checkpoint) or one of its checkpoint folders. auto:
+    the run in --out_dir if it has a checkpoint, else a new one, so that a command can be repeated
+    until the run is done."""
     log_every: int = 1
     """Steps between log lines on the console; log.jsonl has every step."""
     eval_every: int = 50

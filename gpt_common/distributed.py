@@ -108,10 +108,16 @@ class Processes:
     """What the processes of a run tell each other; this one is alone.
 
     The `parallel.py` of each twin has those of several. All processes make the same calls, in the
-    same order.
+    same order. The context manager is for the time in which they are connected.
     """
 
     world = World()
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, kind: object, *details: object) -> None:
+        """Disconnect, unless this process fails and the others go on to wait for it."""
 
     def broadcast(self, text: str) -> str:
         """Return the text of the first process."""

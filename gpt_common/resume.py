@@ -15,8 +15,9 @@ from gpt_common.data import BatchLoader, Tokens, fingerprint
 from gpt_common.errors import InputError
 from gpt_common.lock import FolderLock
 from gpt_common.recipes import recipe_defaults
-from gpt_common.run_folder import STATE, is_run
+from gpt_common.run_folder import STATE, is_run, run_checkpoints
 
+AUTO = "auto"
 NOT_GIVEN = "\0"  # not a path, and so not a value of --data
 
 # Options that may change when a run is resumed.
@@ -33,13 +34,14 @@ def parse_train_config(command: str, args: Sequence[str] | None = None) -> Train
     those that may not change when a run is resumed.
     """
     config = cli.parse(TrainConfig, command, args)
-    if config.output.resume is None:
-        if config.model.recipe is None:
-            return config
-        defaults = recipe_defaults(config.model.recipe, config.optimizer)
-        return cli.parse(TrainConfig, command, args, default=defaults)
-    stored = stored_config(config.output.resume)
-    resumed = _parse_over(stored, command, args)
+    path = run_to_resume(config.output)
+    if path is None:
+        if config.model.recipe is not None:
+            defaults = recipe_defaults(config.model.recipe, config.optimizer)
+            config = cli.parse(TrainConfig, command, args, default=defaults)
+        return with_resume(config, None)
+    stored = stored_config(path)
+    resumed = with_resume(_parse_over(stored, command, args), path)
     changed = [c for c in changes(stored, resumed) if c.name not in RESUME_OVERRIDES]
     if changed:
         raise InputError(
@@ -47,6 +49,23 @@ def parse_train_config(command: str, args: Sequence[str] | None = None) -> Train
             + "; ".join(f"{c.name} is {c.before}, got {c.after}" for c in changed)
         )
     return resumed
+
+
+def run_to_resume(output: OutputOptions) -> str | None:
+    """Return the run that `--resume` names; of `auto` that in `--out_dir`, None if it has none.
+
+    Raises `InputError` for `auto` without `--out_dir`.
+    """
+    if output.resume != AUTO:
+        return output.resume
+    if output.out_dir is None:
+        raise InputError("--resume auto: expected the run's folder in --out_dir, got none")
+    return output.out_dir if run_checkpoints(Path(output.out_dir)) else None
+
+
+def with_resume(config: TrainConfig, path: str | None) -> TrainConfig:
+    """Return the options with the run to resume, None for a new one."""
+    return dataclasses.replace(config, output=dataclasses.replace(config.output, resume=path))
 
 
 def _parse_over(stored: TrainConfig, command: str, args: Sequence[str] | None) -> TrainConfig:

@@ -37,6 +37,7 @@ from gpt_common.resume import changes, lock_resumed, not_a_run, restore_position
 from gpt_common.run_folder import lock_new_run, remove_older, step_folder, update_latest
 from gpt_common.storage import clean_folder
 from gpt_common.trackers import choose_trackers, require_packages
+from gpt_common.watchdog import Watchdog
 from gpt_common.weights import Array, LazyWeights, Weights, num_parameters
 
 MEMORY_OPTIONS = "--batch_size, --seq_len or the model"  # what to reduce when out of memory
@@ -64,15 +65,18 @@ class Run:
     signals: cli.StopSignal = field(default_factory=cli.StopSignal)
 
     def __post_init__(self) -> None:
+        self.watchdog = Watchdog(self.processes.world, self.folder, self.config.parallel.timeout)
         self.loader_state = self.train_loader.state()
         self.prefetcher = Prefetcher(self._read_batches)
 
     def __enter__(self) -> Run:
+        self.watchdog.__enter__()
         self.log.__enter__()
         self.signals.__enter__()
         return self
 
     def __exit__(self, kind: object, *details: object) -> None:
+        self.watchdog.__exit__()
         self.log.__exit__(kind, *details)
         if self.lock:
             self.lock.release()
@@ -86,6 +90,7 @@ class Run:
 
         All processes call it together: a signal to one of them stops all at the same step.
         """
+        self.watchdog.beat()
         pipe_closed = signal.SIGPIPE if self.log.pipe_closed else 0
         stop = self.processes.max(self.signals.number or pipe_closed)
         if stop != signal.SIGPIPE:

@@ -36,6 +36,11 @@ class DistributedProcesses(Processes):
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
 
+    def __exit__(self, kind: object, *details: object) -> None:
+        """Disconnect, unless this process fails and the others go on to wait for it."""
+        if kind is None:
+            jax.distributed.shutdown()
+
     def broadcast(self, text: str) -> str:
         """Return the text of the first process."""
         data = text.encode()

@@ -202,14 +202,15 @@ def train(config: TrainConfig) -> Path | None:
         ops = choose_fast_ops(device.platform, dtype, processor(), cudnn)
     planned = config.with_dtype(dtype), "flax", target(device, ops, dtype, mesh), read_weights
     if config.output.dry_run:
-        processes.on_first(lambda: dry_run(*planned))
+        with processes:
+            processes.on_first(lambda: dry_run(*planned))
         return None
     run = start_run(*planned, processes)
     model, optimizer = create_model(run.start.config, ops, dtype, mesh), create_optimizer(options)
     state = create_state(run.start, run.config, optimizer, mesh)
     static_args = {"model": model, "optimizer": optimizer, "dtype": dtype}
     step_fn = partial(compile_train_step(ops, mesh), grad_clip=options.grad_clip, **static_args)
-    with run:
+    with processes, run:
         for step in range(run.first_step, options.steps):
             x, y = (join_rows(rows, mesh) for rows in run.next_batches())
             rate = learning_rate(step, options)

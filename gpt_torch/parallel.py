@@ -18,7 +18,7 @@ from gpt_common.config import TrainConfig
 from gpt_common.distributed import Processes, World, mesh_shape
 from gpt_torch.model import GPT
 
-BACKENDS = {"cuda": "cpu:gloo,cuda:nccl", "cpu": "cpu:gloo"}
+BACKENDS = {"cuda": "cpu:gloo,cuda:nccl", "cpu": "gloo"}
 
 
 class DistributedProcesses(Processes):
@@ -35,8 +35,13 @@ class DistributedProcesses(Processes):
             BACKENDS[device.type],
             rank=world.rank,
             world_size=world.size,
-            timeout=timedelta(seconds=timeout),
+            timeout=timedelta(seconds=2 * timeout),  # the watchdog ends a run sooner, and says why
         )
+
+    def __exit__(self, kind: object, *details: object) -> None:
+        """Disconnect, unless this process fails and the others go on to wait for it."""
+        if kind is None:
+            dist.destroy_process_group()
 
     def broadcast(self, text: str) -> str:
         """Return the text of the first process."""

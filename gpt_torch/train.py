@@ -204,13 +204,14 @@ def train(config: TrainConfig) -> Path | None:
     mesh = make_mesh(config, device)
     planned = config.with_dtype(dtype), "torch", target(device, ops, dtype, mesh), read_weights
     if config.output.dry_run:
-        processes.on_first(lambda: dry_run(*planned))
+        with processes:
+            processes.on_first(lambda: dry_run(*planned))
         return None
     run = start_run(*planned, processes)
     state = create_state(run.start, run.config, device, ops, mesh)
     step_fn = compile_train_step(state.model) if runtime.compile else train_step
     sum_gradients(state.model, mesh)
-    with run:
+    with processes, run:
         for step in range(run.first_step, options.steps):
             x, y = (to_device(a, device) for a in run.next_batches())
             rate = learning_rate(step, options)

@@ -1,0 +1,117 @@
+"""Several processes or devices train as one does, in float64: losses, norms, weights, moments."""
+
+import json
+
+import numpy as np
+import pytest
+
+from gpt_common.checkpoint import read_checkpoint
+from gpt_common.metrics import read_log
+from tests.parallel.launch import Launched
+
+MODEL = ("--preset", "tiny", "--n_layer", "3", "--n_embd", "32", "--n_head", "4")
+OPTIONS = (
+    *MODEL,
+    *("--dtype", "float64", "--device", "cpu", "--learning_rate", "1e-3"),
+    *("--batch_size", "4", "--seq_len", "16", "--grad_accum", "3", "--grad_clip", "0.5"),
+    *("--eval_every", "5", "--eval_steps", "2", "--sample_every", "5"),
+)
+STEPS = ("--steps", "10")
+FLOAT64_LOSS, FLOAT64_WEIGHTS = 1e-14, 1e-12  # relative
+
+
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory):
+    """A run of one process in each twin."""
+    folder = tmp_path_factory.mktemp("alone")
+    for twin in ("torch", "flax"):
+        launch(1, twin, [(*OPTIONS, *STEPS, "--out_dir", folder / twin)])
+    return folder
+
+
+def launch(size, twin, runs, **environ):
+    arguments = json.dumps([[str(arg) for arg in run] for run in runs])
+    with Launched(size, "tests.parallel.runs", twin, arguments, **environ) as launched:
+        codes = launched.codes()
+        assert codes == [0] * size, launched.errors
+        assert launched.errors == [""] * size
+        assert launched.outputs[1:] == [""] * (size - 1)
+
+
+def assert_same(run, other):
+    """Two runs have the same log but for times, and the same checkpoint."""
+    pairs = list(zip(read_log(run / "log.jsonl"), read_log(other / "log.jsonl"), strict=True))
+    for ours, theirs in pairs:
+        assert ours.keys() == theirs.keys()
+        assert ours.get("samples") == theirs.get("samples")
+        for name in ours.keys() & {"loss", "grad_norm", "val_loss"}:
+            assert ours[name] == pytest.approx(theirs[name], rel=FLOAT64_LOSS, abs=0), ours
+    ours, theirs = read_checkpoint(run), read_checkpoint(other)
+    assert ours.training.loader == theirs.training.loader
+    for found, expected in zip(tensors(ours), tensors(theirs), strict=True):
+        limit = FLOAT64_WEIGHTS * np.abs(expected).max()
+        np.testing.assert_allclose(found, expected, rtol=0, atol=limit)
+
+
+def tensors(checkpoint):
+    training = checkpoint.training
+    groups = checkpoint.weights, training.exp_avg, training.exp_avg_sq
+    return [array for group in groups for array in group.values()]
+
+
+def runs_of(folder, **options):
+    """The arguments of a run for each name, with its options, in a folder of that name."""
+    return [(*OPTIONS, *STEPS, *more, "--out_dir", folder / name) for name, more in options.items()]
+
+
+FSDP = ("--parallel", "fsdp")
+COMPILED = ("--compile", *FSDP)
+
+
+@pytest.mark.parametrize("options", [(), FSDP], ids=["ddp", "fsdp"])
+def test_two_processes_of_torch(options, alone, tmp_path):
+    launch(2, "torch", runs_of(tmp_path, run=options))
+    assert_same(tmp_path / "run", alone / "torch")
+
+
+def test_two_processes_of_flax(alone, tmp_path):
+    launch(2, "flax", runs_of(tmp_path, fsdp=FSDP))
+    assert_same(tmp_path / "fsdp", alone / "flax")
+
+
+def test_four_devices_of_flax(alone, tmp_path):
+    kinds = {"ddp": (), "fsdp": FSDP, "both": ("--mesh", "2", "2"), "none": ("--parallel", "none")}
+    launch(1, "flax", runs_of(tmp_path, **kinds), JAX_NUM_CPU_DEVICES="4")
+    for name in kinds:
+        assert_same(tmp_path / name, alone / "flax")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [(), FSDP, ("--mesh", "2", "2"), COMPILED])
+def test_four_processes_of_torch(options, alone, tmp_path):
+    launch(4, "torch", runs_of(tmp_path, run=options))
+    assert_same(tmp_path / "run", alone / "torch")
+
+
+@pytest.mark.slow
+def test_two_processes_of_flax_with_two_devices_each(alone, tmp_path):
+    launch(2, "flax", runs_of(tmp_path, both=("--mesh", "2", "2")), JAX_NUM_CPU_DEVICES="2")
+    assert_same(tmp_path / "both", alone / "flax")
+
+
+@pytest.mark.parametrize("shuffle", [(), ("--shuffle",)], ids=["in_order", "shuffled"])
+def test_a_run_moves_between_frameworks_and_numbers_of_processes(shuffle, tmp_path):
+    """Two processes of torch, two devices of Flax, one process of torch; over more than an epoch.
+
+    Each step depends on the windows of all before it.
+    """
+    text = tmp_path / "text.txt"
+    text.write_text("To be, or not to be: that is the question. " * 30)
+    options = (*OPTIONS, *shuffle, "--data", text, "--eval_every", "0", "--steps", "9")
+    launch(1, "torch", [(*options, "--out_dir", tmp_path / "undisturbed")])
+    moved = tmp_path / "moved"
+    launch(2, "torch", [(*options, *FSDP, "--steps", "3", "--out_dir", moved)])
+    resume = ("--resume", moved)
+    launch(1, "flax", [(*resume, "--steps", "6")], JAX_NUM_CPU_DEVICES="2")
+    launch(1, "torch", [(*resume, "--steps", "9")])
+    assert_same(moved, tmp_path / "undisturbed")
