@@ -79,17 +79,16 @@ class Trackio:
     def __init__(self, config: TrainConfig, folder: Path, first_step: int) -> None:
         import trackio
 
-        self.run = trackio.init(
-            project=PROJECT, name=folder.name, config=config.as_dict(), resume="allow"
-        )
+        self.trackio = trackio
+        trackio.init(project=PROJECT, name=folder.name, config=config.as_dict(), resume="allow")
 
     def log(self, step: int, values: Values) -> None:
         """Log at a step."""
-        self.run.log(dict(values), step=step)
+        self.trackio.log(dict(values), step=step)
 
     def close(self) -> None:
         """Wait until all is stored."""
-        self.run.finish()
+        self.trackio.finish()
 
 
 TRACKERS: dict[str, Callable[[TrainConfig, Path, int], Tracker]] = {

@@ -139,8 +139,8 @@ FAULTS = (
     Fault(
         "flax on a GPU reads each loss at once",
         "gpt_common/run.py::_open_run",
-        'device != "cpu"',
-        'device == "cuda"',
+        'target.kind != "cpu"',
+        'target.kind == "cuda"',
     ),
     Fault(
         "tokens a step forget grad_accum",
@@ -219,14 +219,14 @@ FAULTS = (
         "gpt_common/run.py::_print_summary",
         """
         (
-            f"{run.framework} on {device}, {config.runtime.dtype} | "
+            f"{run.framework} on {target.kind}, {config.runtime.dtype} | "
             f"{num_parameters(run.start.config):,} parameters | "
             f"{run.tokens_per_step:,} tokens a step"
         )
         """,
         """
         (
-            f"{run.framework} on {device}, {config.runtime.dtype} | "
+            f"{run.framework} on {target.kind}, {config.runtime.dtype} | "
             f"{run.start.config.n_embd:,} parameters | "
             f"{run.tokens_per_step:,} tokens a step"
         )
@@ -326,17 +326,17 @@ FAULTS = (
     # The log and the console.
     Fault(
         "a step's line wraps at 80 columns",
-        "gpt_common/metrics.py::RunLog.flush",
+        "gpt_common/metrics.py::step_line",
         """
         (
-            f"step {step:5d} | loss {loss:9.6f} | norm {norm:6.3f} | lr {learning_rate:.1e} | "
-            f"{1000 * seconds:4.0f} ms | {rate:,.0f} tok/s"
+            f"step {step:5d} | loss {loss:9.6f} | norm {grad_norm:6.3f} | lr {learning_rate:.1e} | "
+            f"{tokens_per_second:,.0f} tok/s | eta {rounded_time(eta)}"
         )
         """,
         """
         (
-            f"step {step:5d} | loss {loss:9.6f} | norm {norm:6.3f} | lr {learning_rate:.1e} | "
-            f"{1000 * seconds:7.1f} ms | {rate:,.0f} tok/s"
+            f"step {step:5d} | loss {loss:9.6f} | norm {grad_norm:8.5f} | lr {learning_rate:.1e} | "
+            f"{tokens_per_second:,.0f} tok/s | eta {rounded_time(eta)}"
         )
         """,
     ),
@@ -378,49 +378,49 @@ FAULTS = (
     ),
     Fault(
         "the console shows the loss as the norm",
-        "gpt_common/metrics.py::RunLog.flush",
+        "gpt_common/metrics.py::step_line",
         """
         (
-            f"step {step:5d} | loss {loss:9.6f} | norm {norm:6.3f} | lr {learning_rate:.1e} | "
-            f"{1000 * seconds:4.0f} ms | {rate:,.0f} tok/s"
+            f"step {step:5d} | loss {loss:9.6f} | norm {grad_norm:6.3f} | lr {learning_rate:.1e} | "
+            f"{tokens_per_second:,.0f} tok/s | eta {rounded_time(eta)}"
         )
         """,
         """
         (
             f"step {step:5d} | loss {loss:9.6f} | norm {loss:6.3f} | lr {learning_rate:.1e} | "
-            f"{1000 * seconds:4.0f} ms | {rate:,.0f} tok/s"
+            f"{tokens_per_second:,.0f} tok/s | eta {rounded_time(eta)}"
         )
         """,
     ),
     Fault(
-        "the console shows seconds as milliseconds",
-        "gpt_common/metrics.py::RunLog.flush",
+        "the console shows the time left in the wrong unit",
+        "gpt_common/metrics.py::step_line",
         """
         (
-            f"step {step:5d} | loss {loss:9.6f} | norm {norm:6.3f} | lr {learning_rate:.1e} | "
-            f"{1000 * seconds:4.0f} ms | {rate:,.0f} tok/s"
+            f"step {step:5d} | loss {loss:9.6f} | norm {grad_norm:6.3f} | lr {learning_rate:.1e} | "
+            f"{tokens_per_second:,.0f} tok/s | eta {rounded_time(eta)}"
         )
         """,
         """
         (
-            f"step {step:5d} | loss {loss:9.6f} | norm {norm:6.3f} | lr {learning_rate:.1e} | "
-            f"{seconds:4.0f} ms | {rate:,.0f} tok/s"
+            f"step {step:5d} | loss {loss:9.6f} | norm {grad_norm:6.3f} | lr {learning_rate:.1e} | "
+            f"{tokens_per_second:,.0f} tok/s | eta {rounded_time(60 * eta)}"
         )
         """,
     ),
     Fault(
         "the console shows the norm as the learning rate",
-        "gpt_common/metrics.py::RunLog.flush",
+        "gpt_common/metrics.py::step_line",
         """
         (
-            f"step {step:5d} | loss {loss:9.6f} | norm {norm:6.3f} | lr {learning_rate:.1e} | "
-            f"{1000 * seconds:4.0f} ms | {rate:,.0f} tok/s"
+            f"step {step:5d} | loss {loss:9.6f} | norm {grad_norm:6.3f} | lr {learning_rate:.1e} | "
+            f"{tokens_per_second:,.0f} tok/s | eta {rounded_time(eta)}"
         )
         """,
         """
         (
-            f"step {step:5d} | loss {loss:9.6f} | norm {norm:6.3f} | lr {norm:.1e} | "
-            f"{1000 * seconds:4.0f} ms | {rate:,.0f} tok/s"
+            f"step {step:5d} | loss {loss:9.6f} | norm {grad_norm:6.3f} | lr {grad_norm:.1e} | "
+            f"{tokens_per_second:,.0f} tok/s | eta {rounded_time(eta)}"
         )
         """,
     ),
@@ -460,6 +460,39 @@ FAULTS = (
         "gpt_common/config.py::TrainConfig.grad_accum",
         "total % (data.batch_size * data.seq_len)",
         "False",
+    ),
+    # Trackers.
+    Fault(
+        "an error of a tracker ends the run",
+        "gpt_common/trackers.py::Trackers._dropped_by_an_error",
+        'cli.print_notes([f"{name} gets nothing any more: {reason(error)}"])',
+        "raise",
+    ),
+    Fault(
+        "a tracker that fails is tried again",
+        "gpt_common/trackers.py::Trackers._dropped_by_an_error",
+        "self._started.pop(name, None)",
+        "pass",
+    ),
+    Fault(
+        "every process logs to the trackers",
+        "gpt_common/metrics.py::RunLog.__enter__",
+        """
+        if self._path:
+            self._file = _open_log(self._path, self._first_step)
+            self._trackers.start()
+        """,
+        """
+        self._trackers.start()
+        if self._path:
+            self._file = _open_log(self._path, self._first_step)
+        """,
+    ),
+    Fault(
+        "a missing tracker is found out in the run",
+        "gpt_common/run.py::start_run",
+        "require_packages(config.output)",
+        "pass",
     ),
     # Memory.
     Fault(
@@ -524,7 +557,7 @@ FAULTS = (
     ),
     Fault(
         "twice the memory that is there may be taken",
-        "gpt_common/memory.py::require_memory",
+        "gpt_common/memory.py::require_free",
         "needed > available",
         "needed > 2 * available",
     ),
