@@ -209,7 +209,7 @@ def test_wrong_input_is_one_line(module, args, words, call):
         ("convert", "Time conversions from the Hugging Face folder to every format and back"),
         ("gpu", "Compare with the reference, then measure training and generation, on one GPU"),
         ("plot", "Plot results of one benchmark: train_step, generate, scaling or gpu"),
-        ("plot_losses", "Plot the losses of two runs, and their relative difference"),
+        ("plot_losses", "Plot the losses of runs and, if there are two, their relative difference"),
     ],
 )
 def test_help_begins_with_what_is_measured(module, words, call):

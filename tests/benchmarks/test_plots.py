@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks import gpu, plot, plot_losses, report, train_step
 from benchmarks.workers import session
+from gpt_common.errors import InputError
 from tests.benchmarks.fakes import H100, RATES, STEP, approx, generated_results
 
 
@@ -86,19 +87,64 @@ def test_the_plot_of_the_variants(plotted):
     assert "T=1024, B=16" in figure.get_suptitle()
 
 
-def test_the_plot_of_two_runs_losses(tmp_path):
-    for name, losses in (("a", [4.0, 2.0, 1.0, 8.0]), ("b", [4.0, 2.2, 1.3])):
+@pytest.fixture
+def logged(tmp_path):
+    """Write the log of a run, each value as (name, step, value); return the run's folder."""
+
+    def write(name, *values):
         (tmp_path / name).mkdir()
-        lines = [json.dumps({"step": i, "loss": loss}) for i, loss in enumerate(losses)]
-        (tmp_path / name / "log.jsonl").write_text(
-            "\n".join([*lines, '{"step": 3, "val_loss": 9}'])
-        )
-    above, below = plot_losses.draw((tmp_path / "a", tmp_path / "b")).axes
+        lines = [json.dumps({"step": step, key: value}) for key, step, value in values]
+        (tmp_path / name / "log.jsonl").write_text("\n".join(lines))
+        return tmp_path / name
+
+    yield write
     plt.close("all")
-    assert [line.get_label() for line in above.lines] == ["a", "b"]
-    assert above.lines[1].get_xydata().tolist() == [[0, 4.0], [1, 2.2], [2, 1.3]]
+
+
+def points(line):
+    return [tuple(point) for point in line.get_xydata().tolist()]
+
+
+def test_the_plot_of_two_runs_losses(logged):
+    runs = [
+        logged(name, *(("loss", step, loss) for step, loss in enumerate(losses)), *others)
+        for name, losses, others in (
+            ("a", [4.0, 2.0, 1.0, 8.0], [("val_loss", 3, 9.0)]),
+            ("b", [4.0, 2.2, 1.3], []),
+        )
+    ]
+    above, below = plot_losses.draw(runs).axes
+    assert above.get_legend_handles_labels()[1] == ["a", "b"]
+    first, validation, second = above.lines
+    assert points(first) == [(0, 4.0), (1, 2.0), (2, 1.0), (3, 8.0)]
+    assert points(validation) == [(3, 9.0)]
+    assert points(second) == [(0, 4.0), (1, 2.2), (2, 1.3)]
     assert below.lines[0].get_ydata().tolist() == pytest.approx([1e-9, 0.1, 0.3])
     assert below.get_title().startswith("max 3.0e-01, median 1.0e-01;")
+
+
+def test_the_plot_of_runs_with_hellaswag_and_what_is_published(logged):
+    runs = [
+        logged(name, ("loss", 0, 4.0), ("val_loss", 1, 3.5), ("hellaswag", 1, accuracy))
+        for name, accuracy in (("a", 0.28), ("b", 0.29), ("c", 0.3))
+    ]
+    losses, hellaswag = plot_losses.draw(runs, "gpt2_124m").axes
+    *runs_labels, published = losses.get_legend_handles_labels()[1]
+    assert runs_labels == ["a", "b", "c"]
+    assert published == "GPT-2 124M: validation loss 3.29"
+    assert losses.lines[-1].get_ydata() == [3.29, 3.29]
+    assert [points(line) for line in hellaswag.lines[:3]] == [[(1, 0.28)], [(1, 0.29)], [(1, 0.3)]]
+    assert hellaswag.lines[3].get_ydata() == [0.2955, 0.2955]
+    colors = [line.get_color() for line in hellaswag.lines[:3]]
+    assert len(set(colors)) == 3
+    assert colors == [line.get_color() for line in losses.lines[:6:2]]
+
+
+def test_one_run_is_a_plot_and_none_is_an_error(logged):
+    (axes,) = plot_losses.draw([logged("a", ("loss", 0, 4.0))]).axes
+    assert [points(line) for line in axes.lines] == [[(0, 4.0)]]
+    with pytest.raises(InputError, match="expected the folders of one or more runs"):
+        plot_losses.draw([])
 
 
 def test_the_text_of_figures():

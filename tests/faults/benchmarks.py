@@ -96,9 +96,21 @@ FAULTS = (
     ),
     Fault(
         "plot_losses: the difference is absolute",
-        "benchmarks/plot_losses.py::draw",
+        "benchmarks/plot_losses.py::common_losses",
         "np.abs(first - second) / first",
         "np.abs(first - second)",
+    ),
+    Fault(
+        "plot_losses: a published accuracy is drawn as a loss",
+        "benchmarks/plot_losses.py::MARKS",
+        'Marks("GPT-2 124M", 3.29, 0.2955)',
+        'Marks("GPT-2 124M", 0.2955, 3.29)',
+    ),
+    Fault(
+        "plot_losses: the validation is the training",
+        "benchmarks/plot_losses.py::draw_losses",
+        'plot(axes, found["val_loss"], color=color, **POINTS)',
+        'plot(axes, found["loss"], color=color, **POINTS)',
     ),
     Fault(
         "plot_losses: the mean for the median",
