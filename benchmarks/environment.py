@@ -2,7 +2,6 @@
 
 import os
 import platform
-import re
 import subprocess
 from datetime import date
 from pathlib import Path
@@ -10,28 +9,6 @@ from pathlib import Path
 from gpt_common.run import versions
 
 PACKAGES = ("torch", "jax", "flax", "optax", "numpy", "transformers")
-
-# Dense tensor-core TFLOP/s from NVIDIA's datasheets, without sparsity, in the order of DTYPES. A
-# name is part of what nvidia-smi prints, the more specific first. A GeForce's must end the line:
-# Ti, D and Laptop GPU are other chips.
-DTYPES = ("bfloat16", "tf32", "float32", "float64")
-DATASHEETS = {
-    "GB200": (2500, 1250, 80, 40),
-    "B200": (2250, 1125, 75, 37),
-    "GH200": (989, 495, 67, 67),
-    "H200 NVL": (835, 417, 60, 60),
-    "H200": (989, 495, 67, 67),
-    "H100 NVL": (835, 417, 60, 60),
-    "H100 PCIe": (756, 378, 51, 51),
-    "H100": (989, 495, 67, 67),
-    "A100": (312, 156, 19.5, 19.5),
-    "L40S": (362, 183, 91.6, 1.4),
-    "L40": (181, 90.5, 90.5, 1.4),
-    "L4": (121, 60, 30.3, 0.5),
-    "A10": (125, 62.5, 31.2, 1.0),
-    "RTX 4090$": (165, 82.6, 82.6, 1.3),
-    "RTX 3090$": (71, 35.6, 35.6, 0.6),
-}
 
 
 def describe() -> dict[str, str]:
@@ -77,11 +54,3 @@ def query_gpu(**fields: str) -> dict[str, str]:
         return dict(zip(fields, answer.stdout.splitlines()[0].split(", "), strict=True))
     except (OSError, subprocess.SubprocessError, IndexError, ValueError):
         return {}
-
-
-def datasheet_peak(gpu: str, dtype: str) -> float | None:
-    """Return a GPU's matmul peak from its datasheet, in FLOP/s, or None if it is unknown."""
-    for name, peaks in DATASHEETS.items():
-        if re.search(rf"\b{name}(?!\w)", gpu):
-            return 1e12 * peaks[DTYPES.index(dtype)]
-    return None

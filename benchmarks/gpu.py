@@ -25,11 +25,12 @@ from benchmarks.implementations import BASELINE, BY_NAME
 from benchmarks.peaks import matmul_speeds
 from benchmarks.plot import draw
 from benchmarks.report import Result
-from benchmarks.spec import Dtype, Spec, flops_per_token
+from benchmarks.spec import Dtype, Spec
 from benchmarks.train_step import Plan
 from gpt_common import cli
 from gpt_common.config import PRESETS, Device, Preset
 from gpt_common.errors import InputError, require_positive
+from gpt_common.flops import flops_per_token
 
 SEQ_LEN = 1024
 LECTURE_BATCH_SIZE = 16

@@ -11,7 +11,6 @@ from gpt_common.config import Device, GPTConfig, Preset, RuntimeOptions
 from gpt_common.data import BatchLoader
 from gpt_common.errors import InputError
 from gpt_common.token_files import open_tokens
-from gpt_common.weights import num_parameters
 
 Dtype = Literal["float32", "tf32", "bfloat16", "float64"]
 SEED = 1337
@@ -48,16 +47,6 @@ class Spec:
     def tokens_per_step(self) -> int:
         """The number of tokens in a training step."""
         return self.batch_size * self.seq_len
-
-
-def flops_per_token(config: GPTConfig, seq_len: int) -> int:
-    """Return the floating-point operations of a training step per token.
-
-    `6 N + 12 L C T`: forward and backward through all weights but the positions, and attention
-    (Chowdhery et al. 2022, arXiv:2204.02311, appendix B).
-    """
-    weights = num_parameters(config) - config.block_size * config.n_embd
-    return 6 * weights + 12 * config.n_layer * config.n_embd * seq_len
 
 
 def check_length(preset: Preset, config: GPTConfig, length: int) -> None:

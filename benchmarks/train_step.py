@@ -22,10 +22,11 @@ from benchmarks.implementations import BASELINE, Framework, Implementation, sele
 from benchmarks.peaks import matmul_speeds
 from benchmarks.process import TIMEOUT
 from benchmarks.report import Result
-from benchmarks.spec import Dtype, Spec, check_length, flops_per_token
+from benchmarks.spec import Dtype, Spec, check_length
 from gpt_common import cli
 from gpt_common.config import PRESETS, Device, GPTConfig, Preset
 from gpt_common.errors import require_positive
+from gpt_common.flops import datasheet_peak, flops_per_token
 
 FORMULA = "a token: 6 N + 12 L C T, N the weights without the positions' (gpt_common.metrics)"
 
@@ -181,7 +182,7 @@ def add_percent_of_peak(result: Result, spec: Spec, matmuls: dict[str, float]) -
         result["matmul_peak"] = max(matmuls.values())
         result["share_of_matmul_peak"] = speed / result["matmul_peak"]
     if result["device"] == "cuda":
-        peak = environment.datasheet_peak(gpu, spec.dtype)
+        peak = datasheet_peak(gpu, spec.dtype)
         result["share_of_datasheet_peak"] = peak and speed / peak
 
 

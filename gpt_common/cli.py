@@ -23,6 +23,8 @@ MAX_ERROR_LENGTH = 500  # characters
 OPTIONAL = {name: name for name in ("torch", "jax", "flax", "optax", "transformers")}
 OPTIONAL |= {"orbax": "orbax-checkpoint"}
 OPTIONAL |= dict.fromkeys(("datasets", "pyarrow"), '-e ".[data]"')
+OPTIONAL |= {"tensorboardX": '-e ".[tensorboard]"'}
+OPTIONAL |= {name: f'-e ".[{name}]"' for name in ("wandb", "trackio")}
 # Sent by Ctrl-C, `kill`, a closed terminal, and schedulers before the time limit.
 STOP_SIGNALS = (
     *(signal.SIGINT, signal.SIGTERM, signal.SIGHUP),
@@ -59,7 +61,7 @@ def parse(
                 args=args,
                 default=tyro.MISSING_NONPROP if default is None else default,
                 use_underscores=True,
-                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+                config=(tyro.conf.OmitArgPrefixes,),
             )
     except SystemExit as stop:
         if not stop.code:

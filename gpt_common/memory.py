@@ -1,21 +1,23 @@
-"""Available memory, and a lower bound of what training needs: an error before memory runs out."""
+"""Available memory of the machine: an error before it runs out."""
 
 import resource
 from pathlib import Path
 
-from gpt_common.config import DataOptions, Dtype, GPTConfig
 from gpt_common.errors import InputError
-from gpt_common.weights import num_parameters
 
 PROC, CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
 
 
-def require_memory(needed: int, purpose: str, smaller: str) -> None:
-    """Raise `InputError` if `needed` bytes are more than are available.
+def require_memory(needed: float, purpose: str, smaller: str) -> None:
+    """Raise `InputError` if `needed` bytes are more than this process has of main memory.
 
     `purpose` and `smaller`, the options to reduce, are for the message.
     """
-    available = available_memory()
+    require_free(needed, available_memory(), purpose, smaller)
+
+
+def require_free(needed: float, available: int | None, purpose: str, smaller: str) -> None:
+    """Raise `InputError` if `needed` bytes are more than are `available`; None is unknown."""
     if available is not None and needed > available:
         raise InputError(
             f"{purpose} takes at least {needed / 1e9:,.1f} GB of memory, "
@@ -60,21 +62,3 @@ def _fields(path: Path) -> dict[str, int]:
     except OSError:
         return {}
     return {words[0]: int(words[1]) for words in lines if len(words) > 1 and words[1].isdigit()}
-
-
-def training_memory(
-    config: GPTConfig, data: DataOptions, grad_accum: int, dtype: Dtype, on_cpu: bool
-) -> int:
-    """Return a lower bound of the bytes of main memory that training needs.
-
-    It counts weights, gradients and two moments; activations, ten numbers per channel and block,
-    half of what the twins store; and the tokens of an update. On a GPU: initial weights and tokens.
-    """
-    size = 8 if dtype == "float64" else 4
-    rows = data.batch_size * data.seq_len
-    tokens = 8 * rows * grad_accum
-    weights = size * num_parameters(config)
-    if not on_cpu:
-        return weights + tokens
-    width = 2 if dtype == "bfloat16" else size
-    return 4 * weights + 10 * width * rows * config.n_embd * config.n_layer + tokens

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, SupportsFloat, cast
 
@@ -16,6 +16,7 @@ from gpt_common.errors import NonFiniteError
 from gpt_common.progress import plain_console
 from gpt_common.run_folder import LOG
 from gpt_common.storage import atomic_file, filename_in_errors
+from gpt_common.trackers import Trackers
 
 
 class RunLog:
@@ -24,6 +25,7 @@ class RunLog:
     A step is logged at once, or, on an `asynchronous` device, when the next one has been
     dispatched, so that reading its loss does not stall the device. Raises `NonFiniteError` if its
     loss or gradient norm is not finite. Without a `folder` nothing is written or printed.
+    `seconds_at_peak` is the time of a step at the GPUs' peak FLOP/s, `peak_memory` returns bytes.
     """
 
     def __init__(
@@ -34,6 +36,9 @@ class RunLog:
         tokens_per_step: int,
         log_every: int,
         asynchronous: bool = False,
+        seconds_at_peak: float | None = None,
+        peak_memory: Callable[[], int | None] = lambda: None,
+        trackers: Trackers | None = None,
     ) -> None:
         self._stdout = Stdout()
         self.console = plain_console(file=cast(IO[str], self._stdout))
@@ -42,7 +47,10 @@ class RunLog:
         self._tokens_per_step = tokens_per_step
         self._asynchronous = asynchronous
         self._pending: tuple[int, float, Mapping[str, SupportsFloat]] | None = None
+        self._seconds_at_peak, self._peak_memory = seconds_at_peak, peak_memory
+        self._trackers = trackers or Trackers()
         self._last_time = 0.0  # of the end of the previous step
+        self._first_end: tuple[int, float] | None = None  # step and time: it has compiled, too
         self.finite_steps = first_step  # number of steps so far, all with finite losses
         self._path, self._first_step = folder and folder / LOG, first_step
         columns = ("step", MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
@@ -54,6 +62,7 @@ class RunLog:
     def __enter__(self) -> RunLog:
         if self._path:
             self._file = _open_log(self._path, self._first_step)
+            self._trackers.start()
         self._progress.start()
         self._last_time = time.perf_counter()
         return self
@@ -62,6 +71,7 @@ class RunLog:
         self._progress.stop()
         if self._path:
             self._file.close()
+            self._trackers.close()
 
     @property
     def pipe_closed(self) -> bool:
@@ -88,14 +98,25 @@ class RunLog:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise NonFiniteError(f"step {step}: loss {loss}, gradient norm {norm}: not finite")
         self.finite_steps = step + 1
-        entry = {"step": step, "loss": loss, "grad_norm": norm, "learning_rate": learning_rate}
-        self._write(**entry, seconds=seconds, tokens_per_second=rate)
+        entry: dict[str, Any] = {"step": step, "loss": loss, "grad_norm": norm}
+        entry |= {"learning_rate": learning_rate, "seconds": seconds, "tokens_per_second": rate}
+        entry |= self._gpu_figures(seconds) | {"eta": self._eta(step, ended, seconds)}
+        self._write(**entry)
         self._progress.update(self._task, completed=step + 1)
         if step % self._log_every == 0 or step + 1 == self._steps:
-            self.print(  # 80 columns; the file has every digit
-                f"step {step:5d} | loss {loss:9.6f} | norm {norm:6.3f} | lr {learning_rate:.1e} | "
-                f"{1000 * seconds:4.0f} ms | {rate:,.0f} tok/s"
-            )
+            self.print(step_line(**entry))
+
+    def _gpu_figures(self, seconds: float) -> dict[str, float]:
+        """Return the model FLOPs utilisation and the peak memory, in bytes, if they are known."""
+        mfu = self._seconds_at_peak and self._seconds_at_peak / seconds
+        figures = {"mfu": mfu, "peak_memory": self._peak_memory()}
+        return {name: figure for name, figure in figures.items() if figure is not None}
+
+    def _eta(self, step: int, ended: float, seconds: float) -> float:
+        """Return the seconds that are left, by the mean of all steps but the first."""
+        first, first_ended = self._first_end = self._first_end or (step, ended)
+        mean = (ended - first_ended) / (step - first) if step > first else seconds
+        return mean * (self._steps - step - 1)
 
     def evaluation(self, step: int, loss: float) -> None:
         """Log the validation loss after `step` updates. Raises `NonFiniteError` if not finite."""
@@ -127,6 +148,40 @@ class RunLog:
         with filename_in_errors(self._path):
             self._file.write(json.dumps(entry) + "\n")
             self._file.flush()
+        self._trackers.log(entry)
+
+
+def step_line(
+    *,
+    step: int,
+    loss: float,
+    grad_norm: float,
+    learning_rate: float,
+    tokens_per_second: float,
+    eta: float,
+    mfu: float | None = None,
+    peak_memory: float | None = None,
+    **others: float,
+) -> str:
+    """Return a step's line on the console, of at most 80 columns; the file has every digit."""
+    if mfu is None:
+        return (
+            f"step {step:5d} | loss {loss:9.6f} | norm {grad_norm:6.3f} | lr {learning_rate:.1e} | "
+            f"{tokens_per_second:,.0f} tok/s | eta {rounded_time(eta)}"
+        )
+    memory = "" if peak_memory is None else f" | {peak_memory / 1e9:.0f}GB"
+    return (
+        f"step {step:5d} | loss {loss:8.5f} | norm {grad_norm:5.2f} | "
+        f"{tokens_per_second / 1000:.0f}k tok/s | mfu {mfu:.0%}{memory} | eta {rounded_time(eta)}"
+    )
+
+
+def rounded_time(seconds: float) -> str:
+    """Return a time as less than a hundred seconds, minutes, hours, or as days."""
+    for unit, size in (("s", 1), ("m", 60), ("h", 3600)):
+        if round(seconds / size) < 100:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{seconds / 86400:.0f}d"
 
 
 def _open_log(path: Path, first_step: int) -> Any:

@@ -14,6 +14,7 @@ from gpt_common.config import OutputOptions, TrainConfig
 from gpt_common.data import BatchLoader, Tokens, fingerprint
 from gpt_common.errors import InputError
 from gpt_common.lock import FolderLock
+from gpt_common.recipes import recipe_defaults
 from gpt_common.run_folder import STATE, is_run, run_checkpoints
 
 AUTO = "auto"
@@ -27,7 +28,7 @@ RESUME_OVERRIDES = {
 
 
 def parse_train_config(command: str, args: Sequence[str] | None = None) -> TrainConfig:
-    """Return the options of the command line; with `--resume` they override the run's options.
+    """Return the options of the command line, over those of the run or recipe that it names.
 
     `command` is the module that `python -m` runs. Raises `InputError` for invalid flags, and for
     those that may not change when a run is resumed.
@@ -35,6 +36,9 @@ def parse_train_config(command: str, args: Sequence[str] | None = None) -> Train
     config = cli.parse(TrainConfig, command, args)
     path = run_to_resume(config.output)
     if path is None:
+        if config.model.recipe is not None:
+            defaults = recipe_defaults(config.model.recipe, config.optimizer)
+            config = cli.parse(TrainConfig, command, args, default=defaults)
         return with_resume(config, None)
     stored = stored_config(path)
     resumed = with_resume(_parse_over(stored, command, args), path)

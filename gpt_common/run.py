@@ -18,7 +18,6 @@ from gpt_common.checkpoint import Checkpoint, TrainingState, read_checkpoint, wr
 from gpt_common.config import (
     DEFAULT_LENGTH,
     DataOptions,
-    Dtype,
     GPTConfig,
     PromptOptions,
     SamplingOptions,
@@ -28,14 +27,16 @@ from gpt_common.config import (
 from gpt_common.data import Batch, BatchLoader, Tokens, fingerprint, load_splits
 from gpt_common.distributed import Processes
 from gpt_common.errors import InputError, NonFiniteError
+from gpt_common.estimate import Target, estimate_step
 from gpt_common.initialization import initialize_weights
 from gpt_common.lock import FolderLock
-from gpt_common.memory import require_memory, training_memory
+from gpt_common.memory import require_free, require_memory
 from gpt_common.metrics import RunLog
 from gpt_common.prefetch import Prefetcher
 from gpt_common.resume import changes, lock_resumed, not_a_run, restore_position, stored_config
 from gpt_common.run_folder import lock_new_run, remove_older, step_folder, update_latest
 from gpt_common.storage import clean_folder
+from gpt_common.trackers import choose_trackers, require_packages
 from gpt_common.watchdog import Watchdog
 from gpt_common.weights import Array, LazyWeights, Weights, num_parameters
 
@@ -115,7 +116,7 @@ class Run:
     def tokens_per_step(self) -> int:
         """The number of tokens per update."""
         data = self.config.data
-        return data.batch_size * data.seq_len * self.config.optimizer.grad_accum
+        return data.batch_size * data.seq_len * self.config.grad_accum
 
     def next_batches(self) -> Batch:
         """Return the batches of one update, each `(grad_accum, B, T)`."""
@@ -125,7 +126,7 @@ class Run:
     def _read_batches(self) -> tuple[Batch, dict[str, int]]:
         """Read the batches of one update; return them and the state of the loader after them."""
         state = self.train_loader.state()
-        batches = self.train_loader.next_batches(self.config.optimizer.grad_accum)
+        batches = self.train_loader.next_batches(self.config.grad_accum)
         if self.config.data.overfit_batch:
             self.train_loader.restore(state)
         return batches, self.train_loader.state()
@@ -219,38 +220,40 @@ def finite_values(step: int, tensors: Iterable[LazyWeights]) -> Iterator[Array]:
 def start_run(
     config: TrainConfig,
     framework: str,
-    device: str,
+    target: Target,
     read_weights: Callable[[str], Checkpoint],
     processes: Processes | None = None,
 ) -> Run:
     """Open a run's data, folder and log, and print a summary.
 
-    `read_weights` reads a model in any format, without training state. The first of the `processes`
+    `read_weights` reads a model in any format, without training state; `target` is what the run
+    computes on. The first of the `processes`
     writes. Raises `InputError` if model, data and folder do not fit together or another process
     uses the folder.
     """
     processes = processes or Processes()
+    require_packages(config.output)
     # First: another process may be continuing that run.
     lock = processes.on_first(lambda: lock_resumed(config.output))
     try:
-        run = _open_run(config, framework, device, read_weights, processes, lock)
+        run = _open_run(config, framework, target, read_weights, processes, lock)
     except BaseException:
         if lock:
             lock.release()
         raise
-    _print_summary(run, device)
+    _print_summary(run, target)
     return run
 
 
 def _open_run(
     config: TrainConfig,
     framework: str,
-    device: str,
+    target: Target,
     read_weights: Callable[[str], Checkpoint],
     processes: Processes,
     lock: FolderLock | None,
 ) -> Run:
-    start = initial_checkpoint(config, device, read_weights)
+    start = initial_checkpoint(config, target, read_weights)
     train, val = load_data(config, start.config)
     seed = config.runtime.seed if config.data.shuffle else None
     rows = processes.world.rows(config.data.batch_size)
@@ -269,7 +272,10 @@ def _open_run(
         folder if processes.world.is_first else None,
         *(run.first_step, run.steps, run.tokens_per_step),
         config.output.log_every,
-        asynchronous=device != "cpu",
+        asynchronous=target.kind != "cpu",
+        seconds_at_peak=target.seconds_at_peak(start.config, config),
+        peak_memory=target.peak_memory,
+        trackers=choose_trackers(config, folder, run.first_step),
     )
     return run
 
@@ -281,15 +287,20 @@ def open_folder(out_dir: str | None, framework: str) -> FolderLock:
     return lock
 
 
-def _print_summary(run: Run, device: str) -> None:
+def _print_summary(run: Run, target: Target) -> None:
     config, tokens = run.config, run.train_loader.tokens
     validation = f", {len(run.val_loader.tokens):,} to validate" if run.val_loader else ""
     run.log.print(
-        f"{run.framework} on {device}, {config.runtime.dtype} | "
+        f"{run.framework} on {target.kind}, {config.runtime.dtype} | "
         f"{num_parameters(run.start.config):,} parameters | "
         f"{run.tokens_per_step:,} tokens a step"
     )
     run.log.print(f"{config.data.data}: {len(tokens):,} tokens to train on{validation}")
+    if config.optimizer.total_batch_tokens is not None:
+        run.log.print(
+            f"grad_accum {config.grad_accum}: batches of {config.data.batch_size:,} x "
+            f"{config.data.seq_len:,} tokens in each step"
+        )
     for note in run.start.notes:
         run.log.print(f"note: {note}")
     resumed = config.output.resume
@@ -334,7 +345,7 @@ def open_loader(
 
 
 def initial_checkpoint(
-    config: TrainConfig, device: str, read_weights: Callable[[str], Checkpoint]
+    config: TrainConfig, target: Target, read_weights: Callable[[str], Checkpoint]
 ) -> Checkpoint:
     """Return what a run starts from: a run to resume, a checkpoint's weights, or random ones.
 
@@ -344,7 +355,7 @@ def initial_checkpoint(
         checkpoint = _resumed_checkpoint(config.output.resume, config.optimizer.steps)
     elif config.model.init == "scratch":
         model = config.model.gpt_config()
-        check_memory(model, config, device)
+        check_memory(model, config, target)
         return Checkpoint(model, initialize_weights(model, config.runtime.seed))
     else:
         checkpoint = read_weights(config.model.init)
@@ -352,7 +363,7 @@ def initial_checkpoint(
             found = getattr(checkpoint.config, name)
             if found != given:
                 raise InputError(f"{config.model.init}: {name} is {found}, got --{name} {given}")
-    check_memory(checkpoint.config, config, device)
+    check_memory(checkpoint.config, config, target)
     return checkpoint
 
 
@@ -365,13 +376,14 @@ def _resumed_checkpoint(path: str, steps: int) -> Checkpoint:
     return checkpoint
 
 
-def check_memory(model: GPTConfig, config: TrainConfig, device: str) -> None:
-    """Raise `InputError` if training a model takes more memory than the machine has."""
-    dtype: Dtype = "float32" if config.runtime.dtype == "auto" else config.runtime.dtype
-    needed = training_memory(
-        model, config.data, config.optimizer.grad_accum, dtype, on_cpu=device == "cpu"
-    )
-    require_memory(needed, "training", MEMORY_OPTIONS)
+def check_memory(model: GPTConfig, config: TrainConfig, target: Target) -> None:
+    """Raise `InputError` if training takes more memory than a device, or the machine, has."""
+    needed = estimate_step(model, config, target).at_least
+    tokens = 8 * config.data.batch_size * config.data.seq_len * config.grad_accum
+    if target.kind != "cpu":
+        require_free(needed, target.free, "training", MEMORY_OPTIONS)
+        needed = 4 * num_parameters(model)  # until they are on the device
+    require_memory(needed + tokens, "training", MEMORY_OPTIONS)
 
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:

@@ -16,6 +16,7 @@ from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import Dtype, TrainConfig
 from gpt_common.data import BatchLoader
 from gpt_common.distributed import find_world
+from gpt_common.dry_run import dry_run
 from gpt_common.formats.registry import read_weights
 from gpt_common.hardware import processor, tune_malloc
 from gpt_common.resume import parse_train_config
@@ -30,6 +31,7 @@ from gpt_flax.device import (
 )
 from gpt_flax.fast import FastOps, choose_fast_ops, create_model, train_step_options
 from gpt_flax.generate import generate_texts
+from gpt_flax.memory import target
 from gpt_flax.model import GPT
 from gpt_flax.optimizer import clip_and_update, create_optimizer, restore_state, state_to_hf
 from gpt_flax.parallel import gathered, join_rows, make_mesh, shard_state, start_processes
@@ -184,8 +186,11 @@ def after_step(
     return stop
 
 
-def train(config: TrainConfig) -> Path:
-    """Train until the last step or until a signal; return the folder of the last checkpoint."""
+def train(config: TrainConfig) -> Path | None:
+    """Train until the last step or until a signal; return the folder of the last checkpoint.
+
+    A dry run returns None.
+    """
     runtime, options = config.runtime, config.optimizer
     processes = start_processes(find_world(), config.parallel.timeout)
     dtype = resolve_dtype(runtime.dtype, runtime.device)
@@ -195,7 +200,12 @@ def train(config: TrainConfig) -> Path:
     if runtime.fast_ops:
         cudnn = has_cudnn_attention(device, dtype)
         ops = choose_fast_ops(device.platform, dtype, processor(), cudnn)
-    run = start_run(config.with_dtype(dtype), "flax", device.platform, read_weights, processes)
+    planned = config.with_dtype(dtype), "flax", target(device, ops, dtype, mesh), read_weights
+    if config.output.dry_run:
+        with processes:
+            processes.on_first(lambda: dry_run(*planned))
+        return None
+    run = start_run(*planned, processes)
     model, optimizer = create_model(run.start.config, ops, dtype, mesh), create_optimizer(options)
     state = create_state(run.start, run.config, optimizer, mesh)
     static_args = {"model": model, "optimizer": optimizer, "dtype": dtype}

@@ -17,6 +17,7 @@ from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import Dtype, TrainConfig
 from gpt_common.data import BatchLoader
 from gpt_common.distributed import find_world
+from gpt_common.dry_run import dry_run
 from gpt_common.formats.registry import read_weights
 from gpt_common.hardware import processor, tune_malloc
 from gpt_common.resume import parse_train_config
@@ -26,6 +27,7 @@ from gpt_common.schedule import learning_rate
 from gpt_torch.device import resolve_dtype, select_device, upload
 from gpt_torch.fast import FastOps, choose_fast_ops
 from gpt_torch.generate import generate_texts, load_model
+from gpt_torch.memory import target
 from gpt_torch.model import GPT
 from gpt_torch.optimizer import clip_and_update, create_optimizer, restore_state, state_to_hf
 from gpt_torch.parallel import (
@@ -187,8 +189,11 @@ def after_step(run: Run, state: TrainState, step: int, dtype: Dtype, device: tor
     return stop
 
 
-def train(config: TrainConfig) -> Path:
-    """Train until the last step or until a signal; return the folder of the last checkpoint."""
+def train(config: TrainConfig) -> Path | None:
+    """Train until the last step or until a signal; return the folder of the last checkpoint.
+
+    A dry run returns None.
+    """
     runtime, options = config.runtime, config.optimizer
     dtype = resolve_dtype(runtime.dtype, runtime.device)
     device = select_device(runtime.device, dtype)
@@ -197,7 +202,12 @@ def train(config: TrainConfig) -> Path:
         ops = choose_fast_ops(device.type, dtype, processor(), runtime.compile)
     processes = start_processes(find_world(), device, config.parallel.timeout)
     mesh = make_mesh(config, device)
-    run = start_run(config.with_dtype(dtype), "torch", device.type, read_weights, processes)
+    planned = config.with_dtype(dtype), "torch", target(device, ops, dtype, mesh), read_weights
+    if config.output.dry_run:
+        with processes:
+            processes.on_first(lambda: dry_run(*planned))
+        return None
+    run = start_run(*planned, processes)
     state = create_state(run.start, run.config, device, ops, mesh)
     step_fn = compile_train_step(state.model) if runtime.compile else train_step
     sum_gradients(state.model, mesh)

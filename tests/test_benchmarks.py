@@ -18,11 +18,12 @@ from benchmarks import report, train_step
 from benchmarks.candidate import stderr_console
 from benchmarks.implementations import BY_NAME, select_implementations
 from benchmarks.process import WorkerError, WorkerProcess
-from benchmarks.spec import Spec, flops_per_token
+from benchmarks.spec import Spec
 from benchmarks.timing import seconds_per_call
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import PRESETS, GPTConfig, OptimizerOptions, TrainConfig
 from gpt_common.errors import InputError
+from gpt_common.flops import flops_per_token
 from gpt_flax.model import GPT
 from gpt_flax.optimizer import create_optimizer
 from gpt_flax.train import create_state
@@ -208,7 +209,7 @@ def test_wrong_input_is_one_line(module, args, words, call):
         ("convert", "Time conversions from the Hugging Face folder to every format and back"),
         ("gpu", "Compare with the reference, then measure training and generation, on one GPU"),
         ("plot", "Plot results of one benchmark: train_step, generate, scaling or gpu"),
-        ("plot_losses", "Plot the losses of two runs, and their relative difference"),
+        ("plot_losses", "Plot the losses of runs and, if there are two, their relative difference"),
     ],
 )
 def test_help_begins_with_what_is_measured(module, words, call):

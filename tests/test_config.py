@@ -63,7 +63,9 @@ def test_sizes_override_the_preset():
 REFUSED = {
     DataOptions: {"val_fraction": (-0.1, 1.0), "batch_size": (0, -1), "seq_len": (0,)},
     OptimizerOptions: {
-        **dict.fromkeys(("steps", "grad_accum", "eps", "lr_decay_steps"), (0, -1)),
+        **dict.fromkeys(
+            ("steps", "grad_accum", "total_batch_tokens", "eps", "lr_decay_steps"), (0, -1)
+        ),
         **dict.fromkeys(("beta1", "beta2"), (-0.1, 1.0)),
         **dict.fromkeys(
             ("learning_rate", "min_lr", "weight_decay", "grad_clip"),

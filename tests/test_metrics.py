@@ -1,5 +1,6 @@
 import itertools
 import json
+import re
 import time
 
 import pytest
@@ -87,11 +88,47 @@ def test_console_shows_every_so_many_steps_and_the_last(tmp_path, capsys):
 def test_a_line_of_the_console(tmp_path, capsys, monkeypatch):
     now = itertools.count()
     monkeypatch.setattr(metrics.time, "perf_counter", lambda: next(now) / 8)
-    with RunLog(tmp_path, 0, 8, 64, 1) as log:
+    with RunLog(tmp_path, 0, 17, 64, 1) as log:
         log.step(0, 0.3, {"loss": 1.5, "grad_norm": 2.25})
     assert capsys.readouterr().out == (
-        "step     0 | loss  1.500000 | norm  2.250 | lr 3.0e-01 |  125 ms | 512 tok/s\n"
+        "step     0 | loss  1.500000 | norm  2.250 | lr 3.0e-01 | 512 tok/s | eta 2s\n"
     )
+
+
+def test_a_line_and_an_entry_of_a_gpu(tmp_path, capsys, monkeypatch):
+    """Half of the data sheet's FLOP/s, and the most memory so far."""
+    clock = iter((0.0, 2.0))
+    monkeypatch.setattr(metrics.time, "perf_counter", lambda: next(clock))
+    known = {"seconds_at_peak": 1.0, "peak_memory": lambda: 29_400_000_000}
+    with RunLog(tmp_path, 0, 19_073, 524_288, 1, **known) as log:
+        log.step(0, 3e-4, {"loss": 10.873854, "grad_norm": 53.565})
+    assert capsys.readouterr().out == (
+        "step     0 | loss 10.87385 | norm 53.56 | 262k tok/s | mfu 50% | 29GB | eta 11h\n"
+    )
+    (entry,) = read_log(tmp_path / "log.jsonl")
+    assert entry == {
+        "step": 0, "loss": 10.873854, "grad_norm": 53.565, "learning_rate": 3e-4, "seconds": 2.0,
+        "tokens_per_second": 262_144, "mfu": 0.5, "peak_memory": 29_400_000_000,
+        "eta": 2.0 * 19_072,
+    }  # fmt: skip
+
+
+def test_the_time_left_is_by_all_steps_but_the_first_which_compiles(tmp_path, monkeypatch):
+    clock = iter((0.0, 60.0, 62.0, 66.0))
+    monkeypatch.setattr(metrics.time, "perf_counter", lambda: next(clock))
+    with RunLog(tmp_path, 4, 10, 64, 1) as log:
+        for step in (4, 5, 6):
+            log.step(step, 0.1, {"loss": 1.0, "grad_norm": 1.0})
+    assert [e["eta"] for e in read_log(tmp_path / "log.jsonl")] == [60 * 5, 2 * 4, 3 * 3]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0, "0s"), (99.4, "99s"), (99.6, "2m"), (5940, "99m"), (6000, "2h"), (40_000, "11h"),
+     (360_000, "4d")],
+)  # fmt: skip
+def test_a_time_has_two_digits(seconds, shown):
+    assert metrics.rounded_time(seconds) == shown
 
 
 def test_a_terminal_shows_how_far_a_run_is(tmp_path, capsys, monkeypatch):
@@ -113,5 +150,18 @@ def test_a_step_fits_eighty_columns(tmp_path, capsys, monkeypatch, tokens_per_st
         log.step(12_345, 3e-4, {"loss": 10.873854, "grad_norm": 53.565})
     line = capsys.readouterr().out.removesuffix("\n")
     assert line.startswith("step 12345 | loss 10.873854 | norm 53.565 | lr 3.0e-04 | ")
-    assert line.endswith(" tok/s")
+    assert re.search(r" tok/s \| eta \d+[smhd]$", line)
+    assert len(line) <= 80
+
+
+@pytest.mark.parametrize(("memory", "seconds"), [(141e9, 0.5), (29e9, 20.0), (None, 2.0)])
+def test_a_step_of_a_gpu_fits_eighty_columns(tmp_path, capsys, monkeypatch, memory, seconds):
+    clock = iter((0.0, seconds))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    known = {"seconds_at_peak": 0.4 * seconds, "peak_memory": lambda: memory}
+    with RunLog(tmp_path, 0, 20_000, 2**18, 1, **known) as log:
+        log.step(12_345, 3e-4, {"loss": 10.873854, "grad_norm": 53.565})
+    line = capsys.readouterr().out.removesuffix("\n")
+    assert " | mfu 40%" in line
+    assert ("GB | eta" in line) == (memory is not None)
     assert len(line) <= 80

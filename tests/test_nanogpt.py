@@ -218,7 +218,8 @@ def test_every_setting_is_read(saved):
     assert options.data.data == "data/letters"
     found = dataclasses.asdict(options.optimizer)
     assert found == {
-        "steps": 12, "grad_accum": 2, "learning_rate": 3e-2, "min_lr": 1e-3, "warmup_steps": 0,
+        "steps": 12, "grad_accum": 2, "total_batch_tokens": None, "learning_rate": 3e-2,
+        "min_lr": 1e-3, "warmup_steps": 0,
         "warmup_peak": "next", "lr_schedule": "constant", "lr_decay_steps": 600_000,
         "beta1": 0.8, "beta2": 0.97, "eps": 1e-8, "weight_decay": 0.2, "grad_clip": 0.5,
     }  # fmt: skip

@@ -20,12 +20,14 @@ from transformers import GPT2LMHeadModel
 
 from gpt_common import cli, memory, metrics, resume, run, run_folder, startup, storage
 from gpt_common.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from gpt_common.config import PRESETS, DataOptions, TrainConfig
+from gpt_common.config import DataOptions, TrainConfig
 from gpt_common.data import BatchLoader, load_splits
 from gpt_common.errors import InputError, NonFiniteError
+from gpt_common.estimate import Target
 from gpt_common.lock import FolderLock
 from gpt_common.metrics import RunLog, read_log
 from gpt_common.run_folder import run_checkpoints, step_folder, update_latest
+from gpt_common.weights import num_parameters
 from tests.conftest import (
     TINY,
     assert_one_line_error,
@@ -181,7 +183,10 @@ def test_what_is_not_finite_is_not_saved(call, framework, flags, words, tmp_path
 def test_one_number_that_is_not_finite_is_enough(part, number, tmp_path):
     args = [str(a) for a in (*TINY, "--steps", 3, "--out_dir", tmp_path)]
     started = run.start_run(
-        resume.parse_train_config("gpt_torch.train", args), "torch", "cpu", lambda path: None
+        resume.parse_train_config("gpt_torch.train", args),
+        "torch",
+        Target("cpu"),
+        lambda path: None,
     )
     state = [{name: w.copy() for name, w in started.start.weights.items()} for _ in range(3)]
     state[part]["transformer.h.1.ln_2.weight"][3] = number
@@ -193,8 +198,8 @@ def test_one_number_that_is_not_finite_is_enough(part, number, tmp_path):
 class AsynchronousLog(RunLog):
     """The log of a run on a GPU, which reads a step when the next is under way."""
 
-    def __init__(self, *args, asynchronous):
-        super().__init__(*args, asynchronous=True)
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options | {"asynchronous": True})
 
 
 def test_the_log_has_every_step_of_a_checkpoint(train, framework, tmp_path, monkeypatch):
@@ -656,7 +661,7 @@ def test_a_log_on_a_full_disk_is_named(tmp_path, monkeypatch):
 def test_a_loss_is_read_late_on_any_gpu(device, asynchronous, tmp_path):
     args = [str(a) for a in (*TINY, "--steps", 3, "--out_dir", tmp_path)]
     config = resume.parse_train_config("gpt_flax.train", args)
-    started = run.start_run(config, "flax", device, lambda path: None)
+    started = run.start_run(config, "flax", Target(device), lambda path: None)
     with started:
         started.log.step(0, 0.1, {"loss": 1.0, "grad_norm": 1.0})
         assert started.log.finite_steps == (1 if device == "cpu" else 0)
@@ -679,23 +684,6 @@ def test_training_that_cannot_fit_is_refused_with_the_number(call, framework, tm
     assert not (tmp_path / "run").exists()
 
 
-def test_what_training_takes_at_the_least():
-    """Weights, gradients and two moments of GPT-2, and ten numbers a channel, block and token."""
-    config, data = PRESETS["gpt2"], DataOptions(batch_size=4, seq_len=256)
-    state, tokens = 4 * 4 * 124_439_808, 4 * 256
-    activations = 10 * 4 * tokens * 768 * 12
-    assert memory.training_memory(config, data, 3, "float32", True) == (
-        state + activations + 3 * 8 * tokens
-    )
-    assert memory.training_memory(config, data, 1, "float64", True) == (
-        2 * (state + activations) + 8 * tokens
-    )
-    assert memory.training_memory(config, data, 1, "bfloat16", True) == (
-        state + activations // 2 + 8 * tokens
-    )
-    assert memory.training_memory(config, data, 1, "float32", False) == state // 4 + 8 * tokens
-
-
 def test_memory_is_asked_for_whatever_a_run_starts_from(call, framework, two_runs, tmp_path):
     mine, _ = two_runs
     command, much = f"gpt_{framework}.train", ("--seq_len", 8, "--batch_size", 10**11)
@@ -704,23 +692,18 @@ def test_memory_is_asked_for_whatever_a_run_starts_from(call, framework, two_run
     assert not (tmp_path / "new").exists()
 
 
-def test_what_is_asked_for_is_of_the_run(train, framework, tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr(
-        run, "training_memory", lambda *args, **how: asked.append((*args, how)) or 0
-    )
-    flags = ("--dtype", "float64", "--grad_accum", 2, "--steps", 1)
-    train(framework, *TINY, *flags, "--out_dir", tmp_path)
-    config, data = read_checkpoint(tmp_path).config, DataOptions(seq_len=8)
-    assert set(map(repr, asked)) == {repr((config, data, 2, "float64", {"on_cpu": True}))}
-    args = [str(a) for a in (*TINY, "--out_dir", tmp_path / "gpu")]
-    run.start_run(
-        resume.parse_train_config(f"gpt_{framework}.train", args),
-        framework,
-        "gpu",
-        lambda path: None,
-    )
-    assert asked[-1][-1] == {"on_cpu": False}
+@pytest.mark.parametrize("enough", [True, False])
+def test_a_gpu_has_memory_of_its_own(tmp_path, enough):
+    """Weights, gradients and two moments, padded rows included: a byte less is too little."""
+    args = [str(a) for a in (*TINY, "--dtype", "float64", "--steps", 1, "--out_dir", tmp_path)]
+    config = resume.parse_train_config("gpt_torch.train", args)
+    state = 4 * 8 * (num_parameters(config.model.gpt_config()) + 8 * 47)
+    target = Target("cuda", free=state if enough else state - 1)
+    if enough:
+        with run.start_run(config, "torch", target, lambda path: None):
+            return
+    with pytest.raises(InputError, match="training takes at least"):
+        run.start_run(config, "torch", target, lambda path: None)
 
 
 def test_as_much_as_is_there_may_be_taken(monkeypatch):

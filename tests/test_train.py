@@ -12,6 +12,7 @@ import pytest
 from transformers import GPT2LMHeadModel
 
 from gpt_common.checkpoint import read_checkpoint
+from gpt_common.estimate import Target
 from gpt_common.metrics import read_log
 from gpt_common.resume import parse_train_config
 from gpt_common.run import start_run
@@ -132,7 +133,7 @@ def test_a_loss_is_read_at_once_only_on_a_cpu(device, tmp_path):
     config = parse_train_config(
         "gpt_torch.train", [*map(str, TINY), "--steps", "2", "--out_dir", str(tmp_path)]
     )
-    run, read = start_run(config, "torch", device, None), []
+    run, read = start_run(config, "torch", Target(device), None), []
 
     class Loss:
         def __float__(self):

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from benchmarks.environment import datasheet_peak
 from benchmarks.spec import Dtype
+from gpt_common.flops import datasheet_peak
 
 CARDS = Path(__file__).parent
 CardName = Literal["h100", "a100"]

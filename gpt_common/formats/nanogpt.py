@@ -273,7 +273,7 @@ def settings(
 
 def as_settings(config: TrainConfig) -> dict[str, Any]:
     """Return a run's options as nanoGPT's settings, if they have an equivalent."""
-    options = vars(config.data) | vars(config.optimizer)
+    options = vars(config.data) | vars(config.optimizer) | {"grad_accum": config.grad_accum}
     found = {theirs: options[ours] for theirs, ours in (WHOLE | REAL).items()}
     found["lr_decay_iters"] = found["lr_decay_iters"] or found["max_iters"]
     found["decay_lr"] = config.optimizer.lr_schedule == "cosine"

@@ -21,7 +21,7 @@ from benchmarks import (
 )
 from benchmarks.generate import GenerateBenchmarkConfig
 from benchmarks.implementations import BY_NAME
-from benchmarks.spec import Spec, flops_per_token
+from benchmarks.spec import Spec
 from benchmarks.train_step import Plan
 from benchmarks.workers import conversion
 from gpt_common.config import PRESETS
@@ -540,8 +540,3 @@ def test_a_command_prints_a_table_and_one_line_of_json_and_writes_the_result(
     result = json.loads(line)
     assert result == json.loads((tmp_path / "result.json").read_text())
     assert result["command"].startswith(f"python -m {module.__name__} --out ")
-
-
-def test_flops_of_gpt2_at_1024():
-    """855 million a token: 6 x 123.65 million weights and 12 x 12 x 768 x 1024 of attention."""
-    assert flops_per_token(PRESETS["gpt2"], 1024) == 6 * 123_653_376 + 113_246_208

@@ -1,4 +1,4 @@
-"""What plots show of results, the text of figures, and the peaks of datasheets."""
+"""What plots show of results, and the text of figures."""
 
 import json
 from dataclasses import asdict
@@ -6,8 +6,9 @@ from dataclasses import asdict
 import matplotlib.pyplot as plt
 import pytest
 
-from benchmarks import environment, gpu, plot, plot_losses, report, train_step
+from benchmarks import gpu, plot, plot_losses, report, train_step
 from benchmarks.workers import session
+from gpt_common.errors import InputError
 from tests.benchmarks.fakes import H100, RATES, STEP, approx, generated_results
 
 
@@ -86,19 +87,64 @@ def test_the_plot_of_the_variants(plotted):
     assert "T=1024, B=16" in figure.get_suptitle()
 
 
-def test_the_plot_of_two_runs_losses(tmp_path):
-    for name, losses in (("a", [4.0, 2.0, 1.0, 8.0]), ("b", [4.0, 2.2, 1.3])):
+@pytest.fixture
+def logged(tmp_path):
+    """Write the log of a run, each value as (name, step, value); return the run's folder."""
+
+    def write(name, *values):
         (tmp_path / name).mkdir()
-        lines = [json.dumps({"step": i, "loss": loss}) for i, loss in enumerate(losses)]
-        (tmp_path / name / "log.jsonl").write_text(
-            "\n".join([*lines, '{"step": 3, "val_loss": 9}'])
-        )
-    above, below = plot_losses.draw((tmp_path / "a", tmp_path / "b")).axes
+        lines = [json.dumps({"step": step, key: value}) for key, step, value in values]
+        (tmp_path / name / "log.jsonl").write_text("\n".join(lines))
+        return tmp_path / name
+
+    yield write
     plt.close("all")
-    assert [line.get_label() for line in above.lines] == ["a", "b"]
-    assert above.lines[1].get_xydata().tolist() == [[0, 4.0], [1, 2.2], [2, 1.3]]
+
+
+def points(line):
+    return [tuple(point) for point in line.get_xydata().tolist()]
+
+
+def test_the_plot_of_two_runs_losses(logged):
+    runs = [
+        logged(name, *(("loss", step, loss) for step, loss in enumerate(losses)), *others)
+        for name, losses, others in (
+            ("a", [4.0, 2.0, 1.0, 8.0], [("val_loss", 3, 9.0)]),
+            ("b", [4.0, 2.2, 1.3], []),
+        )
+    ]
+    above, below = plot_losses.draw(runs).axes
+    assert above.get_legend_handles_labels()[1] == ["a", "b"]
+    first, validation, second = above.lines
+    assert points(first) == [(0, 4.0), (1, 2.0), (2, 1.0), (3, 8.0)]
+    assert points(validation) == [(3, 9.0)]
+    assert points(second) == [(0, 4.0), (1, 2.2), (2, 1.3)]
     assert below.lines[0].get_ydata().tolist() == pytest.approx([1e-9, 0.1, 0.3])
     assert below.get_title().startswith("max 3.0e-01, median 1.0e-01;")
+
+
+def test_the_plot_of_runs_with_hellaswag_and_what_is_published(logged):
+    runs = [
+        logged(name, ("loss", 0, 4.0), ("val_loss", 1, 3.5), ("hellaswag", 1, accuracy))
+        for name, accuracy in (("a", 0.28), ("b", 0.29), ("c", 0.3))
+    ]
+    losses, hellaswag = plot_losses.draw(runs, "gpt2_124m").axes
+    *runs_labels, published = losses.get_legend_handles_labels()[1]
+    assert runs_labels == ["a", "b", "c"]
+    assert published == "GPT-2 124M: validation loss 3.29"
+    assert losses.lines[-1].get_ydata() == [3.29, 3.29]
+    assert [points(line) for line in hellaswag.lines[:3]] == [[(1, 0.28)], [(1, 0.29)], [(1, 0.3)]]
+    assert hellaswag.lines[3].get_ydata() == [0.2955, 0.2955]
+    colors = [line.get_color() for line in hellaswag.lines[:3]]
+    assert len(set(colors)) == 3
+    assert colors == [line.get_color() for line in losses.lines[:6:2]]
+
+
+def test_one_run_is_a_plot_and_none_is_an_error(logged):
+    (axes,) = plot_losses.draw([logged("a", ("loss", 0, 4.0))]).axes
+    assert [points(line) for line in axes.lines] == [[(0, 4.0)]]
+    with pytest.raises(InputError, match="expected the folders of one or more runs"):
+        plot_losses.draw([])
 
 
 def test_the_text_of_figures():
@@ -112,58 +158,6 @@ def test_the_text_of_figures():
     found = {"processor": "Zen", "torch": "2.1", "jax": "0.9", "date": "2026-01-02"}
     assert report.title({"environment": found}) == "Zen | torch 2.1, jax 0.9 | 2026-01-02"
     assert report.title({"environment": found | {"gpu": H100}}).startswith(f"{H100} | torch")
-
-
-# Tensor-core TFLOP/s of bfloat16, TF32, float32 (outside the tensor cores) and float64, as NVIDIA's
-# datasheets print them: those of S have bfloat16 and TF32 "with sparsity", twice the dense ones.
-S = 2
-PUBLISHED = {
-    # https://resources.nvidia.com/en-us-dgx-systems/dgx-superpod-gb200 and GB200 NVL72's page:
-    # a superchip has two of them and 10, 5 PFLOP/s, 160 and 80 TFLOP/s
-    "NVIDIA GB200": (S, 5000, 2500, 80, 40),
-    # https://www.nvidia.com/en-us/data-center/hgx: eight have 36, 18 PFLOP/s, 600 and 296 TFLOP/s
-    "NVIDIA B200": (S, 4500, 2250, 75, 37),
-    # https://www.nvidia.com/en-us/data-center/grace-hopper-superchip
-    "NVIDIA GH200 480GB": (S, 1979, 989, 67, 67),
-    # https://www.nvidia.com/en-us/data-center/h200
-    "NVIDIA H200": (S, 1979, 989, 67, 67),
-    "NVIDIA H200 NVL": (S, 1671, 835, 60, 60),
-    # https://www.nvidia.com/en-us/data-center/h100, and its datasheet of 2022 for PCIe
-    "NVIDIA H100 80GB HBM3": (S, 1979, 989, 67, 67),
-    "NVIDIA H100 NVL": (S, 1671, 835, 60, 60),
-    "NVIDIA H100 PCIe": (S, 1513, 756, 51, 51),
-    # https://www.nvidia.com/en-us/data-center/a100
-    "NVIDIA A100-SXM4-80GB": (S, 624, 312, 19.5, 19.5),
-    "NVIDIA A100-PCIE-40GB": (S, 624, 312, 19.5, 19.5),
-    # https://www.nvidia.com/en-us/data-center/l40s, l40, l4 and products/a10-gpu
-    "NVIDIA L40S": (S, 733, 366, 91.6, 1.4),
-    "NVIDIA L40": (S, 362.1, 181, 90.5, 1.4),
-    "NVIDIA L4": (S, 242, 120, 30.3, 0.5),
-    "NVIDIA A10": (S, 250, 125, 31.2, 1.0),
-    # Ada's and GA102's whitepapers, "Peak BF16 Tensor TFLOPS with FP32 Accumulate", dense
-    "NVIDIA GeForce RTX 4090": (1, 165.2, 82.6, 82.6, 1.3),
-    "NVIDIA GeForce RTX 3090": (1, 71, 35.6, 35.6, 0.6),
-}
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_the_peaks_are_those_of_the_datasheets(name):
-    sparsity, *published = PUBLISHED[name]
-    dense = [
-        value / factor for value, factor in zip(published, (sparsity,) * 2 + (1, 1), strict=True)
-    ]
-    dtypes = ("bfloat16", "tf32", "float32", "float64")
-    found = [environment.datasheet_peak(name, dtype) for dtype in dtypes]
-    assert found == pytest.approx([1e12 * value for value in dense], rel=0.015)
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["Tesla V100-SXM2-16GB", "NVIDIA A1000", "NVIDIA GeForce RTX 3090 Ti", "NVIDIA L400",
-     "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA GeForce RTX 4090 D", ""],
-)  # fmt: skip
-def test_other_gpus_have_no_known_peak(name):
-    assert environment.datasheet_peak(name, "bfloat16") is None
 
 
 def test_the_peak_memory_of_a_process_is_from_proc(monkeypatch, tmp_path):

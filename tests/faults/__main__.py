@@ -41,11 +41,15 @@ TESTED_BY = {
     "distributed": ("processes", "failures"),
     "watchdog": ("processes", "failures"),
     **dict.fromkeys(
-        ("run", "resume"), ("prefetch", "run", "train", "generate", "processes", "failures")
+        ("run", "resume"),
+        ("prefetch", "recipes", "run", "train", "generate", "processes", "failures"),
     ),
     **dict.fromkeys(("run_folder", "hf_config"), ("checkpoint", "run")),
     **{name: (name, "run") for name in ("checkpoint", "cli", "lock", "metrics")},
-    **dict.fromkeys(("memory", "startup"), ("cli", "run")),
+    **dict.fromkeys(("memory", "startup"), ("estimate", "cli", "run")),
+    **dict.fromkeys(("recipes", "config"), ("recipes", "config")),
+    **dict.fromkeys(("estimate", "dry_run"), ("estimate", "dry_run", "run")),
+    "trackers": ("trackers",),
     **dict.fromkeys(("generate", "inference"), ("generation", "inference", "generate", "torch")),
     "hellaswag": ("hellaswag", "evaluation"),
     **dict.fromkeys(("scoring", "evaluation", "evaluate"), ("evaluation", "evaluate")),

@@ -139,13 +139,13 @@ FAULTS = (
     Fault(
         "flax on a GPU reads each loss at once",
         "gpt_common/run.py::_open_run",
-        'device != "cpu"',
-        'device == "cuda"',
+        'target.kind != "cpu"',
+        'target.kind == "cuda"',
     ),
     Fault(
         "tokens a step forget grad_accum",
         "gpt_common/run.py::Run.tokens_per_step",
-        "data.batch_size * data.seq_len * self.config.optimizer.grad_accum",
+        "data.batch_size * data.seq_len * self.config.grad_accum",
         "data.batch_size * data.seq_len",
     ),
     Fault(
@@ -219,14 +219,14 @@ FAULTS = (
         "gpt_common/run.py::_print_summary",
         """
         (
-            f"{run.framework} on {device}, {config.runtime.dtype} | "
+            f"{run.framework} on {target.kind}, {config.runtime.dtype} | "
             f"{num_parameters(run.start.config):,} parameters | "
             f"{run.tokens_per_step:,} tokens a step"
         )
         """,
         """
         (
-            f"{run.framework} on {device}, {config.runtime.dtype} | "
+            f"{run.framework} on {target.kind}, {config.runtime.dtype} | "
             f"{run.start.config.n_embd:,} parameters | "
             f"{run.tokens_per_step:,} tokens a step"
         )
@@ -241,28 +241,20 @@ FAULTS = (
     Fault(
         "a GPU's activations count as main memory",
         "gpt_common/run.py::check_memory",
-        'device == "cpu"',
-        "True",
+        'target.kind != "cpu"',
+        "False",
+    ),
+    Fault(
+        "a GPU's memory is not asked for",
+        "gpt_common/run.py::check_memory",
+        'require_free(needed, target.free, "training", MEMORY_OPTIONS)',
+        "pass",
     ),
     Fault(
         "memory is asked for only where a model is new",
         "gpt_common/run.py::initial_checkpoint",
-        "check_memory(checkpoint.config, config, device)",
+        "check_memory(checkpoint.config, config, target)",
         "pass",
-    ),
-    Fault(
-        "memory is asked for as of float32",
-        "gpt_common/run.py::check_memory",
-        """
-        needed = training_memory(
-            model, config.data, config.optimizer.grad_accum, dtype, on_cpu=device == "cpu"
-        )
-        """,
-        """
-        needed = training_memory(
-            model, config.data, config.optimizer.grad_accum, "float32", on_cpu=device == "cpu"
-        )
-        """,
     ),
     Fault(
         "the folder of a run is another one by its relative name",
@@ -334,17 +326,17 @@ FAULTS = (
     # The log and the console.
     Fault(
         "a step's line wraps at 80 columns",
-        "gpt_common/metrics.py::RunLog.flush",
+        "gpt_common/metrics.py::step_line",
         """
         (
-            f"step {step:5d} | loss {loss:9.6f} | norm {norm:6.3f} | lr {learning_rate:.1e} | "
-            f"{1000 * seconds:4.0f} ms | {rate:,.0f} tok/s"
+            f"step {step:5d} | loss {loss:9.6f} | norm {grad_norm:6.3f} | lr {learning_rate:.1e} | "
+            f"{tokens_per_second:,.0f} tok/s | eta {rounded_time(eta)}"
         )
         """,
         """
         (
-            f"step {step:5d} | loss {loss:9.6f} | norm {norm:6.3f} | lr {learning_rate:.1e} | "
-            f"{1000 * seconds:7.1f} ms | {rate:,.0f} tok/s"
+            f"step {step:5d} | loss {loss:9.6f} | norm {grad_norm:8.5f} | lr {learning_rate:.1e} | "
+            f"{tokens_per_second:,.0f} tok/s | eta {rounded_time(eta)}"
         )
         """,
     ),
@@ -386,49 +378,49 @@ FAULTS = (
     ),
     Fault(
         "the console shows the loss as the norm",
-        "gpt_common/metrics.py::RunLog.flush",
+        "gpt_common/metrics.py::step_line",
         """
         (
-            f"step {step:5d} | loss {loss:9.6f} | norm {norm:6.3f} | lr {learning_rate:.1e} | "
-            f"{1000 * seconds:4.0f} ms | {rate:,.0f} tok/s"
+            f"step {step:5d} | loss {loss:9.6f} | norm {grad_norm:6.3f} | lr {learning_rate:.1e} | "
+            f"{tokens_per_second:,.0f} tok/s | eta {rounded_time(eta)}"
         )
         """,
         """
         (
             f"step {step:5d} | loss {loss:9.6f} | norm {loss:6.3f} | lr {learning_rate:.1e} | "
-            f"{1000 * seconds:4.0f} ms | {rate:,.0f} tok/s"
+            f"{tokens_per_second:,.0f} tok/s | eta {rounded_time(eta)}"
         )
         """,
     ),
     Fault(
-        "the console shows seconds as milliseconds",
-        "gpt_common/metrics.py::RunLog.flush",
+        "the console shows the time left in the wrong unit",
+        "gpt_common/metrics.py::step_line",
         """
         (
-            f"step {step:5d} | loss {loss:9.6f} | norm {norm:6.3f} | lr {learning_rate:.1e} | "
-            f"{1000 * seconds:4.0f} ms | {rate:,.0f} tok/s"
+            f"step {step:5d} | loss {loss:9.6f} | norm {grad_norm:6.3f} | lr {learning_rate:.1e} | "
+            f"{tokens_per_second:,.0f} tok/s | eta {rounded_time(eta)}"
         )
         """,
         """
         (
-            f"step {step:5d} | loss {loss:9.6f} | norm {norm:6.3f} | lr {learning_rate:.1e} | "
-            f"{seconds:4.0f} ms | {rate:,.0f} tok/s"
+            f"step {step:5d} | loss {loss:9.6f} | norm {grad_norm:6.3f} | lr {learning_rate:.1e} | "
+            f"{tokens_per_second:,.0f} tok/s | eta {rounded_time(60 * eta)}"
         )
         """,
     ),
     Fault(
         "the console shows the norm as the learning rate",
-        "gpt_common/metrics.py::RunLog.flush",
+        "gpt_common/metrics.py::step_line",
         """
         (
-            f"step {step:5d} | loss {loss:9.6f} | norm {norm:6.3f} | lr {learning_rate:.1e} | "
-            f"{1000 * seconds:4.0f} ms | {rate:,.0f} tok/s"
+            f"step {step:5d} | loss {loss:9.6f} | norm {grad_norm:6.3f} | lr {learning_rate:.1e} | "
+            f"{tokens_per_second:,.0f} tok/s | eta {rounded_time(eta)}"
         )
         """,
         """
         (
-            f"step {step:5d} | loss {loss:9.6f} | norm {norm:6.3f} | lr {norm:.1e} | "
-            f"{1000 * seconds:4.0f} ms | {rate:,.0f} tok/s"
+            f"step {step:5d} | loss {loss:9.6f} | norm {grad_norm:6.3f} | lr {grad_norm:.1e} | "
+            f"{tokens_per_second:,.0f} tok/s | eta {rounded_time(eta)}"
         )
         """,
     ),
@@ -438,12 +430,124 @@ FAULTS = (
         'self._progress.add_task("", completed=first_step, total=steps)',
         'self._progress.add_task("", completed=0, total=steps)',
     ),
+    Fault(
+        "the time left counts the first step, which compiles",
+        "gpt_common/metrics.py::RunLog._eta",
+        "(ended - first_ended) / (step - first)",
+        "ended / (step + 1)",
+    ),
+    Fault(
+        "MFU is upside down",
+        "gpt_common/metrics.py::RunLog._gpu_figures",
+        "self._seconds_at_peak / seconds",
+        "seconds / self._seconds_at_peak",
+    ),
+    # Recipes.
+    Fault(
+        "a recipe's tokens count where batches are given",
+        "gpt_common/recipes.py::recipe_defaults",
+        "replace(optimizer, total_batch_tokens=None)",
+        "optimizer",
+    ),
+    Fault(
+        "a recipe overrides flags",
+        "gpt_common/resume.py::parse_train_config",
+        "cli.parse(TrainConfig, command, args, default=defaults)",
+        "defaults",
+    ),
+    Fault(
+        "a part of a batch is forgotten",
+        "gpt_common/config.py::TrainConfig.grad_accum",
+        "total % (data.batch_size * data.seq_len)",
+        "False",
+    ),
+    # Trackers.
+    Fault(
+        "an error of a tracker ends the run",
+        "gpt_common/trackers.py::Trackers._dropped_by_an_error",
+        'cli.print_notes([f"{name} gets nothing any more: {reason(error)}"])',
+        "raise",
+    ),
+    Fault(
+        "a tracker that fails is tried again",
+        "gpt_common/trackers.py::Trackers._dropped_by_an_error",
+        "self._started.pop(name, None)",
+        "pass",
+    ),
+    Fault(
+        "every process logs to the trackers",
+        "gpt_common/metrics.py::RunLog.__enter__",
+        """
+        if self._path:
+            self._file = _open_log(self._path, self._first_step)
+            self._trackers.start()
+        """,
+        """
+        self._trackers.start()
+        if self._path:
+            self._file = _open_log(self._path, self._first_step)
+        """,
+    ),
+    Fault(
+        "a missing tracker is found out in the run",
+        "gpt_common/run.py::start_run",
+        "require_packages(config.output)",
+        "pass",
+    ),
     # Memory.
     Fault(
         "moments do not count as memory",
-        "gpt_common/memory.py::training_memory",
-        "4 * weights",
-        "2 * weights",
+        "gpt_common/estimate.py::estimate_step",
+        "2 * size * weights / mesh[1]",
+        "0 * size * weights / mesh[1]",
+    ),
+    Fault(
+        "memory is asked for as of float32",
+        "gpt_common/estimate.py::estimate_step",
+        '8 if config.runtime.dtype == "float64" else 4',
+        "4",
+    ),
+    Fault(
+        "each device has the whole batch",
+        "gpt_common/estimate.py::estimate_step",
+        "config.data.batch_size / target.devices",
+        "config.data.batch_size / 1",
+    ),
+    Fault(
+        "rows of logits count as all logits",
+        "gpt_common/estimate.py::_loss_bytes",
+        "min(tokens, rows)",
+        "tokens",
+    ),
+    Fault(
+        "gradients are sent to all at once, not in a ring",
+        "gpt_common/estimate.py::_shares_sent",
+        "2 * sums * (data - 1) / data / fsdp",
+        "2 * sums * (data - 1) / fsdp",
+    ),
+    Fault(
+        "the scores of XLA's attention do not count",
+        "gpt_flax/memory.py::footprint",
+        "0 if attends else score",
+        "0",
+    ),
+    Fault(
+        "autocast's copies of the weights do not count",
+        "gpt_torch/memory.py::footprint",
+        "width if width < size else 0",
+        "0",
+    ),
+    Fault(
+        "a dry run that does not fit succeeds",
+        "gpt_common/dry_run.py::dry_run",
+        "step.memory > target.available",
+        "False",
+    ),
+    Fault(
+        "--mfu does nothing",
+        "gpt_common/dry_run.py::hours_row",
+        "config.optimizer.steps * seconds_at_peak / mfu / 3600",
+        "config.optimizer.steps * seconds_at_peak / 0.4 / 3600",
     ),
     Fault(
         "a container's files count as used memory",
@@ -453,7 +557,7 @@ FAULTS = (
     ),
     Fault(
         "twice the memory that is there may be taken",
-        "gpt_common/memory.py::require_memory",
+        "gpt_common/memory.py::require_free",
         "needed > available",
         "needed > 2 * available",
     ),

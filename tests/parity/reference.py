@@ -273,7 +273,8 @@ def training_steps(
     config: GPTConfig, weights: Weights, tokens: Array, B: int, T: int, options: OptimizerOptions
 ) -> Iterator[Training]:
     """Train, and yield after each update what there is so far."""
-    model, optimizer, A = ReferenceGPT(config, weights), ReferenceAdamW(options), options.grad_accum
+    model, optimizer = ReferenceGPT(config, weights), ReferenceAdamW(options)
+    A = options.grad_accum or 1
     losses, norms = [], []
     for step in range(options.steps):
         parts = [model(*batch(tokens, step * A + a, B, T)) for a in range(A)]

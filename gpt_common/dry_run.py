@@ -1,0 +1,94 @@
+"""`--dry_run`: what a run would take, as a table, before anything is allocated."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from rich import box
+from rich.table import Table
+
+from gpt_common.checkpoint import Checkpoint, read_checkpoint
+from gpt_common.config import GPTConfig, TrainConfig
+from gpt_common.errors import InputError
+from gpt_common.estimate import StepEstimate, Target, estimate_step, flops_per_step
+from gpt_common.progress import plain_console
+from gpt_common.run import MEMORY_OPTIONS
+from gpt_common.weights import num_parameters
+
+
+def dry_run(
+    config: TrainConfig, framework: str, target: Target, read_weights: Callable[[str], Checkpoint]
+) -> None:
+    """Print what a run would take. Raises `InputError` if it does not fit the device."""
+    model = planned_model(config, read_weights)
+    step = estimate_step(model, config, target)
+    title = (
+        f"{framework} on {target.name or target.kind}, {config.runtime.dtype} | "
+        f"{num_parameters(model):,} parameters"
+    )
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="none")
+    table.add_column("each device, at the peak of a step")
+    table.add_column(justify="right", no_wrap=True)
+    for row in (*memory_rows(step, target), *time_rows(model, config, step, target)):
+        table.add_row(*row)
+    plain_console(sys.stdout).print(table)
+    if target.available is not None and step.memory > target.available:
+        raise InputError(
+            f"a step takes {gigabytes(step.memory)} of memory, {gigabytes(target.available)} are "
+            f"free: make {MEMORY_OPTIONS} smaller"
+        )
+
+
+def planned_model(config: TrainConfig, read_weights: Callable[[str], Checkpoint]) -> GPTConfig:
+    """Return the model of a run, without its weights in memory."""
+    if config.output.resume is not None:
+        return read_checkpoint(config.output.resume).config
+    if config.model.init != "scratch":
+        return read_weights(config.model.init).config
+    return config.model.gpt_config()
+
+
+def memory_rows(step: StepEstimate, target: Target) -> list[tuple[str, str]]:
+    """Return the memory of a device at the peak of a step."""
+    parts = ("parameters", "gradients", "moments", "activations", "logits")
+    rows = [(name, gigabytes(getattr(step, name))) for name in parts]
+    free = target.available
+    if target.footprint.whole_program:
+        rows.append(("at least, if XLA recomputes", gigabytes(step.at_least)))
+    return [
+        *rows,
+        ("all", gigabytes(step.memory)),
+        ("free", "unknown" if free is None else gigabytes(free)),
+    ]
+
+
+def time_rows(
+    model: GPTConfig, config: TrainConfig, step: StepEstimate, target: Target
+) -> list[tuple[str, str]]:
+    """Return what the devices do in a step and in the whole run."""
+    data, steps, (copies, parts) = config.data, config.optimizer.steps, target.mesh
+    tokens = config.grad_accum * data.batch_size * data.seq_len
+    return [
+        ("sent in a step", gigabytes(step.sent)),
+        ("devices (data x fsdp)", f"{copies} x {parts}"),
+        ("grad_accum", f"{config.grad_accum:,}"),
+        ("tokens of a step", f"{tokens:,}"),
+        ("tokens of all steps", f"{steps * tokens:,}"),
+        ("FLOPs of a step", f"{flops_per_step(model, config):.3g}"),
+        hours_row(target.seconds_at_peak(model, config), config),
+    ]
+
+
+def hours_row(seconds_at_peak: float | None, config: TrainConfig) -> tuple[str, str]:
+    """Return the hours of the run at the share of the peak that `--mfu` names."""
+    mfu = config.output.mfu
+    if seconds_at_peak is None:
+        return "hours", "unknown without the device's data sheet"
+    hours = config.optimizer.steps * seconds_at_peak / mfu / 3600
+    return f"hours at {mfu:.0%} of the data sheet's FLOP/s", f"{hours:,.1f}"
+
+
+def gigabytes(size: float) -> str:
+    """Return a number of bytes in GB of 10^9 bytes."""
+    return f"{size / 1e9:,.2f} GB"
