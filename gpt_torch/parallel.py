@@ -126,7 +126,7 @@ def divide(tensor: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
 
 
-def gather(tensor: Tensor) -> np.ndarray:
+def to_host(tensor: Tensor) -> np.ndarray:
     """Return the whole tensor on the host; all processes call it."""
     whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
     return whole.detach().cpu().numpy()
