@@ -52,6 +52,11 @@ class DistributedProcesses(Processes):
         """Return the largest number of all processes."""
         return int(np.max(multihost_utils.process_allgather(np.int32(number))))
 
+    def sum(self, numbers: Sequence[int]) -> list[int]:
+        """Return the sums of the numbers over all processes."""
+        gathered = multihost_utils.process_allgather(np.array(numbers, np.int32))
+        return [int(number) for number in np.sum(gathered, axis=0)]
+
 
 def own_devices(world: World) -> list[int] | None:
     """Return the GPU of this process, or None for all that it sees.
