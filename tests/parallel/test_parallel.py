@@ -15,10 +15,10 @@ OPTIONS = (
     *MODEL,
     *("--dtype", "float64", "--device", "cpu", "--learning_rate", "1e-3"),
     *("--batch_size", "4", "--seq_len", "16", "--grad_accum", "3", "--grad_clip", "0.5"),
-    *("--hellaswag", str(Path(__file__).parents[1] / "hellaswag.jsonl")),
     *("--eval_every", "5", "--eval_steps", "2", "--sample_every", "5"),
 )
-STEPS = ("--steps", "10")
+HELLASWAG = ("--hellaswag", str(Path(__file__).parents[1] / "hellaswag.jsonl"))
+STEPS = ("--steps", "10", *HELLASWAG)
 FLOAT64_LOSS, FLOAT64_WEIGHTS = 1e-14, 1e-12  # relative
 
 
