@@ -1,10 +1,14 @@
 """The cache folder, for encoded tokens, downloads and compiled programs."""
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from gpt_common.errors import InputError
+from gpt_common.storage import atomic_file
 
 
 def cache_folder() -> Path:
@@ -33,3 +37,9 @@ def _temporary_cache() -> Path:
             "name another folder for the cache with GPT_TWINS_CACHE"
         )
     return folder
+
+
+def write_cached(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file to the cache atomically; an error of the disk is ignored."""
+    with contextlib.suppress(OSError), atomic_file(path) as part, part.open("wb") as file:
+        write(file)

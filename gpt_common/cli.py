@@ -14,7 +14,7 @@ from typing import Any, TextIO, TypeVar
 
 import tyro
 
-from gpt_common.errors import InputError, NonFiniteError
+from gpt_common.errors import InputError, NonFiniteError, PeerError
 
 T = TypeVar("T")
 
@@ -108,6 +108,8 @@ def _run(main: Callable[[], None], smaller: str) -> None:
     except BrokenPipeError:  # by a reader such as `head`
         _discard(sys.stdout)
         sys.exit(128 + signal.SIGPIPE)
+    except PeerError:
+        sys.exit(2)
     except (InputError, OSError) as error:
         _fail(str(error), 2)
     except NonFiniteError as error:

@@ -28,6 +28,7 @@ Activation = Literal["gelu_new", "gelu"]
 Device = Literal["auto", "cuda", "mps", "cpu"]
 Dtype = Literal["float32", "tf32", "bfloat16", "float64"]
 DtypeOption = Literal["auto"] | Dtype
+HellaSwagProtocol = Literal["build-nanogpt", "lm-eval"]
 Preset = Literal["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "shakespeare", "tiny"]
 Recipe = Literal["gpt2_124m", "gpt2_350m", "gpt2_774m", "gpt2_1558m"]
 
@@ -329,6 +330,8 @@ class TrainConfig:
         Without those of the devices: a run may be resumed on others.
         """
         groups = dataclasses.asdict(self)
+        if self.optimizer.total_batch_tokens is None:
+            groups["optimizer"]["grad_accum"] = self.grad_accum
         del groups["parallel"]
         return groups
 
@@ -493,6 +496,52 @@ class GenerateConfig:
     def with_dtype(self, dtype: Dtype) -> GenerateConfig:
         """Return the options with the dtype that `auto` was resolved to."""
         return dataclasses.replace(self, dtype=dtype)
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Evaluate a model: validation loss, perplexity of a text, HellaSwag; one or several of them.
+
+    `gpt_torch.evaluate` and `gpt_flax.evaluate` take the same flags.
+    """
+
+    init: Annotated[str, tyro.conf.arg(metavar="PATH|NAME")]
+    """A run, a checkpoint in any format that `python -m convert` reads, or a Hub name: gpt2."""
+    data: Annotated[str | None, _hint("NAME|PATH", "none")] = None
+    """Validation loss on this data, named as in training."""
+    val_fraction: float = 0.1
+    """As in training: fraction of the tokens, at the end, if no file is named val."""
+    eval_tokens: int = 1 << 16
+    """Number of validation tokens to predict, the first ones; fewer if there are fewer."""
+    seq_len: Annotated[int | None, _hint("INT", "block_size")] = None
+    """Tokens per sequence of the validation data (T)."""
+    text: Annotated[str | None, _hint("NAME|PATH", "none")] = None
+    """Perplexity of a whole text, named as --data."""
+    stride: Annotated[int | None, _hint("INT", "half of block_size")] = None
+    """Tokens between windows of the text, at most block_size: fewer give more context."""
+    hellaswag: Annotated[str | None, _hint("val|PATH", "none")] = None
+    """HellaSwag: val is its validation file, downloaded once; or the path of a .jsonl like it."""
+    protocol: Literal["both"] | HellaSwagProtocol = "both"
+    """How HellaSwag is encoded and scored; docs/evaluation.md compares them."""
+    limit: int = 0
+    """Number of examples of HellaSwag, the first ones; 0 takes all."""
+    batch_size: int = 16
+    """Sequences per batch; it changes speed and memory only."""
+    json: bool = False
+    """Print one JSON object."""
+    device: Device = "auto"
+    """auto selects cuda, else mps (PyTorch only), else cpu."""
+    dtype: DtypeOption = "auto"
+    """As in training: auto selects bfloat16 on a GPU that supports it, else float32."""
+
+    def __post_init__(self) -> None:
+        if self.data is self.text is self.hellaswag is None:
+            raise InputError("expected --data, --text or --hellaswag, got none of them")
+        require_fraction("val_fraction", self.val_fraction)
+        require_not_negative("limit", self.limit)
+        for name in ("eval_tokens", "seq_len", "stride", "batch_size"):
+            if getattr(self, name) is not None:
+                require_positive(name, getattr(self, name))
 
 
 def require_exact(dtype: Dtype) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from gpt_common.config import TrainConfig
-from gpt_common.errors import InputError
+from gpt_common.errors import InputError, PeerError
 
 T = TypeVar("T")
 
@@ -150,10 +150,6 @@ class Processes:
         if message:
             raise PeerError(message)
         return result
-
-
-class PeerError(InputError):
-    """The error that another process has raised, and prints."""
 
 
 def mesh_shape(config: TrainConfig, devices: int) -> tuple[int, int]:

@@ -11,6 +11,10 @@ class InputError(ValueError):
     """
 
 
+class PeerError(InputError):
+    """The error that another process of the run has raised, and prints."""
+
+
 class NonFiniteError(ArithmeticError):
     """A loss, a gradient norm or a weight is infinite or NaN. A command exits with code 1."""
 

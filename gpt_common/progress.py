@@ -19,18 +19,27 @@ def plain_console(file: IO[str] | None = None) -> Console:
 def progress(work: str, size: int, large: int) -> Iterator[Callable[[int], object]]:
     """Yield a function to report the number of bytes done since its last call, of `size` in total.
 
-    For at least `large` bytes, standard error shows a bar on a terminal, elsewhere one line. It
-    depends on the size, not on time, so that the output of a command is always the same.
+    `progress_bar` shows it for at least `large` bytes. It depends on the size, not on time, so that
+    the output of a command is always the same.
+    """
+    with progress_bar(f"{work}: {size / 1e6:,.0f} MB", size, size >= large) as advance:
+        yield advance
+
+
+@contextmanager
+def progress_bar(line: str, total: int, show: bool) -> Iterator[Callable[[int], object]]:
+    """Yield a function to report how much was done since its last call, of `total`.
+
+    Standard error shows a bar on a terminal, elsewhere one line.
     """
     console = plain_console()
-    line = f"{work}: {size / 1e6:,.0f} MB"
-    if size >= large and console.is_terminal:
+    if show and console.is_terminal:
         text = TextColumn("{task.description}", markup=False)
         columns = (text, BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task(line, total=size)
+            task = bar.add_task(line, total=total)
             yield lambda done: bar.advance(task, done)
         return
-    if size >= large:
+    if show:
         console.print(line)
     yield lambda done: None

@@ -93,7 +93,7 @@ class Run:
         self.watchdog.beat()
         pipe_closed = signal.SIGPIPE if self.log.pipe_closed else 0
         stop = self.processes.max(self.signals.number or pipe_closed)
-        if stop != signal.SIGPIPE:
+        if stop not in (0, signal.SIGPIPE):  # 0 may be from before a signal that has just come
             self.signals.number = stop
         return stop != 0
 

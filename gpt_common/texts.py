@@ -1,30 +1,28 @@
 """Texts as tokens, which are cached under the hash of the text."""
 
-import contextlib
 import hashlib
-import urllib.request
-from collections.abc import Callable, Sequence
-from http.client import HTTPException
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from gpt_common import tokenizer
-from gpt_common.cache import cache_folder
+from gpt_common.cache import cache_folder, write_cached
+from gpt_common.downloads import Download
 from gpt_common.errors import InputError
 from gpt_common.progress import progress
-from gpt_common.storage import atomic_file, require_file
+from gpt_common.storage import require_file
 from gpt_common.token_files import open_tokens
 
-TINY_SHAKESPEARE_URL = (
-    "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+TINY_SHAKESPEARE = Download(
+    url="https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+    sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+    size=1_115_394,
+    filename="tinyshakespeare.txt",
+    flag="--data",
 )
-TINY_SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
-TINY_SHAKESPEARE_BYTES = 1_115_394
-TIMEOUT = 30  # seconds without data from a server
 LARGE_HASH = 1 << 30  # bytes; at most two seconds on a processor without SHA-256 instructions
 
 
@@ -35,31 +33,8 @@ def bundled_shakespeare() -> npt.NDArray[np.uint16]:
 
 
 def tiny_shakespeare() -> npt.NDArray[np.uint16]:
-    """Return the tokens of tiny Shakespeare, which is downloaded to the cache on first use.
-
-    Raises `InputError`, with instructions for a manual download, if it fails.
-    """
-    path = cache_folder() / "tinyshakespeare.txt"
-    cached = path.exists()
-    content = read_text(path) if cached else _download(TINY_SHAKESPEARE_URL, path)
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != TINY_SHAKESPEARE_SHA256:
-        source = path if cached else TINY_SHAKESPEARE_URL
-        raise InputError(f"{source}: expected sha256 {TINY_SHAKESPEARE_SHA256}, got {digest}")
-    if not cached:
-        _write_cache(path, lambda file: file.write(content))
-    return encode_cached(content)
-
-
-def _download(url: str, path: Path) -> bytes:
-    try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
-            return response.read(TINY_SHAKESPEARE_BYTES + 1)
-    except (OSError, HTTPException) as error:
-        raise InputError(
-            f"tiny_shakespeare: no download from {url} ({error}); "
-            f"save it as {path}, or give the path of a copy with --data"
-        ) from None
+    """Return the tokens of tiny Shakespeare, which is downloaded on first use."""
+    return encode_cached(TINY_SHAKESPEARE.read())
 
 
 def encode_files(paths: Sequence[Path]) -> npt.NDArray[np.uint16]:
@@ -106,14 +81,8 @@ def encode_cached(content: bytes) -> npt.NDArray[np.uint16]:
     except (OSError, InputError):  # missing or damaged
         pass
     tokens = tokenizer.encode_corpus(content.decode("utf-8"))
-    _write_cache(cached, lambda file: np.save(file, tokens))
+    write_cached(cached, lambda file: np.save(file, tokens))
     return tokens
-
-
-def _write_cache(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file to the cache atomically; an error of the disk is ignored."""
-    with contextlib.suppress(OSError), atomic_file(path) as part, part.open("wb") as file:
-        write(file)
 
 
 def _hash(content: bytes) -> str:

@@ -53,12 +53,16 @@ class Watchdog:
         return self._folder / f"{rank}"
 
     def _watch(self) -> None:
+        self._touch()
         while not self._ended.wait(self._interval):
-            with contextlib.suppress(OSError):  # a full disk is no hung process
-                self._folder.mkdir(exist_ok=True)
-                self._file(self._world.rank).touch()
+            self._touch()
             if time.monotonic() - self._last > self._timeout:
                 self._end()
+
+    def _touch(self) -> None:
+        with contextlib.suppress(OSError):  # a full disk is no hung process
+            self._folder.mkdir(exist_ok=True)
+            self._file(self._world.rank).touch()
 
     def _end(self) -> None:
         rank, size = self._world.rank, self._world.size
@@ -74,9 +78,11 @@ class Watchdog:
     def _silent(self) -> list[int]:
         """Return the other processes that have not written their files for three intervals."""
         since = time.time() - 3 * self._interval
-        silent = []
-        for rank in range(self._world.size):
-            with contextlib.suppress(OSError):
-                if self._file(rank).stat().st_mtime < since:
-                    silent.append(rank)
-        return silent
+        return [rank for rank in range(self._world.size) if self._written(rank) < since]
+
+    def _written(self, rank: int) -> float:
+        """Return when a process last wrote its file, 0 if it never did."""
+        try:
+            return self._file(rank).stat().st_mtime
+        except OSError:
+            return 0.0

@@ -6,7 +6,7 @@ from gpt_common.errors import InputError
 
 def main() -> None:
     """Name the commands. Raises `InputError`."""
-    raise InputError("expected python -m gpt_flax.train or python -m gpt_flax.generate")
+    raise InputError("expected python -m gpt_flax.train, gpt_flax.generate or gpt_flax.evaluate")
 
 
 if __name__ == "__main__":

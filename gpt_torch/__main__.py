@@ -6,7 +6,7 @@ from gpt_common.errors import InputError
 
 def main() -> None:
     """Name the commands. Raises `InputError`."""
-    raise InputError("expected python -m gpt_torch.train or python -m gpt_torch.generate")
+    raise InputError("expected python -m gpt_torch.train, gpt_torch.generate or gpt_torch.evaluate")
 
 
 if __name__ == "__main__":

@@ -1,3 +1,4 @@
+import dataclasses
 import errno
 import hashlib
 import http.client
@@ -5,6 +6,7 @@ import json
 import os
 import resource
 import tempfile
+import urllib.request
 import warnings
 from pathlib import Path
 
@@ -628,9 +630,13 @@ def test_sizes_beyond_all_measure_are_too_many_tokens():
             BatchLoader(numbered(100), B, T)
 
 
+def from_url(path, **changes):
+    return dataclasses.replace(texts.TINY_SHAKESPEARE, url=path.as_uri(), **changes)
+
+
 def test_tiny_shakespeare_without_a_network_says_where_to_put_it(monkeypatch, tmp_path):
     monkeypatch.setenv("GPT_TWINS_CACHE", str(tmp_path))
-    monkeypatch.setattr(texts, "TINY_SHAKESPEARE_URL", (tmp_path / "absent").as_uri())
+    monkeypatch.setattr(texts, "TINY_SHAKESPEARE", from_url(tmp_path / "absent"))
     with pytest.raises(InputError, match=r"save it as .*tinyshakespeare.txt"):
         load_tokens("tiny_shakespeare")
 
@@ -639,12 +645,12 @@ def test_tiny_shakespeare_is_downloaded_once_and_its_hash_checked(monkeypatch, t
     served = tmp_path / "served.txt"
     served.write_text("First Citizen: not the real file")
     monkeypatch.setenv("GPT_TWINS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(texts, "TINY_SHAKESPEARE_URL", served.as_uri())
+    monkeypatch.setattr(texts, "TINY_SHAKESPEARE", from_url(served))
     with pytest.raises(InputError, match=r"served\.txt: expected sha256 86c4e6aa"):
         load_tokens("tiny_shakespeare")
     assert not (tmp_path / "cache").exists()  # so that the next try is a download again
     digest = hashlib.sha256(served.read_bytes()).hexdigest()
-    monkeypatch.setattr(texts, "TINY_SHAKESPEARE_SHA256", digest)
+    monkeypatch.setattr(texts, "TINY_SHAKESPEARE", from_url(served, sha256=digest))
     first = load_tokens("tiny_shakespeare")[:].tolist()
     served.unlink()
     assert load_tokens("tiny_shakespeare")[:].tolist() == first
@@ -683,7 +689,7 @@ class Response:
 def test_a_download_is_bounded_in_time_and_size(error, words, monkeypatch, tmp_path):
     monkeypatch.setenv("GPT_TWINS_CACHE", str(tmp_path))
     answer = lambda url, *, timeout: Response(error)  # noqa: E731
-    monkeypatch.setattr(texts.urllib.request, "urlopen", answer)
+    monkeypatch.setattr(urllib.request, "urlopen", answer)
     with pytest.raises(InputError, match=words):
         load_tokens("tiny_shakespeare")
 

@@ -421,6 +421,8 @@ def test_what_a_resumed_run_may_change(train, tmp_path, monkeypatch):
     stored = resume.stored_config(str(tmp_path))
     for group, options in vars(stored).items():
         for name, value in vars(options).items():
+            if name == "total_batch_tokens":  # with the run's grad_accum it is refused by itself
+                continue
             changed = dataclasses.replace(options, **{name: another(value)})
             given = dataclasses.replace(stored, **{group: changed})
             monkeypatch.setattr(resume, "_parse_over", lambda *args, given=given: given)

@@ -24,7 +24,7 @@ def entries(folder, key):
 
 
 def test_help_is_the_same_text_for_both_twins_but_for_the_command(call):
-    for name in ("train", "generate"):
+    for name in ("train", "generate", "evaluate"):
         texts = []
         for framework in FRAMEWORKS:
             result = call(f"gpt_{framework}.{name}", "--help")

@@ -25,20 +25,25 @@ NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", 
 # Tests of a file beside those that bear its name, or before them where they are much faster.
 TESTED_BY = {
     "model": ("generation", "model"),
-    "train": ("training", "fast", "run", "train", "generate", "torch"),
+    "train": ("training", "fast", "run", "train", "generate", "torch", "parallel"),
     "optimizer": ("training", "train", "torch"),
     "fast": ("fast", "model", "torch"),
     "sampling": ("sampling", "torch"),
     "precision": ("precision", "model", "train"),
     **dict.fromkeys(("hardware", "device"), ("fast", "torch")),
     "token_files": ("data",),
-    "texts": ("data",),
+    **dict.fromkeys(("texts", "downloads"), ("data",)),
     "cache": ("data", "generation", "torch"),
     "progress": ("data",),
     "documents": ("documents", "prepare"),
     "shards": ("shards", "prepare"),
     "tokenizer": ("tokenizer", "prepare"),
-    **dict.fromkeys(("run", "resume"), ("prefetch", "recipes", "run", "train", "generate")),
+    "distributed": ("processes", "failures"),
+    "watchdog": ("processes", "failures"),
+    **dict.fromkeys(
+        ("run", "resume"),
+        ("prefetch", "recipes", "run", "train", "generate", "processes", "failures"),
+    ),
     **dict.fromkeys(("run_folder", "hf_config"), ("checkpoint", "run")),
     **{name: (name, "run") for name in ("checkpoint", "cli", "lock", "metrics")},
     **dict.fromkeys(("memory", "startup"), ("estimate", "cli", "run")),
@@ -46,6 +51,8 @@ TESTED_BY = {
     **dict.fromkeys(("estimate", "dry_run"), ("estimate", "dry_run", "run")),
     "trackers": ("trackers",),
     **dict.fromkeys(("generate", "inference"), ("generation", "inference", "generate", "torch")),
+    "hellaswag": ("hellaswag", "evaluation"),
+    **dict.fromkeys(("scoring", "evaluation", "evaluate"), ("evaluation", "evaluate")),
     "repl": ("generate", "completion"),
     "__main__": ("convert",),
     "names": ("formats_foreign", "formats_refused"),
@@ -165,7 +172,7 @@ def matching_tests(file: str, root: Path) -> Iterator[str]:
         return
     stem = Path(file).stem
     for subject in TESTED_BY.get(stem, (stem,)):
-        for folder in ("tests/parity", "tests", "tests/gpu_proof"):
+        for folder in ("tests/parity", "tests", "tests/gpu_proof", "tests/parallel"):
             name = f"{folder}/test_{subject}.py"
             if (root / name).exists():
                 yield name

@@ -31,11 +31,11 @@ FAULTS = (
     Fault(
         "a second SIGTERM ends a run that is saving",
         "gpt_common/cli.py::StopSignal._handle",
-        "self._number = self._number or number",
+        "self.number = self.number or number",
         """
-        if self._number:
+        if self.number:
             sys.exit(1)
-        self._number = number
+        self.number = number
         """,
     ),
     Fault(
@@ -107,8 +107,8 @@ FAULTS = (
     Fault(
         "an error after a signal is not told",
         "gpt_common/cli.py::StopSignal.__exit__",
-        "self._number and kind is None",
-        "self._number",
+        "self.number and kind is None",
+        "self.number",
     ),
     Fault(
         "a Ctrl-C that is ignored ends the imports",

@@ -315,22 +315,22 @@ FAULTS = (
     ),
     Fault(
         "a cache that fills the disk ends the run",
-        "gpt_common/texts.py::_write_cache",
+        "gpt_common/cache.py::write_cached",
         "OSError",
         "FileNotFoundError",
     ),
     Fault(
         "a download is kept unseen",
-        "gpt_common/texts.py::tiny_shakespeare",
+        "gpt_common/downloads.py::Download.read",
         "digest = hashlib.sha256(content).hexdigest()",
         """
-        _write_cache(path, lambda file: file.write(content))
+        write_cached(path, lambda file: file.write(content))
         digest = hashlib.sha256(content).hexdigest()
         """,
     ),
     Fault(
         "a download is not kept",
-        "gpt_common/texts.py::tiny_shakespeare",
+        "gpt_common/downloads.py::Download.read",
         "not cached",
         "False",
     ),
@@ -342,15 +342,15 @@ FAULTS = (
     ),
     Fault(
         "a bar where nobody looks",
-        "gpt_common/progress.py::progress",
-        "size >= large and console.is_terminal",
-        "size >= large",
+        "gpt_common/progress.py::progress_bar",
+        "show and console.is_terminal",
+        "show",
     ),
     Fault(
         "little work is told too",
-        "gpt_common/progress.py::progress",
+        "gpt_common/progress.py::progress_bar",
         """
-        if size >= large:
+        if show:
             console.print(line)
         """,
         """
@@ -372,19 +372,19 @@ FAULTS = (
     ),
     Fault(
         "a download may be silent for ever",
-        "gpt_common/texts.py::_download",
-        "urllib.request.urlopen(url, timeout=TIMEOUT)",
-        "urllib.request.urlopen(url)",
+        "gpt_common/downloads.py::Download._download",
+        "urllib.request.urlopen(self.url, timeout=TIMEOUT)",
+        "urllib.request.urlopen(self.url)",
     ),
     Fault(
         "a download may never end",
-        "gpt_common/texts.py::_download",
-        "response.read(TINY_SHAKESPEARE_BYTES + 1)",
+        "gpt_common/downloads.py::Download._download",
+        "response.read(self.size + 1)",
         "response.read()",
     ),
     Fault(
         "a download that breaks off is a traceback",
-        "gpt_common/texts.py::_download",
+        "gpt_common/downloads.py::Download._download",
         "(OSError, HTTPException)",
         "OSError",
     ),

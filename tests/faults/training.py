@@ -100,7 +100,7 @@ FAULTS = (
     Fault(
         "flax: a stop waits for the evaluation",
         "gpt_flax/train.py::after_step",
-        "evaluate(state.params, model, *batches, dtype, run.stopped)",
+        "evaluate(state.params, model, *batches, dtype, mesh, run.stopped)",
         "evaluate(state.params, model, run.val_loader, 9, dtype)",
     ),
     Fault(
@@ -126,7 +126,8 @@ FAULTS = (
         "gpt_torch/train.py::after_step",
         """
         run.log.flush()
-        run.log.samples(step, generate_texts(state.model, *run.samples, dtype))
+        with gathered(state.model) as model:
+            run.log.samples(step, generate_texts(model, *run.samples, dtype))
         """,
         "run.log.samples(step, generate_texts(state.model, *run.samples, dtype))",
     ),
@@ -135,9 +136,9 @@ FAULTS = (
         "gpt_flax/train.py::after_step",
         """
         run.log.flush()
-        run.log.samples(step, generate_texts(state.params, model, *run.samples, dtype))
+        params = gathered(state.params, mesh)
         """,
-        "run.log.samples(step, generate_texts(state.params, model, *run.samples, dtype))",
+        "params = gathered(state.params, mesh)",
     ),
     Fault(
         "torch: a stop waits for samples",
@@ -190,17 +191,17 @@ FAULTS = (
     Fault(
         "flax: bfloat16 trains in float32",
         "gpt_flax/train.py::train",
-        "model, optimizer = create_model(run.start.config, ops, dtype), create_optimizer(options)",
+        "mesh = make_mesh(config, device)",
         """
+        mesh = make_mesh(config, device)
         dtype = "float32"
-        model, optimizer = create_model(run.start.config, ops, dtype), create_optimizer(options)
         """,
     ),
     Fault(
         "torch: samples in training are in float32",
         "gpt_torch/train.py::after_step",
-        "generate_texts(state.model, *run.samples, dtype)",
-        'generate_texts(state.model, *run.samples, "float32")',
+        "generate_texts(model, *run.samples, dtype)",
+        'generate_texts(model, *run.samples, "float32")',
     ),
     Fault(
         "flax: the trainer keeps no compiled program",
@@ -229,14 +230,14 @@ FAULTS = (
     Fault(
         "flax: the trainer's step is compiled as a plain one",
         "gpt_flax/train.py::train",
-        "compile_train_step(ops)",
-        "compile_train_step(None)",
+        "compile_train_step(ops, mesh)",
+        "compile_train_step(None, mesh)",
     ),
     Fault(
         "torch: the trainer's choice never reaches the model",
         "gpt_torch/train.py::train",
-        "create_state(run.start, run.config, device, ops)",
-        "create_state(run.start, run.config, device)",
+        "create_state(run.start, run.config, device, ops, mesh)",
+        "create_state(run.start, run.config, device, None, mesh)",
     ),
     Fault(
         "torch: --compile compiles nothing",
@@ -378,13 +379,13 @@ FAULTS = (
     Fault(
         "flax: bias correction starts again after a resume",
         "gpt_flax/optimizer.py::restore_state",
-        "jnp.array(step, jnp.int32)",
-        "jnp.array(0, jnp.int32)",
+        "np.array(step)",
+        "np.array(0)",
     ),
     Fault(
         "flax: the second moment is lost in a resume",
         "gpt_flax/optimizer.py::restore_state",
-        "from_hf(training.exp_avg_sq, config, dtype)",
+        "from_hf(training.exp_avg_sq, config, dtype, mesh)",
         'optax.tree.get(opt_state, "nu")',
     ),
     Fault(

@@ -10,9 +10,11 @@ from gpt_common.checkpoint import Checkpoint
 from gpt_common.completion import Completion
 from gpt_common.config import Device, Dtype, TrainConfig
 from gpt_common.data import BatchLoader
+from gpt_common.scoring import Logprobs
 from gpt_common.weights import Array
 from gpt_flax import train as trainer
 from gpt_flax.device import select_device
+from gpt_flax.evaluate import numpy_logprobs
 from gpt_flax.fast import FastOps
 from gpt_flax.generate import generate, load_model
 from gpt_flax.inference import prepare_for_inference
@@ -87,3 +89,17 @@ def inference_logits(start: Checkpoint, x: Array) -> Array:
         select_device("cpu", "float32")
         params, model = prepare_for_inference(*load_model(start, "float32"), "float32")
         return np.asarray(jax.jit(model.apply)({"params": params}, x.astype(np.int32))[0])
+
+
+def loaded(start: Checkpoint) -> tuple:
+    """The first arguments of the twin's functions of a model, in float32."""
+    return load_model(start, "float32")
+
+
+def logprobs(start: Checkpoint, dtype: Dtype, device: Device) -> Logprobs:
+    def compute(x: Array, y: Array) -> Array:
+        with kept_jax_config():
+            select_device(device, dtype)
+            return numpy_logprobs(*load_model(start, dtype), dtype)(x, y)
+
+    return compute

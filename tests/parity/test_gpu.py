@@ -32,7 +32,7 @@ from tests.parity.comparisons import (
     runs,
 )
 from tests.parity.tolerances import LIMITS, outcome_differences, training_differences
-from tests.parity.twins import completions, read_training, twin
+from tests.parity.twins import completions, logprobs, read_training, twin
 
 pytestmark = [
     pytest.mark.gpu,
@@ -99,6 +99,16 @@ def training_agrees(framework, dtype, agree):
 def test_layers_loss_and_every_gradient(gradients_agree):
     x, y = reference.batch(real_tokens(SMALL.vocab_size), 0, 3, 17)
     gradients_agree("small", Checkpoint(SMALL, random_weights(SMALL)), x, y)
+
+
+@in_dtypes(*DTYPES)
+def test_evaluation(framework, dtype, agree):
+    start = Checkpoint(SMALL, random_weights(SMALL))
+    x, y = reference.batch(real_tokens(SMALL.vocab_size), 0, 3, 17)
+    found = logprobs(framework, start, dtype, DEVICE)(x.astype(np.int32), y.astype(np.int32))
+    expected = reference.ReferenceGPT(SMALL, start.weights)(x, y).loss
+    differences = {"loss": {"loss": abs(-found.mean(dtype=np.float64) / expected - 1)}}
+    agree(f"{DEVICE} evaluation {dtype} {framework}", differences, LIMITS[dtype])
 
 
 def random_start(config: GPTConfig) -> Checkpoint:

@@ -8,9 +8,11 @@ from gpt_common.checkpoint import Checkpoint
 from gpt_common.completion import Completion
 from gpt_common.config import Device, Dtype, TrainConfig
 from gpt_common.data import BatchLoader
+from gpt_common.scoring import Logprobs
 from gpt_common.weights import Array
 from gpt_torch import train as trainer
 from gpt_torch.device import select_device
+from gpt_torch.evaluate import numpy_logprobs
 from gpt_torch.fast import FastOps
 from gpt_torch.generate import generate, load_model
 from gpt_torch.inference import prepare_for_inference
@@ -83,3 +85,13 @@ def inference_logits(start: Checkpoint, x: Array) -> Array:
     with torch.inference_mode():
         logits: np.ndarray = prepare_for_inference(model, "float32")(torch.from_numpy(x))[0].numpy()
     return logits
+
+
+def loaded(start: Checkpoint) -> tuple:
+    """The first arguments of the twin's functions of a model, in float32."""
+    return (load_model(start, torch.float32, select_device("cpu", "float32")),)
+
+
+def logprobs(start: Checkpoint, dtype: Dtype, device: Device) -> Logprobs:
+    place = select_device(device, dtype)
+    return numpy_logprobs(load_model(start, master_dtype(dtype), place), dtype)

@@ -24,6 +24,7 @@ from gpt_common.config import (
 )
 from gpt_common.data import BatchLoader
 from gpt_common.metrics import read_log
+from gpt_common.scoring import Logprobs
 from gpt_common.weights import Array, Weights
 from tests.parity.reference import Outcome, Training
 
@@ -114,3 +115,8 @@ def completions(
 def inference_logits(framework: str, start: Checkpoint, x: Array) -> Array:
     """Return the float32 logits `(B, T, V)` of inference weights, on a CPU."""
     return twin(framework).inference_logits(start, x)
+
+
+def logprobs(framework: str, start: Checkpoint, dtype: Dtype, device: Device = "cpu") -> Logprobs:
+    """Return a twin's function from tokens and targets, `(B, T)`, to log-probabilities."""
+    return twin(framework).logprobs(start, dtype, device)
