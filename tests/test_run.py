@@ -413,6 +413,7 @@ def test_device_and_dtype_reach_whoever_asks_for_them(train, framework, tmp_path
 FREE = {
     "val_fraction", "data", "steps", "device", "dtype", "compile", "fast_ops", "out_dir", "resume",
     "log_every", "eval_every", "eval_steps", "sample_every", "checkpoint_every", "keep_last",
+    "tensorboard", "wandb", "trackio", "dry_run", "mfu",
 }  # fmt: skip
 
 
