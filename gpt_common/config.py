@@ -271,6 +271,9 @@ class OutputOptions:
     """Steps between evaluations; 0 disables them."""
     eval_steps: int = 10
     """Validation batches per evaluation."""
+    hellaswag: Annotated[str | None, _hint("val|PATH", "none")] = None
+    """At each evaluation also HellaSwag by build-nanogpt's protocol: val (downloaded once) or a
+    .jsonl file like it."""
     sample_every: int = 0
     """Steps between generated samples; 0 samples after the last step only."""
     checkpoint_every: int = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -126,6 +126,10 @@ class Processes:
     def max(self, number: int) -> int:
         """Return the largest number of all processes."""
         return number
+
+    def sum(self, numbers: Sequence[int]) -> list[int]:
+        """Return the sums of the numbers over all processes."""
+        return list(numbers)
 
     def on_first(
         self, action: Callable[[], T], others: Callable[[], object] = lambda: None

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 
 from gpt_common.cli import Stdout
 from gpt_common.errors import NonFiniteError
+from gpt_common.hellaswag import Counts
 from gpt_common.progress import plain_console
 from gpt_common.run_folder import LOG
 from gpt_common.storage import atomic_file, filename_in_errors
@@ -124,6 +125,15 @@ class RunLog:
             raise NonFiniteError(f"step {step}: validation loss {loss}: not finite")
         self._write(step=step, val_loss=loss)
         self.print(f"step {step:5d} | validation loss {loss:.6f}")
+        self._last_time = time.perf_counter()
+
+    def hellaswag(self, step: int, counts: Counts) -> None:
+        """Log HellaSwag's accuracy after `step` updates, by the mean loss of each ending."""
+        accuracy = counts.correct_norm / counts.total
+        self._write(step=step, hellaswag=accuracy)
+        self.print(
+            f"step {step:5d} | HellaSwag {accuracy:.4f} ({counts.correct_norm} of {counts.total})"
+        )
         self._last_time = time.perf_counter()
 
     def samples(self, step: int, texts: list[str]) -> None:

@@ -28,6 +28,7 @@ from gpt_common.data import Batch, BatchLoader, Tokens, fingerprint, load_splits
 from gpt_common.distributed import Processes
 from gpt_common.errors import InputError, NonFiniteError
 from gpt_common.estimate import Target, estimate_step
+from gpt_common.hellaswag import EncodedExample, encode_examples, read_examples
 from gpt_common.initialization import initialize_weights
 from gpt_common.lock import FolderLock
 from gpt_common.memory import require_free, require_memory
@@ -61,6 +62,7 @@ class Run:
     lock: FolderLock | None  # of the first process
     processes: Processes
     log: RunLog = field(init=False)
+    hellaswag: Sequence[EncodedExample] = ()
     unconfirmed: int | None = None  # step of a checkpoint that no finite loss has followed yet
     signals: cli.StopSignal = field(default_factory=cli.StopSignal)
 
@@ -130,6 +132,12 @@ class Run:
         if self.config.data.overfit_batch:
             self.train_loader.restore(state)
         return batches, self.train_loader.state()
+
+    @property
+    def hellaswag_share(self) -> tuple[Sequence[EncodedExample], int, int, int]:
+        """The examples of HellaSwag, rows in a batch of them, this process and their number."""
+        world, rows = self.processes.world, self.config.data.batch_size
+        return self.hellaswag, max(1, rows // world.size), world.rank, world.size
 
     def is_due(self, every: int, step: int) -> bool:
         """Whether an action of every `every` steps is due after `step` updates, as at the last."""
@@ -265,7 +273,11 @@ def _open_run(
         val_loader = open_loader(val, config.data, "validation", rows)
     lock = processes.on_first(lambda: lock or open_folder(config.output.out_dir, framework))
     folder = Path(processes.broadcast(str(lock.folder) if lock else ""))
-    run = Run(config, framework, start, train_loader, val_loader, folder, lock, processes)
+    examples: Sequence[EncodedExample] = ()
+    if path := config.output.hellaswag:
+        examples = encode_examples(read_examples(path), "build-nanogpt", start.config)
+    loaders = train_loader, val_loader
+    run = Run(config, framework, start, *loaders, folder, lock, processes, examples)
     if step_folder(folder, run.first_step).is_dir():
         run.unconfirmed = run.first_step
     run.log = RunLog(

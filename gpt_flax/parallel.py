@@ -52,6 +52,11 @@ class DistributedProcesses(Processes):
         """Return the largest number of all processes."""
         return int(np.max(multihost_utils.process_allgather(np.int32(number))))
 
+    def sum(self, numbers: Sequence[int]) -> list[int]:
+        """Return the sums of the numbers over all processes."""
+        gathered = multihost_utils.process_allgather(np.array(numbers, np.int32))
+        return [int(number) for number in np.sum(gathered, axis=0)]
+
 
 def own_devices(world: World) -> list[int] | None:
     """Return the GPU of this process, or None for all that it sees.
@@ -138,7 +143,7 @@ def divide_rows(loss: Callable[..., Array], mesh: Mesh | None) -> Callable[..., 
     return jax.shard_map(mean_loss, mesh=mesh, in_specs=specs, out_specs=PartitionSpec())
 
 
-def gather(array: Array) -> np.ndarray:
+def to_host(array: Array) -> np.ndarray:
     """Return the whole array on the host; all processes call it."""
     if not isinstance(array, Array) or array.is_fully_addressable:
         return np.asarray(array)
@@ -147,4 +152,4 @@ def gather(array: Array) -> np.ndarray:
 
 def gathered(params: Any, mesh: Mesh | None) -> Any:
     """Return the parameters, each whole on a device of this process, for generation."""
-    return params if mesh is None else jax.tree.map(lambda a: jnp.asarray(gather(a)), params)
+    return params if mesh is None else jax.tree.map(lambda a: jnp.asarray(to_host(a)), params)

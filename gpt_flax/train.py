@@ -19,6 +19,7 @@ from gpt_common.distributed import find_world
 from gpt_common.dry_run import dry_run
 from gpt_common.formats.registry import read_weights
 from gpt_common.hardware import processor, tune_malloc
+from gpt_common.hellaswag import Counts
 from gpt_common.resume import parse_train_config
 from gpt_common.run import MEMORY_OPTIONS, Run, start_run
 from gpt_common.run_folder import step_folder
@@ -29,6 +30,7 @@ from gpt_flax.device import (
     resolve_dtype,
     select_device,
 )
+from gpt_flax.evaluate import evaluate_hellaswag
 from gpt_flax.fast import FastOps, choose_fast_ops, create_model, train_step_options
 from gpt_flax.generate import generate_texts
 from gpt_flax.memory import target
@@ -157,6 +159,17 @@ def evaluate(
     return jnp.stack(losses).mean().item()
 
 
+def answer_hellaswag(
+    run: Run, state: TrainState, dtype: Dtype, model: GPT, mesh: Mesh | None
+) -> Counts | None:
+    """Return HellaSwag's right answers of all processes, or None once the run should stop."""
+    run.log.flush()
+    examples, rows, rank, size = run.hellaswag_share
+    params = gathered(state.params, mesh)
+    counts = evaluate_hellaswag(params, model, examples, rows, dtype, rank, size, run.stopped)
+    return None if counts is None else Counts(*run.processes.sum(counts))
+
+
 def save(run: Run, state: TrainState, step: int) -> Path:
     """Write the checkpoint after `step` updates."""
     config = run.start.config
@@ -177,6 +190,12 @@ def after_step(
             stop = True
         else:
             run.log.evaluation(step, val_loss)
+    if run.hellaswag and not stop and run.is_due(output.eval_every, step):
+        counts = answer_hellaswag(run, state, dtype, model, mesh)
+        if counts is None:
+            stop = True
+        else:
+            run.log.hellaswag(step, counts)
     if stop or run.is_due(output.checkpoint_every, step):
         save(run, state, step)
     if run.samples and not stop and run.is_due(output.sample_every, step):

@@ -19,7 +19,7 @@ from gpt_common.weights import (
     in_model,
     weight_shapes,
 )
-from gpt_flax.parallel import divide, gather
+from gpt_flax.parallel import divide, to_host
 
 Params = dict[str, Any]
 
@@ -86,7 +86,7 @@ def hf_array(array: jax.Array, shape: tuple[int, ...]) -> Array:
 
     `shape` is Hugging Face's.
     """
-    return np.ascontiguousarray(gather(array)[: shape[0]])
+    return np.ascontiguousarray(to_host(array)[: shape[0]])
 
 
 def to_hf(params: Params, config: GPTConfig) -> Weights:

@@ -1,7 +1,7 @@
 """Training on several devices: hooks on the modules of a model that each process has."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -54,6 +54,12 @@ class DistributedProcesses(Processes):
         numbers = torch.tensor(number)
         dist.all_reduce(numbers, dist.ReduceOp.MAX)
         return int(numbers)
+
+    def sum(self, numbers: Sequence[int]) -> list[int]:
+        """Return the sums of the numbers over all processes."""
+        total = torch.tensor(numbers)
+        dist.all_reduce(total)
+        return [int(number) for number in total]
 
 
 def start_processes(world: World, device: torch.device, timeout: float) -> Processes:
@@ -126,7 +132,7 @@ def divide(tensor: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
 
 
-def gather(tensor: Tensor) -> np.ndarray:
+def to_host(tensor: Tensor) -> np.ndarray:
     """Return the whole tensor on the host; all processes call it."""
     whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
     return whole.detach().cpu().numpy()

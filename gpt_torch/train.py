@@ -20,11 +20,13 @@ from gpt_common.distributed import find_world
 from gpt_common.dry_run import dry_run
 from gpt_common.formats.registry import read_weights
 from gpt_common.hardware import processor, tune_malloc
+from gpt_common.hellaswag import Counts
 from gpt_common.resume import parse_train_config
 from gpt_common.run import MEMORY_OPTIONS, Run, start_run
 from gpt_common.run_folder import step_folder
 from gpt_common.schedule import learning_rate
 from gpt_torch.device import resolve_dtype, select_device, upload
+from gpt_torch.evaluate import evaluate_hellaswag
 from gpt_torch.fast import FastOps, choose_fast_ops
 from gpt_torch.generate import generate_texts, load_model
 from gpt_torch.memory import target
@@ -162,6 +164,16 @@ def async_to_host(metrics: dict[str, Tensor]) -> Mapping[str, SupportsFloat]:
     return {name: AsyncScalar(number) for name, number in metrics.items()} if on_cuda else metrics
 
 
+@torch.no_grad()
+def answer_hellaswag(run: Run, state: TrainState, dtype: Dtype) -> Counts | None:
+    """Return HellaSwag's right answers of all processes, or None once the run should stop."""
+    run.log.flush()
+    examples, rows, rank, size = run.hellaswag_share
+    with gathered(state.model) as model:
+        counts = evaluate_hellaswag(model, examples, rows, dtype, rank, size, run.stopped)
+    return None if counts is None else Counts(*run.processes.sum(counts))
+
+
 def save(run: Run, state: TrainState, step: int) -> Path:
     """Write the checkpoint after `step` updates."""
     config = run.start.config
@@ -180,6 +192,12 @@ def after_step(run: Run, state: TrainState, step: int, dtype: Dtype, device: tor
             stop = True
         else:
             run.log.evaluation(step, val_loss)
+    if run.hellaswag and not stop and run.is_due(output.eval_every, step):
+        counts = answer_hellaswag(run, state, dtype)
+        if counts is None:
+            stop = True
+        else:
+            run.log.hellaswag(step, counts)
     if stop or run.is_due(output.checkpoint_every, step):
         save(run, state, step)
     if run.samples and not stop and run.is_due(output.sample_every, step):

@@ -17,7 +17,7 @@ from gpt_common.weights import (
     in_model,
     weight_shapes,
 )
-from gpt_torch.parallel import gather
+from gpt_torch.parallel import to_host
 
 StateDict = dict[str, Tensor]
 
@@ -86,7 +86,7 @@ def hf_array(tensor: Tensor, shape: tuple[int, ...], transposed: bool) -> Array:
 
     `shape` is Hugging Face's.
     """
-    array = gather(tensor)
+    array = to_host(tensor)
     array = array.T if transposed else array
     return np.ascontiguousarray(array[: shape[0]])
 

@@ -131,6 +131,8 @@ def functions(path: Path) -> list[str]:
 # The frameworks' own words for the same thing, and the few functions that only one of them needs.
 SAME_NAME = {"setup": "__init__", "__call__": "forward"}
 ONLY_TORCH = {
+    *("Loss", "Loss.__init__", "Loss.forward", "shard_model", "sum_gradients", "set_gradient_sync"),
+    *("whole", "mean", "reshard", "iter_hf"),
     *("compute_dtype", "to_device", "async_to_host"),
     *("AsyncScalar", "AsyncScalar.__init__", "AsyncScalar.__float__"),
     *("FastGPT.__init__", "onednn_linear", "onednn_matmul", "row_losses_"),
@@ -144,6 +146,8 @@ ONLY_TORCH = {
     *("can_pack", "onednn_dtypes"),
 }
 ONLY_FLAX = {
+    *("own_devices", "sharding_of", "shard_state", "join_rows", "divide_rows", "mean_loss"),
+    *("create_opt_state", "divided_step"),
     *("eval_step", "enable_compilation_cache", "in_bfloat16"),
     *("call_fast", "fast_attention", "train_step_options"),
     *("is_small_batch", "small_batch_options", "choose_decode"),

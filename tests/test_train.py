@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -288,3 +289,16 @@ def test_wrong_input_is_one_line(call, framework, args, words, tmp_path, checkpo
     assert_one_line_error(result, *words)
     assert result.stdout == ""
     assert not (tmp_path / "run").exists()
+
+
+def test_hellaswag_at_each_evaluation(framework, call, train, tmp_path):
+    """As the command of evaluation finds it."""
+    examples, run = Path(__file__).parent / "hellaswag.jsonl", tmp_path / "run"
+    options = ("--preset", "tiny", "--steps", 4, "--eval_every", 2, "--eval_steps", 1)
+    printed = train(framework, *options, "--hellaswag", examples, "--out_dir", run)
+    found = entries(run, "hellaswag")
+    assert list(found) == [2, 4]
+    asked = ("--init", run, "--hellaswag", examples, "--protocol", "build-nanogpt", "--json")
+    result = json.loads(call(f"gpt_{framework}.evaluate", *asked).stdout)
+    assert found[4] == result["hellaswag"]["build-nanogpt"]["acc_norm"]
+    assert f"step     4 | HellaSwag {found[4]:.4f} (" in printed

@@ -274,8 +274,8 @@ FAULTS = (
     Fault(
         "flax: padded rows are handed out",
         "gpt_flax/weights.py::hf_array",
-        "gather(array)[: shape[0]]",
-        "gather(array)",
+        "to_host(array)[: shape[0]]",
+        "to_host(array)",
     ),
     Fault(
         "torch: float64 goes through float32",

@@ -1,6 +1,7 @@
 """Several processes or devices train as one does, in float64: losses, norms, weights, moments."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ OPTIONS = (
     *MODEL,
     *("--dtype", "float64", "--device", "cpu", "--learning_rate", "1e-3"),
     *("--batch_size", "4", "--seq_len", "16", "--grad_accum", "3", "--grad_clip", "0.5"),
+    *("--hellaswag", str(Path(__file__).parents[1] / "hellaswag.jsonl")),
     *("--eval_every", "5", "--eval_steps", "2", "--sample_every", "5"),
 )
 STEPS = ("--steps", "10")
@@ -51,7 +53,7 @@ def assert_same(run, other):
 
 
 def numbers(entries):
-    names = ("loss", "grad_norm", "val_loss")
+    names = ("loss", "grad_norm", "val_loss", "hellaswag")
     return {(e["step"], name): e[name] for e in entries for name in names if name in e}
 
 
