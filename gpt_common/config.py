@@ -333,6 +333,8 @@ class TrainConfig:
         Without those of the devices: a run may be resumed on others.
         """
         groups = dataclasses.asdict(self)
+        if self.optimizer.total_batch_tokens is None:
+            groups["optimizer"]["grad_accum"] = self.grad_accum
         del groups["parallel"]
         return groups
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -106,7 +106,7 @@ def chosen(output: OutputOptions) -> list[str]:
 def require_packages(output: OutputOptions) -> None:
     """Raise `ModuleNotFoundError` for a tracker whose package is not installed."""
     for name in chosen(output):
-        if importlib.util.find_spec(PACKAGES[name]) is None:
+        if find_spec(PACKAGES[name]) is None:
             raise ModuleNotFoundError(f"no package {PACKAGES[name]}", name=PACKAGES[name])
 
 

@@ -15,22 +15,24 @@ def footprint(ops: FastOps | None, dtype: Dtype, device_type: str) -> Footprint:
     torch twin keeps, a block keeps the scores of attention if no fast operation recomputes them.
     """
     size = 8 if dtype == "float64" else 4
-    on_cpu, bfloat16 = device_type == "cpu", dtype == "bfloat16"
-    rows = ops.loss_rows if ops else 0
-    width = 2 if bfloat16 and (ops or not on_cpu) else size
-    numbers = 20 if on_cpu else (17 if bfloat16 else 14)  # in the dtype of matrix products
-    attends = ops is not None and (ops.blockwise_attention or ops.cudnn_attention)
-    if on_cpu:
-        score, logit = 3 * size, 2 * size if rows else 2.9 * size
+    ops = ops or FastOps()
+    attends = ops.blockwise_attention or ops.cudnn_attention
+    if device_type == "cpu":
+        width = 2 if dtype == "bfloat16" and attends else size
+        channel, stream, score = 2 * size + 20 * width, 8 * size, 3 * size
+        logit = 2 * size if ops.loss_rows else 2.9 * size
     else:
-        score = logit = size + width
-        logit = size if rows and not bfloat16 else logit
+        width = 2 if dtype == "bfloat16" else size
+        channel, stream = 2 * size + (17 if width < size else 14) * width, 3 * size
+        score, logit = size + width, size + width
+        if ops.loss_rows and width == size:
+            logit = size
     return Footprint(
-        channel=2 * size + numbers * width,
-        stream=(8 if on_cpu else 3) * size,
+        channel=channel,
+        stream=stream,
         score=0 if attends else score,
         logit=logit,
-        loss_rows=rows,
+        loss_rows=ops.loss_rows,
         whole_program=True,
     )
 

@@ -9,7 +9,7 @@ from gpt_torch.fast import FastOps
 
 
 def footprint(ops: FastOps | None, dtype: Dtype, device_type: str) -> Footprint:
-    """Return what a training step keeps without torch.compile, which needs no more.
+    """Return what a training step keeps without torch.compile, with which it differs (docs/gpu.md).
 
     Measured with tensors without values (`python -m benchmarks.memory`). A block keeps the residual
     stream twice and 14 numbers in the dtype of matrix products: queries, keys, values and their

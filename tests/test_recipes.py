@@ -109,3 +109,11 @@ def test_fewer_tokens_than_one_batch_are_refused():
     )
     with pytest.raises(InputError, match=r"expected a multiple of .* = 128, got 64"):
         _ = config.grad_accum
+
+
+def test_the_number_of_batches_is_stored(train, tmp_path):
+    """So that naming the default, when a run is resumed, changes nothing."""
+    train("torch", *TINY, "--steps", 1, "--out_dir", tmp_path)
+    again = parse("--resume", tmp_path, "--steps", 2, "--grad_accum", 1)
+    assert again == parse("--resume", tmp_path, "--steps", 2)
+    assert again.optimizer.grad_accum == 1

@@ -413,6 +413,7 @@ def test_device_and_dtype_reach_whoever_asks_for_them(train, framework, tmp_path
 FREE = {
     "val_fraction", "data", "steps", "device", "dtype", "compile", "fast_ops", "out_dir", "resume",
     "log_every", "eval_every", "eval_steps", "sample_every", "checkpoint_every", "keep_last",
+    "tensorboard", "wandb", "trackio", "dry_run", "mfu",
 }  # fmt: skip
 
 
@@ -421,6 +422,8 @@ def test_what_a_resumed_run_may_change(train, tmp_path, monkeypatch):
     stored = resume.stored_config(str(tmp_path))
     for group, options in vars(stored).items():
         for name, value in vars(options).items():
+            if name == "total_batch_tokens":  # with the run's grad_accum it is refused by itself
+                continue
             changed = dataclasses.replace(options, **{name: another(value)})
             given = dataclasses.replace(stored, **{group: changed})
             monkeypatch.setattr(resume, "_parse_over", lambda *args, given=given: given)

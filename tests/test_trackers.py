@@ -84,7 +84,7 @@ class Recorder:
 def test_a_service_gets_what_the_log_has(train, tmp_path, monkeypatch, name):
     package = Recorder()
     monkeypatch.setitem(sys.modules, name, package)
-    monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda package: True)
+    monkeypatch.setattr(trackers, "find_spec", lambda package: True)
     train("torch", *FLAGS, "--steps", 2, f"--{name}", "--out_dir", tmp_path)
     entries = read_log(tmp_path / "log.jsonl")
     assert [{"step": step, **values} for step, values in package.logged] == entries
@@ -113,7 +113,7 @@ def test_a_tracker_that_fails_ends_no_run(call, tmp_path, monkeypatch, method):
 
     monkeypatch.setattr(package, method, fails)
     monkeypatch.setitem(sys.modules, "wandb", package)
-    monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda package: True)
+    monkeypatch.setattr(trackers, "find_spec", lambda package: True)
     result = call("gpt_torch.train", *FLAGS, "--steps", 3, "--wandb", "--out_dir", tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stderr == "note: wandb gets nothing any more: no network\n"
@@ -123,7 +123,7 @@ def test_a_tracker_that_fails_ends_no_run(call, tmp_path, monkeypatch, method):
 
 @pytest.mark.parametrize("name", TRACKERS)
 def test_a_package_that_is_missing_is_one_line(call, framework, tmp_path, monkeypatch, name):
-    monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda package: None)
+    monkeypatch.setattr(trackers, "find_spec", lambda package: None)
     result = call(f"gpt_{framework}.train", *FLAGS, f"--{name}", "--out_dir", tmp_path / "run")
     words = f'this needs {PACKAGES[name]}: pip install -e ".[{name}]"'
     assert_one_line_error(result, words)
