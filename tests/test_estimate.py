@@ -71,7 +71,8 @@ def test_gpt2_on_an_h100(case):
     if batch_size >= RECOMPUTED.get((twin, dtype, fast), 1000):
         assert step.at_least / 1e9 < measured < step.memory / 1e9
     else:
-        assert step.memory / 1e9 == pytest.approx(measured, rel=0.03)
+        rel = 0.01 if twin == "torch" else 0.03
+        assert step.memory / 1e9 == pytest.approx(measured, rel=rel)
         assert step.at_least < 0.7 * step.memory
 
 
