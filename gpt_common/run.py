@@ -271,7 +271,7 @@ def _open_run(
     val_loader = None
     if has_validation(config):
         val_loader = open_loader(val, config.data, "validation", rows)
-    lock = processes.on_first(lambda: lock or open_folder(config.output.out_dir, framework))
+    lock = processes.on_first(lambda: open_folder(lock, config.output.out_dir, framework))
     folder = Path(processes.broadcast(str(lock.folder) if lock else ""))
     examples: Sequence[EncodedExample] = ()
     if path := config.output.hellaswag:
@@ -292,9 +292,12 @@ def _open_run(
     return run
 
 
-def open_folder(out_dir: str | None, framework: str) -> FolderLock:
-    """Return the lock on the folder of a new run. Raises `InputError` if it holds one already."""
-    lock = lock_new_run(out_dir, framework)
+def open_folder(lock: FolderLock | None, out_dir: str | None, framework: str) -> FolderLock:
+    """Return the lock on the folder of a run, cleaned; that of a resumed run is `lock`.
+
+    Raises `InputError` if the folder of a new run holds one already.
+    """
+    lock = lock or lock_new_run(out_dir, framework)
     clean_folder(lock.folder)
     return lock
 

@@ -105,7 +105,11 @@ REFUSED = [
     ("a.jsonl", jsonl() + b'{"id": 1}', "line 5: expected a field 'text', got 'id'"),
     ("a.jsonl", jsonl() + b'["text"]', "line 5: expected an object, got list"),
     ("a.jsonl", jsonl() + b'{"text": "\xe9"}', "line 5: expected UTF-8 text, got byte 0xe9 at"),
-    ("a.jsonl.gz", gzip.compress(jsonl(), mtime=0)[:-9], "a.jsonl.gz: Compressed file ended before"),
+    (
+        "a.jsonl.gz",
+        gzip.compress(jsonl(), mtime=0)[:-9],
+        "a.jsonl.gz: Compressed file ended before",
+    ),
     ("a.jsonl.gz", jsonl(), "a.jsonl.gz: Not a gzipped file"),
     ("a.txt", b"", "a.txt: expected text, got an empty file"),
     ("a.txt.gz", gzip.compress(b"", mtime=0), "a.txt.gz: expected text, got an empty file"),
