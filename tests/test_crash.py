@@ -16,12 +16,14 @@ from gpt_common import storage
 from gpt_common.checkpoint import Checkpoint, read_checkpoint
 from gpt_common.config import GPTConfig, OutputOptions, TrainConfig
 from gpt_common.data import BatchLoader
+from gpt_common.distributed import Processes
 from gpt_common.errors import InputError
 from gpt_common.lock import FolderLock
 from gpt_common.metrics import RunLog, read_log
 from gpt_common.run import Run
 from gpt_common.run_folder import run_checkpoints
 from gpt_common.storage import clean_folder
+from gpt_common.weights import LazyArray
 from tests.conftest import TINY, assert_one_line_error, command, random_weights
 
 ROOT = Path(__file__).parent.parent
@@ -43,7 +45,9 @@ def open_run(folder, keep_last=0):
         start=Checkpoint(MODEL, random_weights(MODEL)),
         train_loader=BatchLoader(np.zeros(9, np.uint16), 1, 2),
         val_loader=None,
+        folder=folder,
         lock=FolderLock(folder),
+        processes=Processes(),
     )
     clean_folder(folder)
     run.log = RunLog(run.folder, 0, 9, 2, 1)
@@ -51,7 +55,11 @@ def open_run(folder, keep_last=0):
 
 
 def save(run, step, seed):
-    run.save(step, *(random_weights(MODEL, seed + i) for i in range(3)))
+    tensors = (random_weights(MODEL, seed + i) for i in range(3))
+    run.save(
+        step,
+        *({n: LazyArray(w.shape, w.dtype, w.view) for n, w in each.items()} for each in tensors),
+    )
     run.lock.release()
 
 

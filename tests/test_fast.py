@@ -411,6 +411,7 @@ def test_tensorfloat32_is_for_tf32_alone(framework, dtype, monkeypatch):
     else:
         here = jax.devices("cpu")
         monkeypatch.setattr(jax, "devices", lambda *_: here)
+        monkeypatch.setattr(jax, "local_devices", lambda backend: here)
         monkeypatch.setattr(device, "has_bfloat16", lambda _: True)
         with kept_jax_config():
             device.select_device("cuda", dtype)

@@ -215,14 +215,15 @@ def faulty_loss(patch):
 
 def faulty_weights(twin, fault, prefix):
     def patch_weights(patch):
-        original = importlib.import_module(f"gpt_{twin}.weights").from_hf
+        name = "iter_hf" if twin == "torch" else "from_hf"
+        original = getattr(importlib.import_module(f"gpt_{twin}.weights"), name)
 
-        def from_hf(weights, *args):
+        def faulty(weights, *args):
             weights = dict(weights)
             fault(weights, prefix)
             return original(weights, *args)
 
-        patch.setattr(f"gpt_{twin}.generate.from_hf", from_hf)
+        patch.setattr(f"gpt_{twin}.generate.{name}", faulty)
 
     return patch_weights
 
