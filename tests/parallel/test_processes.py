@@ -1,7 +1,5 @@
 """Which process this is, by each launcher's variables; its rows; the mesh; errors of the first."""
 
-from dataclasses import replace
-
 import pytest
 
 from gpt_common.config import DataOptions, ParallelOptions, TrainConfig
@@ -147,4 +145,4 @@ def test_a_run_may_be_resumed_on_other_devices():
     """So the options of the devices are not part of the run."""
     stored = config(mesh=(2, 2)).as_dict()
     assert "parallel" not in stored
-    assert TrainConfig.from_dict(stored, "x") == replace(config(), parallel=ParallelOptions())
+    assert TrainConfig.from_dict(stored, "x").parallel == ParallelOptions()
