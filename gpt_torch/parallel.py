@@ -1,5 +1,6 @@
 """Training on several devices: hooks on the modules of a model that each process has."""
 
+import atexit
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,8 @@ class DistributedProcesses(Processes):
             world_size=world.size,
             timeout=timedelta(seconds=2 * timeout),  # the watchdog ends a run sooner, and says why
         )
+        if device.type == "cpu":  # Gloo's threads abort a process that ends with an error
+            atexit.register(lambda: dist.is_initialized() and dist.destroy_process_group())
 
     def __exit__(self, kind: object, *details: object) -> None:
         """Disconnect, unless this process fails and the others go on to wait for it."""
