@@ -137,13 +137,12 @@ def divide(tensor: Tensor, like: Tensor) -> Tensor:
 
 def to_host(tensor: Tensor) -> np.ndarray:
     """Return the whole tensor on the host; all processes call it."""
-    whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-    return whole.detach().cpu().numpy()
+    return whole(tensor).detach().cpu().numpy()
 
 
-def whole(number: Tensor) -> Tensor:
-    """Return a number computed from divided tensors as a plain tensor."""
-    return number.full_tensor() if isinstance(number, DTensor) else number
+def whole(tensor: Tensor) -> Tensor:
+    """Return a tensor that the devices have together as a plain one; all processes call it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def mean(number: Tensor) -> Tensor:

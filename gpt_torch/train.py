@@ -132,7 +132,6 @@ def evaluate(
             return None
         x, y = (to_device(a, device) for a in loader.next_batch())
         losses.append(loss_fn(model, x, y, dtype))
-    reshard(model)
     return mean(torch.stack(losses).mean()).item()
 
 
@@ -176,6 +175,7 @@ def answer_hellaswag(run: Run, state: TrainState, dtype: Dtype) -> Counts | None
 
 def save(run: Run, state: TrainState, step: int) -> Path:
     """Write the checkpoint after `step` updates."""
+    reshard(state.model)
     config = run.start.config
     weights = lazy_hf(dict(state.model.named_parameters()), config)
     return run.save(step, weights, *state_to_hf(state.optimizer, state.model, config))

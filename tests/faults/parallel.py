@@ -29,7 +29,7 @@ FAULTS = (
     ),
     Fault(
         "torch: only this device's part of a weight is saved",
-        "gpt_torch/parallel.py::to_host",
+        "gpt_torch/parallel.py::whole",
         "tensor.full_tensor()",
         "tensor.to_local()",
     ),

@@ -20,7 +20,7 @@ LONG = ("--steps", 100000, "--log_every", 1000)
 @pytest.mark.parametrize("evaluating", [False, True])
 def test_a_signal_to_one_process_saves_and_ends_all(framework, evaluating, tmp_path):
     """At one step, also in the middle of an evaluation, which would take hours."""
-    endless = ("--eval_every", 2, "--eval_steps", 10**6) if evaluating else ()
+    endless = ("--parallel", "fsdp", "--eval_every", 2, "--eval_steps", 10**6) if evaluating else ()
     run = tmp_path / "run"
     args = (*OPTIONS, *LONG, *endless, "--out_dir", run)
     with Launched(2, f"gpt_{framework}.train", *args) as launched:
