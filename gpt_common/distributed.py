@@ -117,7 +117,7 @@ class Processes:
         return self
 
     def __exit__(self, kind: object, *details: object) -> None:
-        """Disconnect, unless this process fails and the others go on to wait for it."""
+        """Disconnect, as far as the other processes let it after an error."""
 
     def broadcast(self, text: str) -> str:
         """Return the text of the first process."""

@@ -28,7 +28,14 @@ from gpt_common.data import Batch, BatchLoader, Tokens, fingerprint, load_splits
 from gpt_common.distributed import Processes
 from gpt_common.errors import InputError, NonFiniteError
 from gpt_common.estimate import Target, estimate_step
-from gpt_common.hellaswag import EncodedExample, encode_examples, read_examples
+from gpt_common.hellaswag import (
+    Counts,
+    EncodedExample,
+    batches,
+    count_correct,
+    encode_examples,
+    read_examples,
+)
 from gpt_common.initialization import initialize_weights
 from gpt_common.lock import FolderLock
 from gpt_common.memory import require_free, require_memory
@@ -36,6 +43,7 @@ from gpt_common.metrics import RunLog
 from gpt_common.prefetch import Prefetcher
 from gpt_common.resume import changes, lock_resumed, not_a_run, restore_position, stored_config
 from gpt_common.run_folder import lock_new_run, remove_older, step_folder, update_latest
+from gpt_common.scoring import Logprobs
 from gpt_common.storage import clean_folder
 from gpt_common.trackers import choose_trackers, require_packages
 from gpt_common.watchdog import Watchdog
@@ -133,11 +141,14 @@ class Run:
             self.train_loader.restore(state)
         return batches, self.train_loader.state()
 
-    @property
-    def hellaswag_share(self) -> tuple[Sequence[EncodedExample], int, int, int]:
-        """The examples of HellaSwag, rows in a batch of them, this process and their number."""
-        world, rows = self.processes.world, self.config.data.batch_size
-        return self.hellaswag, max(1, rows // world.size), world.rank, world.size
+    def answer_hellaswag(self, logprobs: Logprobs) -> Counts | None:
+        """Return HellaSwag's right answers of all processes, or None once the run should stop."""
+        self.log.flush()
+        world, block_size = self.processes.world, self.start.config.block_size
+        rows = self.config.data.batch_size // world.size
+        share = batches(self.hellaswag, block_size, rows, world.rank, world.size)
+        counts = count_correct(share, logprobs, self.stopped)
+        return None if counts is None else Counts(*self.processes.sum(counts))
 
     def is_due(self, every: int, step: int) -> bool:
         """Whether an action of every `every` steps is due after `step` updates, as at the last."""
@@ -235,9 +246,8 @@ def start_run(
     """Open a run's data, folder and log, and print a summary.
 
     `read_weights` reads a model in any format, without training state; `target` is what the run
-    computes on. The first of the `processes`
-    writes. Raises `InputError` if model, data and folder do not fit together or another process
-    uses the folder.
+    computes on. The first of the `processes` writes. Raises `InputError` if model, data and folder
+    do not fit together or another process uses the folder.
     """
     processes = processes or Processes()
     require_packages(config.output)

@@ -1,7 +1,6 @@
 """Evaluate a model in Flax: `python -m gpt_flax.evaluate --help`."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,7 +14,6 @@ from gpt_common.config import Dtype, EvaluateConfig
 from gpt_common.evaluation import evaluate, print_results, read_evaluations
 from gpt_common.formats.registry import read_weights
 from gpt_common.hardware import processor, tune_malloc
-from gpt_common.hellaswag import Counts, EncodedExample, batches, count_correct
 from gpt_common.scoring import Logprobs
 from gpt_flax.device import (
     enable_compilation_cache,
@@ -55,25 +53,6 @@ def numpy_logprobs(params: Params, model: GPT, dtype: Dtype) -> Logprobs:
         return np.asarray(token_logprobs(params, x, y, model=model, dtype=dtype))
 
     return logprobs
-
-
-def evaluate_hellaswag(
-    params: Params,
-    model: GPT,
-    examples: Sequence[EncodedExample],
-    batch_size: int,
-    dtype: Dtype,
-    rank: int = 0,
-    world_size: int = 1,
-    stopped: Callable[[], bool] = lambda: False,
-) -> Counts | None:
-    """Return the counts of this process's share of the examples, or None once `stopped()`.
-
-    `encode_examples` encodes them. All processes compute equally many batches of each shape, and
-    their counts add up to those of one process.
-    """
-    share = batches(examples, model.config.block_size, batch_size, rank, world_size)
-    return count_correct(share, numpy_logprobs(params, model, dtype), stopped)
 
 
 def main() -> None:

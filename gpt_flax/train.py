@@ -19,7 +19,6 @@ from gpt_common.distributed import find_world
 from gpt_common.dry_run import dry_run
 from gpt_common.formats.registry import read_weights
 from gpt_common.hardware import processor, tune_malloc
-from gpt_common.hellaswag import Counts
 from gpt_common.resume import parse_train_config
 from gpt_common.run import MEMORY_OPTIONS, Run, start_run
 from gpt_common.run_folder import step_folder
@@ -30,7 +29,7 @@ from gpt_flax.device import (
     resolve_dtype,
     select_device,
 )
-from gpt_flax.evaluate import evaluate_hellaswag
+from gpt_flax.evaluate import numpy_logprobs
 from gpt_flax.fast import FastOps, choose_fast_ops, create_model, train_step_options
 from gpt_flax.generate import generate_texts
 from gpt_flax.memory import target
@@ -159,17 +158,6 @@ def evaluate(
     return jnp.stack(losses).mean().item()
 
 
-def answer_hellaswag(
-    run: Run, state: TrainState, dtype: Dtype, model: GPT, mesh: Mesh | None
-) -> Counts | None:
-    """Return HellaSwag's right answers of all processes, or None once the run should stop."""
-    run.log.flush()
-    examples, rows, rank, size = run.hellaswag_share
-    params = gathered(state.params, mesh)
-    counts = evaluate_hellaswag(params, model, examples, rows, dtype, rank, size, run.stopped)
-    return None if counts is None else Counts(*run.processes.sum(counts))
-
-
 def save(run: Run, state: TrainState, step: int) -> Path:
     """Write the checkpoint after `step` updates."""
     config = run.start.config
@@ -191,7 +179,8 @@ def after_step(
         else:
             run.log.evaluation(step, val_loss)
     if run.hellaswag and not stop and run.is_due(output.eval_every, step):
-        counts = answer_hellaswag(run, state, dtype, model, mesh)
+        params = gathered(state.params, mesh)
+        counts = run.answer_hellaswag(numpy_logprobs(params, model, dtype))
         if counts is None:
             stop = True
         else:
@@ -211,34 +200,34 @@ def train(config: TrainConfig) -> Path | None:
     A dry run returns None.
     """
     runtime, options = config.runtime, config.optimizer
-    processes = start_processes(find_world(), config.parallel.timeout)
-    dtype = resolve_dtype(runtime.dtype, runtime.device)
-    device = select_device(runtime.device, dtype)
-    mesh = make_mesh(config, device)
-    ops = None
-    if runtime.fast_ops:
-        cudnn = has_cudnn_attention(device, dtype)
-        ops = choose_fast_ops(device.platform, dtype, processor(), cudnn)
-    planned = config.with_dtype(dtype), "flax", target(device, ops, dtype, mesh), read_weights
-    if config.output.dry_run:
-        with processes:
+    with start_processes(find_world(), config.parallel.timeout) as processes:
+        dtype = resolve_dtype(runtime.dtype, runtime.device)
+        device = select_device(runtime.device, dtype)
+        mesh = make_mesh(config, device)
+        ops = None
+        if runtime.fast_ops:
+            cudnn = has_cudnn_attention(device, dtype)
+            ops = choose_fast_ops(device.platform, dtype, processor(), cudnn)
+        planned = config.with_dtype(dtype), "flax", target(device, ops, dtype, mesh), read_weights
+        if config.output.dry_run:
             processes.on_first(lambda: dry_run(*planned))
-        return None
-    run = start_run(*planned, processes)
-    model, optimizer = create_model(run.start.config, ops, dtype, mesh), create_optimizer(options)
-    state = create_state(run.start, run.config, optimizer, mesh)
-    static_args = {"model": model, "optimizer": optimizer, "dtype": dtype}
-    step_fn = partial(compile_train_step(ops, mesh), grad_clip=options.grad_clip, **static_args)
-    with processes, run:
-        for step in range(run.first_step, options.steps):
-            x, y = (join_rows(rows, mesh) for rows in run.next_batches())
-            rate = learning_rate(step, options)
-            state, metrics = step_fn(state, x, y, rate)
-            run.log.step(step, rate, metrics)
-            run.remove_older()
-            if after_step(run, state, step + 1, dtype, model, mesh):
-                break
-    return step_folder(run.folder, step + 1)
+            return None
+        run = start_run(*planned, processes)
+        model = create_model(run.start.config, ops, dtype, mesh)
+        optimizer = create_optimizer(options)
+        state = create_state(run.start, run.config, optimizer, mesh)
+        static_args = {"model": model, "optimizer": optimizer, "dtype": dtype}
+        step_fn = partial(compile_train_step(ops, mesh), grad_clip=options.grad_clip, **static_args)
+        with run:
+            for step in range(run.first_step, options.steps):
+                x, y = (join_rows(rows, mesh) for rows in run.next_batches())
+                rate = learning_rate(step, options)
+                state, metrics = step_fn(state, x, y, rate)
+                run.log.step(step, rate, metrics)
+                run.remove_older()
+                if after_step(run, state, step + 1, dtype, model, mesh):
+                    break
+        return step_folder(run.folder, step + 1)
 
 
 def main() -> None:

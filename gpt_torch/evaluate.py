@@ -1,7 +1,6 @@
 """Evaluate a model in PyTorch: `python -m gpt_torch.evaluate --help`."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -12,7 +11,6 @@ from gpt_common.config import Dtype, EvaluateConfig
 from gpt_common.evaluation import evaluate, print_results, read_evaluations
 from gpt_common.formats.registry import read_weights
 from gpt_common.hardware import processor, tune_malloc
-from gpt_common.hellaswag import Counts, EncodedExample, batches, count_correct
 from gpt_common.scoring import Logprobs
 from gpt_torch.device import resolve_dtype, select_device, upload
 from gpt_torch.fast import choose_fast_ops
@@ -45,24 +43,6 @@ def numpy_logprobs(model: GPT, dtype: Dtype) -> Logprobs:
         return token_logprobs(model, tokens, targets, dtype).cpu().numpy()
 
     return logprobs
-
-
-def evaluate_hellaswag(
-    model: GPT,
-    examples: Sequence[EncodedExample],
-    batch_size: int,
-    dtype: Dtype,
-    rank: int = 0,
-    world_size: int = 1,
-    stopped: Callable[[], bool] = lambda: False,
-) -> Counts | None:
-    """Return the counts of this process's share of the examples, or None once `stopped()`.
-
-    `encode_examples` encodes them. All processes compute equally many batches of each shape, and
-    their counts add up to those of one process.
-    """
-    share = batches(examples, model.config.block_size, batch_size, rank, world_size)
-    return count_correct(share, numpy_logprobs(model, dtype), stopped)
 
 
 def main() -> None:

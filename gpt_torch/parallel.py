@@ -1,6 +1,5 @@
 """Training on several devices: hooks on the modules of a model that each process has."""
 
-import atexit
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -38,12 +37,10 @@ class DistributedProcesses(Processes):
             world_size=world.size,
             timeout=timedelta(seconds=2 * timeout),  # the watchdog ends a run sooner, and says why
         )
-        if device.type == "cpu":  # Gloo's threads abort a process that ends with an error
-            atexit.register(lambda: dist.is_initialized() and dist.destroy_process_group())
 
     def __exit__(self, kind: object, *details: object) -> None:
-        """Disconnect, unless this process fails and the others go on to wait for it."""
-        if kind is None:
+        """Disconnect; after an error only from Gloo, as NCCL may wait for the other processes."""
+        if kind is None or dist.get_backend() == "gloo":
             dist.destroy_process_group()
 
     def broadcast(self, text: str) -> str:

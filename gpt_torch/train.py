@@ -20,13 +20,12 @@ from gpt_common.distributed import find_world
 from gpt_common.dry_run import dry_run
 from gpt_common.formats.registry import read_weights
 from gpt_common.hardware import processor, tune_malloc
-from gpt_common.hellaswag import Counts
 from gpt_common.resume import parse_train_config
 from gpt_common.run import MEMORY_OPTIONS, Run, start_run
 from gpt_common.run_folder import step_folder
 from gpt_common.schedule import learning_rate
 from gpt_torch.device import resolve_dtype, select_device, upload
-from gpt_torch.evaluate import evaluate_hellaswag
+from gpt_torch.evaluate import numpy_logprobs
 from gpt_torch.fast import FastOps, choose_fast_ops
 from gpt_torch.generate import generate_texts, load_model
 from gpt_torch.memory import target
@@ -163,16 +162,6 @@ def async_to_host(metrics: dict[str, Tensor]) -> Mapping[str, SupportsFloat]:
     return {name: AsyncScalar(number) for name, number in metrics.items()} if on_cuda else metrics
 
 
-@torch.no_grad()
-def answer_hellaswag(run: Run, state: TrainState, dtype: Dtype) -> Counts | None:
-    """Return HellaSwag's right answers of all processes, or None once the run should stop."""
-    run.log.flush()
-    examples, rows, rank, size = run.hellaswag_share
-    with gathered(state.model) as model:
-        counts = evaluate_hellaswag(model, examples, rows, dtype, rank, size, run.stopped)
-    return None if counts is None else Counts(*run.processes.sum(counts))
-
-
 def save(run: Run, state: TrainState, step: int) -> Path:
     """Write the checkpoint after `step` updates."""
     reshard(state.model)
@@ -193,7 +182,8 @@ def after_step(run: Run, state: TrainState, step: int, dtype: Dtype, device: tor
         else:
             run.log.evaluation(step, val_loss)
     if run.hellaswag and not stop and run.is_due(output.eval_every, step):
-        counts = answer_hellaswag(run, state, dtype)
+        with gathered(state.model) as model:
+            counts = run.answer_hellaswag(numpy_logprobs(model, dtype))
         if counts is None:
             stop = True
         else:
@@ -218,27 +208,26 @@ def train(config: TrainConfig) -> Path | None:
     ops = None
     if runtime.fast_ops:
         ops = choose_fast_ops(device.type, dtype, processor(), runtime.compile)
-    processes = start_processes(find_world(), device, config.parallel.timeout)
-    mesh = make_mesh(config, device)
-    planned = config.with_dtype(dtype), "torch", target(device, ops, dtype, mesh), read_weights
-    if config.output.dry_run:
-        with processes:
+    with start_processes(find_world(), device, config.parallel.timeout) as processes:
+        mesh = make_mesh(config, device)
+        planned = config.with_dtype(dtype), "torch", target(device, ops, dtype, mesh), read_weights
+        if config.output.dry_run:
             processes.on_first(lambda: dry_run(*planned))
-        return None
-    run = start_run(*planned, processes)
-    state = create_state(run.start, run.config, device, ops, mesh)
-    step_fn = compile_train_step(state.model) if runtime.compile else train_step
-    sum_gradients(state.model, mesh)
-    with processes, run:
-        for step in range(run.first_step, options.steps):
-            x, y = (to_device(a, device) for a in run.next_batches())
-            rate = learning_rate(step, options)
-            metrics = step_fn(state, x, y, rate, options.grad_clip, dtype)
-            run.log.step(step, rate, async_to_host(metrics))
-            run.remove_older()
-            if after_step(run, state, step + 1, dtype, device):
-                break
-    return step_folder(run.folder, step + 1)
+            return None
+        run = start_run(*planned, processes)
+        state = create_state(run.start, run.config, device, ops, mesh)
+        step_fn = compile_train_step(state.model) if runtime.compile else train_step
+        sum_gradients(state.model, mesh)
+        with run:
+            for step in range(run.first_step, options.steps):
+                x, y = (to_device(a, device) for a in run.next_batches())
+                rate = learning_rate(step, options)
+                metrics = step_fn(state, x, y, rate, options.grad_clip, dtype)
+                run.log.step(step, rate, async_to_host(metrics))
+                run.remove_older()
+                if after_step(run, state, step + 1, dtype, device):
+                    break
+        return step_folder(run.folder, step + 1)
 
 
 def main() -> None:

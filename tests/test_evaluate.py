@@ -11,7 +11,7 @@ import pytest
 from gpt_common import evaluation
 from gpt_common.checkpoint import Checkpoint, write_checkpoint
 from gpt_common.config import GPTConfig
-from gpt_common.hellaswag import Counts, encode_examples, read_examples
+from gpt_common.hellaswag import Counts, batches, count_correct, encode_examples, read_examples
 from gpt_common.metrics import read_log
 from tests.conftest import CPU, FRAMEWORKS, TINY, assert_one_line_error, random_weights
 from tests.parity.twins import twin
@@ -122,12 +122,11 @@ def test_the_processes_of_a_run_add_their_counts_up(framework, start):
     module = importlib.import_module(f"gpt_{framework}.evaluate")
     model = twin(framework).loaded(start)
     examples = encode_examples(read_examples(str(MINIATURE)), "lm-eval", MODEL)
-    counts = [
-        module.evaluate_hellaswag(*model, examples, 8, "float32", rank, 3) for rank in range(3)
-    ]
+    logprobs = module.numpy_logprobs(*model, "float32")
+    shares = [batches(examples, MODEL.block_size, 8, rank, 3) for rank in range(3)]
+    counts = [count_correct(share, logprobs) for share in shares]
     assert Counts(*map(sum, zip(*counts, strict=True))) == Counts(3, 4, 12)
-    options = {"stopped": lambda: True}
-    assert module.evaluate_hellaswag(*model, examples, 8, "float32", **options) is None
+    assert count_correct(shares[0], logprobs, stopped=lambda: True) is None
 
 
 @pytest.mark.parametrize(
