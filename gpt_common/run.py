@@ -281,11 +281,11 @@ def _open_run(
     val_loader = None
     if has_validation(config):
         val_loader = open_loader(val, config.data, "validation", rows)
-    lock = processes.on_first(lambda: open_folder(lock, config.output.out_dir, framework))
-    folder = Path(processes.broadcast(str(lock.folder) if lock else ""))
     examples: Sequence[EncodedExample] = ()
     if path := config.output.hellaswag:
         examples = encode_examples(read_examples(path), "build-nanogpt", start.config)
+    lock = processes.on_first(lambda: open_folder(lock, config.output.out_dir, framework))
+    folder = Path(processes.broadcast(str(lock.folder) if lock else ""))
     loaders = train_loader, val_loader
     run = Run(config, framework, start, *loaders, folder, lock, processes, examples)
     if step_folder(folder, run.first_step).is_dir():

@@ -302,3 +302,11 @@ def test_hellaswag_at_each_evaluation(framework, call, train, tmp_path):
     result = json.loads(call(f"gpt_{framework}.evaluate", *asked).stdout)
     assert found[4] == result["hellaswag"]["build-nanogpt"]["acc_norm"]
     assert f"step     4 | HellaSwag {found[4]:.4f} (" in printed
+
+
+def test_a_damaged_hellaswag_leaves_no_folder(framework, call, tmp_path):
+    (tmp_path / "examples.jsonl").write_text("{}\n")
+    args = (*TINY, "--hellaswag", tmp_path / "examples.jsonl", "--out_dir", tmp_path / "run")
+    result = call(f"gpt_{framework}.train", *args)
+    assert_one_line_error(result, "examples.jsonl:1: endings: expected a list of 4, got None")
+    assert not (tmp_path / "run").exists()
