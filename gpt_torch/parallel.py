@@ -4,14 +4,13 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from gpt_common.config import TrainConfig
@@ -100,15 +99,27 @@ def shard_model(model: GPT, mesh: DeviceMesh | None) -> None:
     """
     if mesh is None or mesh["fsdp"].size() == 1:
         return
+    from torch.distributed.fsdp import fully_shard
+
     mesh = mesh if mesh["data"].size() > 1 else mesh["fsdp"]
     for block in model.h:
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
 
 
+def is_sharded(part: nn.Module | Tensor) -> bool:
+    """Whether a model, or a tensor, is divided among devices.
+
+    By its methods: to import FSDP2's classes takes half a second, also of a run on one device.
+    """
+    return hasattr(part, "unshard") or hasattr(part, "full_tensor")
+
+
 def sum_gradients(model: GPT, mesh: DeviceMesh | None) -> None:
     """Let the devices average the gradients of `model.loss`; call it when the loss is final."""
-    if isinstance(model, FSDPModule):
+    if is_sharded(model):
+        from torch.distributed.fsdp import register_fsdp_forward_method
+
         register_fsdp_forward_method(model, "loss")
     elif mesh is not None:
         replicas = DistributedDataParallel(Loss(model), gradient_as_bucket_view=True)
@@ -118,18 +129,21 @@ def sum_gradients(model: GPT, mesh: DeviceMesh | None) -> None:
 def set_gradient_sync(model: GPT, sync: bool) -> None:
     """Set whether the next backward pass averages the gradients: that of an update's last batch."""
     replicas = getattr(model.loss, "__self__", None)
-    if isinstance(model, FSDPModule):
-        model.set_requires_gradient_sync(sync)
+    if is_sharded(model):
+        cast(Any, model).set_requires_gradient_sync(sync)
     elif isinstance(replicas, DistributedDataParallel):
         replicas.require_backward_grad_sync = sync
 
 
 def divide(tensor: Tensor, like: Tensor) -> Tensor:
     """Return this device's part of a tensor, if a tensor `like` it is divided; else the tensor."""
-    if not isinstance(like, DTensor):
+    if not is_sharded(like):
         return tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    how = cast(DTensor, like)
     # Nothing is sent: each process has read the whole tensor.
-    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
+    return distribute_tensor(tensor, how.device_mesh, how.placements, src_data_rank=None)
 
 
 def to_host(tensor: Tensor) -> np.ndarray:
@@ -139,7 +153,7 @@ def to_host(tensor: Tensor) -> np.ndarray:
 
 def whole(tensor: Tensor) -> Tensor:
     """Return a tensor that the devices have together as a plain one; all processes call it."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return cast(Any, tensor).full_tensor() if is_sharded(tensor) else tensor
 
 
 def mean(number: Tensor) -> Tensor:
@@ -152,14 +166,14 @@ def mean(number: Tensor) -> Tensor:
 
 def reshard(model: GPT) -> None:
     """Free the parameters that an evaluation has gathered: the optimizer knows the parts only."""
-    if isinstance(model, FSDPModule):
-        model.reshard()
+    if is_sharded(model):
+        cast(Any, model).reshard()
 
 
 @contextmanager
 def gathered(model: GPT) -> Iterator[GPT]:
     """Yield a model whose other methods than `loss` work, too; all processes call the same ones."""
-    if isinstance(model, FSDPModule):
-        model.unshard()
+    if is_sharded(model):
+        cast(Any, model).unshard()
     yield model
     reshard(model)

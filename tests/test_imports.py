@@ -132,7 +132,7 @@ def functions(path: Path) -> list[str]:
 SAME_NAME = {"setup": "__init__", "__call__": "forward"}
 ONLY_TORCH = {
     *("Loss", "Loss.__init__", "Loss.forward", "shard_model", "sum_gradients", "set_gradient_sync"),
-    *("whole", "mean", "reshard", "iter_hf"),
+    *("whole", "mean", "reshard", "is_sharded", "iter_hf"),
     *("compute_dtype", "to_device", "async_to_host"),
     *("AsyncScalar", "AsyncScalar.__init__", "AsyncScalar.__float__"),
     *("FastGPT.__init__", "onednn_linear", "onednn_matmul", "row_losses_"),

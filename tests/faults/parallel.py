@@ -18,7 +18,7 @@ FAULTS = (
     Fault(
         "torch: an evaluation leaves gathered parameters, which the optimizer does not know",
         "gpt_torch/parallel.py::reshard",
-        "isinstance(model, FSDPModule)",
+        "is_sharded(model)",
         "False",
     ),
     Fault(
@@ -30,8 +30,8 @@ FAULTS = (
     Fault(
         "torch: only this device's part of a weight is saved",
         "gpt_torch/parallel.py::whole",
-        "tensor.full_tensor()",
-        "tensor.to_local()",
+        "cast(Any, tensor).full_tensor()",
+        "cast(Any, tensor).to_local()",
     ),
     Fault(
         "flax: arrays along fsdp are not divided",
