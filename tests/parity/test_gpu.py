@@ -190,7 +190,8 @@ def test_generation(framework, setting, dtype):
 def test_long_prompts(framework, lengths, dtype):
     start, sampling, tokens = random_start(LONG), SamplingOptions(), real_tokens(LONG.vocab_size)
     prompts = [tokens[:length].tolist() for length in lengths]
-    how = sampling, StoppingOptions(max_new_tokens=8, ignore_end=True), 1, dtype, DEVICE
+    # Of eight tokens in bfloat16 half may be close choices; of sixty-four, far fewer.
+    how = sampling, StoppingOptions(max_new_tokens=64, ignore_end=True), 1, dtype, DEVICE
     found = completions(framework, start, prompts, *how)
     assert_written_as_by_the_reference(start, found, sampling, dtype)
 
