@@ -28,7 +28,8 @@ def test_the_twins_print_the_same_losses_and_texts(tmp_path):
     torch, flax = (run(f"lecture_{name}", tmp_path).splitlines() for name in ("torch", "flax"))
     for start in ("step ", "loss ", "[10.", ">"):
         shown = [line for line in torch if line.startswith(start)]
-        assert shown and shown == [line for line in flax if line.startswith(start)], start
+        assert shown, start
+        assert shown == [line for line in flax if line.startswith(start)]
 
 
 def test_one_model_in_two_frameworks(tmp_path):
