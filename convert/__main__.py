@@ -1,7 +1,9 @@
 """Convert a GPT-2 checkpoint: `python -m convert SOURCE DESTINATION`."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from convert.destination import check_destination
+from convert.publish import publish, repository_of, upload_format
 from gpt_common import cli
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.errors import InputError
@@ -40,7 +43,7 @@ class ConvertConfig:
     destination: Annotated[
         tyro.conf.Positional[str], tyro.conf.arg(metavar="DESTINATION", help_behavior_hint="")
     ] = ""
-    """The file or folder to write."""
+    """The file or folder to write, or hf://USER/NAME, to upload to the Hugging Face Hub."""
     to: Annotated[
         str | None, tyro.conf.arg(metavar="FORMAT", help_behavior_hint="(default: by the suffix)")
     ] = None
@@ -59,6 +62,8 @@ class ConvertConfig:
     """Keep only the first rows of the embedding: 50257 cuts those that pad it to 50304."""
     overwrite: bool = False
     """Replace the model at the destination."""
+    private: bool = False
+    """Create a private repository on the Hub."""
     weights_only: bool = False
     """Leave out the state of the run: moments, step, options."""
     list: bool = False
@@ -68,19 +73,31 @@ class ConvertConfig:
 def convert(config: ConvertConfig, console: Console) -> None:
     """Convert, and print a summary. Raises `InputError` before anything is written."""
     started = time.perf_counter()
-    destination = Path(config.destination)
-    target = registry.destination_format(destination, config.to)
-    check_destination(destination, target, Path(config.source), config.overwrite)
+    target, write = choose_destination(config)
     with console.status(f"reading {config.source}"):
         checkpoint, source = registry.read(config.source)
     notes = [f"{source.name} -> {target.name}", *checkpoint.notes]
     checkpoint, changes = apply_options(checkpoint, target, config)
-    with console.status(f"writing {destination}"):
-        assert target.write is not None  # checked by destination_format
-        target.write(destination, checkpoint)
+    with console.status(f"writing {config.destination}"):
+        write(checkpoint)
     for note in notes + changes:
         console.print(note)
     console.print(summary(checkpoint, time.perf_counter() - started))
+
+
+def choose_destination(config: ConvertConfig) -> tuple[Format, Callable[[Checkpoint], None]]:
+    """Return the format to write, and a function that writes or uploads a checkpoint in it.
+
+    Raises `InputError` if the format is unknown or the destination would lose anything.
+    """
+    if repository := repository_of(config.destination):
+        target = upload_format(config.to)
+        return target, partial(publish, repository, target, config.overwrite, config.private)
+    destination = Path(config.destination)
+    target = registry.destination_format(destination, config.to)
+    check_destination(destination, target, Path(config.source), config.overwrite)
+    assert target.write is not None  # checked by destination_format
+    return target, partial(target.write, destination)
 
 
 def apply_options(
