@@ -14,6 +14,7 @@ from gpt_common.checkpoint import Checkpoint
 from gpt_common.errors import InputError, reason
 from gpt_common.formats import huggingface
 from gpt_common.formats.base import Format
+from gpt_common.formats.huggingface_hub import NAME
 from gpt_common.run import versions
 from gpt_common.weights import num_parameters
 
@@ -70,15 +71,8 @@ def repository_of(destination: str) -> str | None:
     """
     if not destination.startswith(SCHEME):
         return None
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
     name = destination.removeprefix(SCHEME)
-    try:
-        validate_repo_id(name)
-    except HFValidationError as error:
-        raise InputError(f"{destination}: expected {SCHEME}USER/NAME: {reason(error)}") from None
-    if "/" not in name:
+    if not NAME.fullmatch(name) or "/" not in name:
         raise InputError(f"expected {SCHEME}USER/NAME, got {destination}")
     return name
 
