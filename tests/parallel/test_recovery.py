@@ -11,13 +11,13 @@ import pytest
 
 from gpt_common.metrics import read_log
 from tests.conftest import FRAMEWORKS
-from tests.parallel.launch import torchrun
+from tests.parallel.launch import SECONDS, torchrun
 from tests.parallel.test_parallel import FSDP, OPTIONS, assert_same, launch
 
 SHORT = ("--block_size", "16", "--eval_every", "0")  # no samples either: their prompt is longer
 SEQ_LEN, BATCH, WINDOWS, STEPS = 16, 3 * 4, 50, 9  # of OPTIONS, but for the last two
 KINDS = {"in_order": (), "shuffled": ("--shuffle",)}
-KILLS, KILLED_STEPS = 10, 60
+KILLS, KILLED_STEPS = 10, 40
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def last_step(run):
 
 
 def wait_until(condition, launcher):
-    end = time.monotonic() + 240
+    end = time.monotonic() + SECONDS
     while not condition():
         assert launcher.poll() is None
         assert time.monotonic() < end
