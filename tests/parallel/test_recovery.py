@@ -14,7 +14,7 @@ from tests.conftest import FRAMEWORKS
 from tests.parallel.launch import SECONDS, torchrun
 from tests.parallel.test_parallel import FSDP, OPTIONS, assert_same, launch
 
-SHORT = ("--block_size", "16", "--eval_every", "0")  # no samples either: their prompt is longer
+SHORT = ("--block_size", "16", "--eval_every", "0", "--sample_every", "0")
 SEQ_LEN, BATCH, WINDOWS, STEPS = 16, 3 * 4, 50, 9  # of OPTIONS, but for the last two
 KINDS = {"in_order": (), "shuffled": ("--shuffle",)}
 KILLS, KILLED_STEPS = 10, 40
