@@ -5,7 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from gpt_common.config import DataOptions, ParallelOptions, TrainConfig
+from gpt_common.config import DataOptions, ModelOptions, ParallelOptions, TrainConfig
 from gpt_common.distributed import Processes, World, find_world, first_node, mesh_shape
 from gpt_common.errors import InputError, PeerError
 from gpt_common.estimate import Target
@@ -134,12 +134,13 @@ def test_an_error_of_the_first_process_is_raised_in_all():
 
 def test_no_process_of_several_on_a_host_has_the_whole_model_at_the_start():
     """It computes each weight when it needs it."""
+    tiny = TrainConfig(model=ModelOptions(preset="tiny"))
     tracemalloc.start()
-    start = initial_checkpoint(config(), Target("cpu"), read_weights, World(1, 4, 1, 4))
+    start = initial_checkpoint(tiny, Target("cpu"), read_weights, World(1, 4, 1, 4))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < num_parameters(start.config)  # a quarter of its bytes
-    alone = initial_checkpoint(config(), Target("cpu"), read_weights, World())
+    alone = initial_checkpoint(tiny, Target("cpu"), read_weights, World())
     for name, weight in alone.weights.items():
         np.testing.assert_array_equal(start.weights[name], weight)
 
