@@ -124,7 +124,7 @@ class Processes:
         return text
 
     def max(self, number: int) -> int:
-        """Return the largest number of all processes."""
+        """Return the largest number of all processes, none below 0."""
         return number
 
     def sum(self, numbers: Sequence[int]) -> list[int]:

@@ -3,11 +3,12 @@
 import math
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 
 from gpt_common.config import GPTConfig
-from gpt_common.weights import Array, Weights, weight_shapes
+from gpt_common.weights import Array, LazyArray, LazyWeights, Weights, weight_shapes
 
 INITIAL_STD = 0.02
 
@@ -21,11 +22,12 @@ def residual_std(config: GPTConfig) -> float:
     return INITIAL_STD / math.sqrt(2 * config.n_layer)
 
 
-def initialize_weights(config: GPTConfig, seed: int) -> Weights:
-    """Return initial weights, float32: norms 1 and 0, biases 0, the rest normal.
+def lazy_initial_weights(config: GPTConfig, seed: int) -> LazyWeights:
+    """Return initial weights, float32, of which each tensor is computed when it is read.
 
-    Each tensor has its own random generator, seeded by `seed` and the tensor's name, so that
-    tensors are independent of one another and can be sampled in parallel.
+    Norms are 1 and 0, biases 0, the rest normal. Each tensor has its own random generator, seeded
+    by `seed` and the tensor's name, so that tensors are independent of one another and of the order
+    in which they are read.
     """
 
     def initialize(name: str, shape: tuple[int, ...]) -> Array:
@@ -39,6 +41,14 @@ def initialize_weights(config: GPTConfig, seed: int) -> Weights:
         values *= np.float32(std)
         return values
 
-    shapes = weight_shapes(config)
+    return {
+        name: LazyArray(shape, np.dtype(np.float32), partial(initialize, name, shape))
+        for name, shape in weight_shapes(config).items()
+    }
+
+
+def initialize_weights(config: GPTConfig, seed: int) -> Weights:
+    """Return all of `lazy_initial_weights`, computed in parallel."""
+    lazy = lazy_initial_weights(config, seed)
     with ThreadPoolExecutor() as pool:  # numpy releases the GIL
-        return dict(zip(shapes, pool.map(initialize, shapes.keys(), shapes.values()), strict=True))
+        return dict(zip(lazy, pool.map(np.asarray, lazy.values()), strict=True))

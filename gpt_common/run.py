@@ -25,7 +25,7 @@ from gpt_common.config import (
     TrainConfig,
 )
 from gpt_common.data import Batch, BatchLoader, Tokens, fingerprint, load_splits
-from gpt_common.distributed import Processes
+from gpt_common.distributed import Processes, World
 from gpt_common.errors import InputError, NonFiniteError
 from gpt_common.estimate import Target, estimate_step
 from gpt_common.hellaswag import (
@@ -36,7 +36,7 @@ from gpt_common.hellaswag import (
     encode_examples,
     read_examples,
 )
-from gpt_common.initialization import initialize_weights
+from gpt_common.initialization import initialize_weights, lazy_initial_weights
 from gpt_common.lock import FolderLock
 from gpt_common.memory import require_free, require_memory
 from gpt_common.metrics import RunLog
@@ -271,7 +271,7 @@ def _open_run(
     processes: Processes,
     lock: FolderLock | None,
 ) -> Run:
-    start = initial_checkpoint(config, target, read_weights)
+    start = initial_checkpoint(config, target, read_weights, processes.world)
     train, val = load_data(config, start.config)
     seed = config.runtime.seed if config.data.shuffle else None
     rows = processes.world.rows(config.data.batch_size)
@@ -370,7 +370,10 @@ def open_loader(
 
 
 def initial_checkpoint(
-    config: TrainConfig, target: Target, read_weights: Callable[[str], Checkpoint]
+    config: TrainConfig,
+    target: Target,
+    read_weights: Callable[[str], Checkpoint],
+    world: World,
 ) -> Checkpoint:
     """Return what a run starts from: a run to resume, a checkpoint's weights, or random ones.
 
@@ -381,7 +384,7 @@ def initial_checkpoint(
     elif config.model.init == "scratch":
         model = config.model.gpt_config()
         check_memory(model, config, target)
-        return Checkpoint(model, initialize_weights(model, config.runtime.seed))
+        return Checkpoint(model, _initial_weights(model, config.runtime.seed, world))
     else:
         checkpoint = read_weights(config.model.init)
         for name, given in config.model.overrides().items():
@@ -390,6 +393,13 @@ def initial_checkpoint(
                 raise InputError(f"{config.model.init}: {name} is {found}, got --{name} {given}")
     check_memory(checkpoint.config, config, target)
     return checkpoint
+
+
+def _initial_weights(model: GPTConfig, seed: int, world: World) -> Weights:
+    """Return initial weights; of several processes on a host none has the whole model."""
+    if world.local_size == 1:
+        return initialize_weights(model, seed)
+    return cast(Weights, lazy_initial_weights(model, seed))
 
 
 def _resumed_checkpoint(path: str, steps: int) -> Checkpoint:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax._src import distributed  # whose client has no public name; Orbax uses it, too
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -24,9 +25,10 @@ class DistributedProcesses(Processes):
     """The processes that a launcher has started, connected with each other."""
 
     def __init__(self, world: World, timeout: float) -> None:
-        self.world = world
+        self.world, self.calls = world, 0
         # Its handler would take SIGTERM from the run, which saves and agrees with the others.
         jax.config.update("jax_enable_preemption_service", False)
+        self.milliseconds = math.ceil(2000 * timeout)  # the watchdog ends a run sooner
         jax.distributed.initialize(
             f"{world.address}:{world.port + 1}",  # torchrun's own store may listen at the port
             world.size,
@@ -35,6 +37,7 @@ class DistributedProcesses(Processes):
             initialization_timeout=math.ceil(timeout),
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
+        self.client: Any = distributed.global_state.client
 
     def __exit__(self, kind: object, *details: object) -> None:
         """Disconnect, unless this process fails and the others go on to wait for it."""
@@ -49,8 +52,17 @@ class DistributedProcesses(Processes):
         return np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes().decode()
 
     def max(self, number: int) -> int:
-        """Return the largest number of all processes."""
-        return int(np.max(multihost_utils.process_allgather(np.int32(number))))
+        """Return the largest number of all processes, none below 0.
+
+        Those other than 0 go by way of the coordinator: a collective of the devices, as in `sum`,
+        would wait for the step that they compute.
+        """
+        self.calls += 1
+        key = f"max/{self.calls}/"
+        if number:
+            self.client.key_value_set(f"{key}{self.world.rank}", str(number))
+        self.client.wait_at_barrier("max", self.milliseconds)
+        return max((int(told) for _, told in self.client.key_value_dir_get(key)), default=0)
 
     def sum(self, numbers: Sequence[int]) -> list[int]:
         """Return the sums of the numbers over all processes."""

@@ -15,7 +15,7 @@ from gpt_common import cli
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import Dtype, TrainConfig
 from gpt_common.data import BatchLoader
-from gpt_common.distributed import find_world
+from gpt_common.distributed import Processes, find_world
 from gpt_common.dry_run import dry_run
 from gpt_common.formats.registry import read_weights
 from gpt_common.hardware import processor, tune_malloc
@@ -199,35 +199,43 @@ def train(config: TrainConfig) -> Path | None:
 
     A dry run returns None.
     """
-    runtime, options = config.runtime, config.optimizer
+    runtime = config.runtime
     with start_processes(find_world(), config.parallel.timeout) as processes:
         dtype = resolve_dtype(runtime.dtype, runtime.device)
         device = select_device(runtime.device, dtype)
-        mesh = make_mesh(config, device)
-        ops = None
-        if runtime.fast_ops:
-            cudnn = has_cudnn_attention(device, dtype)
-            ops = choose_fast_ops(device.platform, dtype, processor(), cudnn)
-        planned = config.with_dtype(dtype), "flax", target(device, ops, dtype, mesh), read_weights
-        if config.output.dry_run:
-            processes.on_first(lambda: dry_run(*planned))
-            return None
-        run = start_run(*planned, processes)
-        model = create_model(run.start.config, ops, dtype, mesh)
-        optimizer = create_optimizer(options)
-        state = create_state(run.start, run.config, optimizer, mesh)
-        static_args = {"model": model, "optimizer": optimizer, "dtype": dtype}
-        step_fn = partial(compile_train_step(ops, mesh), grad_clip=options.grad_clip, **static_args)
-        with run:
-            for step in range(run.first_step, options.steps):
-                x, y = (join_rows(rows, mesh) for rows in run.next_batches())
-                rate = learning_rate(step, options)
-                state, metrics = step_fn(state, x, y, rate)
-                run.log.step(step, rate, metrics)
-                run.remove_older()
-                if after_step(run, state, step + 1, dtype, model, mesh):
-                    break
-        return step_folder(run.folder, step + 1)
+        return train_together(config, processes, dtype, device)
+
+
+def train_together(
+    config: TrainConfig, processes: Processes, dtype: Dtype, device: jax.Device
+) -> Path | None:
+    """Return `train` of processes that are connected."""
+    options = config.optimizer
+    mesh = make_mesh(config, device)
+    ops = None
+    if config.runtime.fast_ops:
+        cudnn = has_cudnn_attention(device, dtype)
+        ops = choose_fast_ops(device.platform, dtype, processor(), cudnn)
+    planned = config.with_dtype(dtype), "flax", target(device, ops, dtype, mesh), read_weights
+    if config.output.dry_run:
+        processes.on_first(lambda: dry_run(*planned))
+        return None
+    run = start_run(*planned, processes)
+    model = create_model(run.start.config, ops, dtype, mesh)
+    optimizer = create_optimizer(options)
+    state = create_state(run.start, run.config, optimizer, mesh)
+    static_args = {"model": model, "optimizer": optimizer, "dtype": dtype}
+    step_fn = partial(compile_train_step(ops, mesh), grad_clip=options.grad_clip, **static_args)
+    with run:
+        for step in range(run.first_step, options.steps):
+            x, y = (join_rows(rows, mesh) for rows in run.next_batches())
+            rate = learning_rate(step, options)
+            state, metrics = step_fn(state, x, y, rate)
+            run.log.step(step, rate, metrics)
+            run.remove_older()
+            if after_step(run, state, step + 1, dtype, model, mesh):
+                break
+    return step_folder(run.folder, step + 1)
 
 
 def main() -> None:

@@ -64,7 +64,7 @@ def from_hf(
     """
     flat: Params = {}
     for hf_name, path in name_table(config).items():
-        array = weights[hf_name]
+        array = np.asarray(weights[hf_name])
         if hf_name == EMBEDDING:
             array = np.pad(array, ((0, config.padded_vocab_size - config.vocab_size), (0, 0)))
         flat[path] = divide(array, dtype, mesh)

@@ -1,6 +1,8 @@
 """Training on several devices: hooks on the modules of a model that each process has."""
 
+import gc
 import os
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -37,10 +39,17 @@ class DistributedProcesses(Processes):
             timeout=timedelta(seconds=2 * timeout),  # the watchdog ends a run sooner, and says why
         )
 
-    def __exit__(self, kind: object, *details: object) -> None:
-        """Disconnect; after an error only from Gloo, as NCCL may wait for the other processes."""
-        if kind is None or dist.get_backend() == "gloo":
-            dist.destroy_process_group()
+    def __exit__(self, kind: object, *details: Any) -> None:
+        """Disconnect; after an error only from Gloo, as NCCL may wait for the other processes.
+
+        Gloo's threads end with the last reference to it: an error's frames have a mesh, which has
+        one. A thread that frees a tensor after Python aborts the process (pytorch/pytorch#179291).
+        """
+        if kind is not None and dist.get_backend() != "gloo":
+            return
+        traceback.clear_frames(details[1])
+        dist.destroy_process_group()
+        gc.collect()
 
     def broadcast(self, text: str) -> str:
         """Return the text of the first process."""
@@ -49,7 +58,7 @@ class DistributedProcesses(Processes):
         return texts[0]
 
     def max(self, number: int) -> int:
-        """Return the largest number of all processes."""
+        """Return the largest number of all processes, none below 0."""
         numbers = torch.tensor(number)
         dist.all_reduce(numbers, dist.ReduceOp.MAX)
         return int(numbers)

@@ -16,7 +16,7 @@ from gpt_common import cli
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import Dtype, TrainConfig
 from gpt_common.data import BatchLoader
-from gpt_common.distributed import find_world
+from gpt_common.distributed import Processes, find_world
 from gpt_common.dry_run import dry_run
 from gpt_common.formats.registry import read_weights
 from gpt_common.hardware import processor, tune_malloc
@@ -202,32 +202,40 @@ def train(config: TrainConfig) -> Path | None:
 
     A dry run returns None.
     """
-    runtime, options = config.runtime, config.optimizer
+    runtime = config.runtime
     dtype = resolve_dtype(runtime.dtype, runtime.device)
     device = select_device(runtime.device, dtype)
+    with start_processes(find_world(), device, config.parallel.timeout) as processes:
+        return train_together(config, processes, dtype, device)
+
+
+def train_together(
+    config: TrainConfig, processes: Processes, dtype: Dtype, device: torch.device
+) -> Path | None:
+    """Return `train` of processes that are connected; when it ends nothing holds a mesh."""
+    runtime, options = config.runtime, config.optimizer
+    mesh = make_mesh(config, device)
     ops = None
     if runtime.fast_ops:
         ops = choose_fast_ops(device.type, dtype, processor(), runtime.compile)
-    with start_processes(find_world(), device, config.parallel.timeout) as processes:
-        mesh = make_mesh(config, device)
-        planned = config.with_dtype(dtype), "torch", target(device, ops, dtype, mesh), read_weights
-        if config.output.dry_run:
-            processes.on_first(lambda: dry_run(*planned))
-            return None
-        run = start_run(*planned, processes)
-        state = create_state(run.start, run.config, device, ops, mesh)
-        step_fn = compile_train_step(state.model) if runtime.compile else train_step
-        sum_gradients(state.model, mesh)
-        with run:
-            for step in range(run.first_step, options.steps):
-                x, y = (to_device(a, device) for a in run.next_batches())
-                rate = learning_rate(step, options)
-                metrics = step_fn(state, x, y, rate, options.grad_clip, dtype)
-                run.log.step(step, rate, async_to_host(metrics))
-                run.remove_older()
-                if after_step(run, state, step + 1, dtype, device):
-                    break
-        return step_folder(run.folder, step + 1)
+    planned = config.with_dtype(dtype), "torch", target(device, ops, dtype, mesh), read_weights
+    if config.output.dry_run:
+        processes.on_first(lambda: dry_run(*planned))
+        return None
+    run = start_run(*planned, processes)
+    state = create_state(run.start, run.config, device, ops, mesh)
+    step_fn = compile_train_step(state.model) if runtime.compile else train_step
+    sum_gradients(state.model, mesh)
+    with run:
+        for step in range(run.first_step, options.steps):
+            x, y = (to_device(a, device) for a in run.next_batches())
+            rate = learning_rate(step, options)
+            metrics = step_fn(state, x, y, rate, options.grad_clip, dtype)
+            run.log.step(step, rate, async_to_host(metrics))
+            run.remove_older()
+            if after_step(run, state, step + 1, dtype, device):
+                break
+    return step_folder(run.folder, step + 1)
 
 
 def main() -> None:

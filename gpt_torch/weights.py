@@ -58,7 +58,7 @@ def iter_hf(
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield the names and values of `from_hf`, one in memory at a time."""
     for hf_name, (name, transposed) in name_table(config).items():
-        array = weights[hf_name]
+        array = np.asarray(weights[hf_name])
         if hf_name == EMBEDDING:
             array = np.pad(array, ((0, config.padded_vocab_size - config.vocab_size), (0, 0)))
         array = array.astype(np.float64 if dtype == torch.float64 else np.float32)  # a copy

@@ -40,10 +40,11 @@ TESTED_BY = {
     "shards": ("shards", "prepare"),
     "tokenizer": ("tokenizer", "prepare"),
     "distributed": ("processes", "failures"),
+    "parallel": ("failures", "parallel"),
     "watchdog": ("processes", "failures"),
     **dict.fromkeys(
         ("run", "resume"),
-        ("prefetch", "recipes", "run", "train", "generate", "processes", "failures"),
+        ("prefetch", "recipes", "run", "train", "generate", "processes", "failures", "recovery"),
     ),
     **dict.fromkeys(("run_folder", "hf_config"), ("checkpoint", "run")),
     **{name: (name, "run") for name in ("checkpoint", "cli", "lock", "metrics")},

@@ -279,19 +279,19 @@ FAULTS = (
     ),
     Fault(
         "initialisation: the seed is not used",
-        "gpt_common/initialization.py::initialize_weights.initialize",
+        "gpt_common/initialization.py::lazy_initial_weights.initialize",
         "[seed, zlib.crc32(name.encode())]",
         "[0, zlib.crc32(name.encode())]",
     ),
     Fault(
         "initialisation: tensors share a stream",
-        "gpt_common/initialization.py::initialize_weights.initialize",
+        "gpt_common/initialization.py::lazy_initial_weights.initialize",
         "zlib.crc32(name.encode())",
         "len(shape)",
     ),
     Fault(
         "initialisation: norms start at 0",
-        "gpt_common/initialization.py::initialize_weights.initialize",
+        "gpt_common/initialization.py::lazy_initial_weights.initialize",
         "np.ones(shape, np.float32)",
         "np.zeros(shape, np.float32)",
     ),

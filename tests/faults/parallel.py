@@ -34,6 +34,18 @@ FAULTS = (
         "cast(Any, tensor).to_local()",
     ),
     Fault(
+        "torch: the norm is that of this device's part of the gradients",
+        "gpt_torch/optimizer.py::global_norm",
+        "torch.linalg.vector_norm(g, dim=-1)",
+        'torch.linalg.vector_norm(getattr(g, "to_local", lambda: g)(), dim=-1)',
+    ),
+    Fault(
+        "torch: an error leaves Gloo's threads",
+        "gpt_torch/parallel.py::DistributedProcesses.__exit__",
+        "traceback.clear_frames(details[1])",
+        "pass",
+    ),
+    Fault(
         "flax: arrays along fsdp are not divided",
         "gpt_flax/parallel.py::sharding_of",
         "parts > 1",
@@ -44,6 +56,30 @@ FAULTS = (
         "gpt_flax/parallel.py::join_rows",
         "jax.make_array_from_process_local_data(NamedSharding(mesh, spec), rows)",
         "rows",
+    ),
+    Fault(
+        "flax: processes do not hear of each other's signals",
+        "gpt_flax/parallel.py::DistributedProcesses.max",
+        "max((int(told) for _, told in self.client.key_value_dir_get(key)), default=0)",
+        "number",
+    ),
+    Fault(
+        "several processes of a host have the whole model each",
+        "gpt_common/run.py::_initial_weights",
+        "world.local_size == 1",
+        "True",
+    ),
+    Fault(
+        "the other processes gather the moments in another order",
+        "gpt_common/run.py::Run.save",
+        "finite_values(step, tensors)",
+        "finite_values(step, tensors if self.processes.world.is_first else tensors[::-1])",
+    ),
+    Fault(
+        "a resumed run reads the windows of the last step again",
+        "gpt_common/run.py::Run._read_batches",
+        "return batches, self.train_loader.state()",
+        "return batches, state",
     ),
     Fault(
         "two processes read each other's rows",

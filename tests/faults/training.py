@@ -33,13 +33,13 @@ FAULTS = (
     ),
     Fault(
         "torch: the learning rate of the next step",
-        "gpt_torch/train.py::train",
+        "gpt_torch/train.py::train_together",
         "learning_rate(step, options)",
         "learning_rate(step + 1, options)",
     ),
     Fault(
         "flax: the learning rate of the next step",
-        "gpt_flax/train.py::train",
+        "gpt_flax/train.py::train_together",
         "learning_rate(step, options)",
         "learning_rate(step + 1, options)",
     ),
@@ -69,13 +69,13 @@ FAULTS = (
     ),
     Fault(
         "torch: a checkpoint never proves itself",
-        "gpt_torch/train.py::train",
+        "gpt_torch/train.py::train_together",
         "run.remove_older()",
         "pass",
     ),
     Fault(
         "flax: a checkpoint never proves itself",
-        "gpt_flax/train.py::train",
+        "gpt_flax/train.py::train_together",
         "run.remove_older()",
         "pass",
     ),
@@ -184,13 +184,13 @@ FAULTS = (
     ),
     Fault(
         "torch: bfloat16 trains in float32",
-        "gpt_torch/train.py::train",
+        "gpt_torch/train.py::train_together",
         "step_fn(state, x, y, rate, options.grad_clip, dtype)",
         'step_fn(state, x, y, rate, options.grad_clip, "float32")',
     ),
     Fault(
         "flax: bfloat16 trains in float32",
-        "gpt_flax/train.py::train",
+        "gpt_flax/train.py::train_together",
         "mesh = make_mesh(config, device)",
         """
         mesh = make_mesh(config, device)
@@ -229,19 +229,19 @@ FAULTS = (
     ),
     Fault(
         "flax: the trainer's step is compiled as a plain one",
-        "gpt_flax/train.py::train",
+        "gpt_flax/train.py::train_together",
         "compile_train_step(ops, mesh)",
         "compile_train_step(None, mesh)",
     ),
     Fault(
         "torch: the trainer's choice never reaches the model",
-        "gpt_torch/train.py::train",
+        "gpt_torch/train.py::train_together",
         "create_state(run.start, run.config, device, ops, mesh)",
         "create_state(run.start, run.config, device, None, mesh)",
     ),
     Fault(
         "torch: --compile compiles nothing",
-        "gpt_torch/train.py::train",
+        "gpt_torch/train.py::train_together",
         "compile_train_step(state.model) if runtime.compile else train_step",
         "train_step",
     ),

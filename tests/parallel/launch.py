@@ -5,11 +5,13 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from gpt_common.metrics import read_log
 
-SECONDS = 240
+SECONDS = 600  # that nothing here takes
 
 
 class Launched:
@@ -51,6 +53,25 @@ class Launched:
             assert not ended, ended
             assert time.monotonic() < end
             time.sleep(0.05)
+
+
+@contextmanager
+def torchrun(size: int, restarts: int, *args: object, **environ: str) -> Iterator[subprocess.Popen]:
+    """Yield torchrun, which starts processes of a module, all anew when one of them fails."""
+    options = ("--standalone", "--nproc-per-node", size, "--max-restarts", restarts, "-m")
+    # Its restarts may reach a store that is gone, else.
+    environ |= {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", *map(str, (*options, *args))],
+        env=os.environ | environ,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()  # `kill` would leave the processes that it has started
+        process.wait()
 
 
 def without_gloo(text: str) -> str:

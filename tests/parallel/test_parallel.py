@@ -101,21 +101,3 @@ def test_four_processes_of_torch(options, alone, tmp_path):
 def test_two_processes_of_flax_with_two_devices_each(alone, tmp_path):
     launch(2, "flax", runs_of(tmp_path, both=("--mesh", "2", "2")), JAX_NUM_CPU_DEVICES="2")
     assert_same(tmp_path / "both", alone / "flax")
-
-
-@pytest.mark.parametrize("shuffle", [(), ("--shuffle",)], ids=["in_order", "shuffled"])
-def test_a_run_moves_between_frameworks_and_numbers_of_processes(shuffle, tmp_path):
-    """Two processes of torch, two devices of Flax, one process of torch; over more than an epoch.
-
-    Each step depends on the windows of all before it.
-    """
-    text = tmp_path / "text.txt"
-    text.write_text("To be, or not to be: that is the question. " * 30)
-    options = (*OPTIONS, *shuffle, "--data", text, "--eval_every", "0", "--steps", "9")
-    launch(1, "torch", [(*options, "--out_dir", tmp_path / "undisturbed")])
-    moved = tmp_path / "moved"
-    launch(2, "torch", [(*options, *FSDP, "--steps", "3", "--out_dir", moved)])
-    resume = ("--resume", moved)
-    launch(1, "flax", [(*resume, "--steps", "6")], JAX_NUM_CPU_DEVICES="2")
-    launch(1, "torch", [(*resume, "--steps", "9")])
-    assert_same(moved, tmp_path / "undisturbed")

@@ -1,11 +1,18 @@
 """Which process this is, by each launcher's variables; its rows; the mesh; errors of the first."""
 
+import tracemalloc
+
+import numpy as np
 import pytest
 
-from gpt_common.config import DataOptions, ParallelOptions, TrainConfig
+from gpt_common.config import DataOptions, ModelOptions, ParallelOptions, TrainConfig
 from gpt_common.distributed import Processes, World, find_world, first_node, mesh_shape
 from gpt_common.errors import InputError, PeerError
+from gpt_common.estimate import Target
+from gpt_common.formats.registry import read_weights
+from gpt_common.run import initial_checkpoint
 from gpt_common.watchdog import Watchdog
+from gpt_common.weights import num_parameters
 from tests.conftest import TINY, assert_one_line_error
 from tests.test_train import entries
 
@@ -123,6 +130,19 @@ def test_an_error_of_the_first_process_is_raised_in_all():
     assert (first.said, calls) == ("no room", ["the rest"])
     with pytest.raises(PeerError, match="no room"):
         Told(1, "no room").on_first(lambda: 3)
+
+
+def test_no_process_of_several_on_a_host_has_the_whole_model_at_the_start():
+    """It computes each weight when it needs it."""
+    tiny = TrainConfig(model=ModelOptions(preset="tiny"))
+    tracemalloc.start()
+    start = initial_checkpoint(tiny, Target("cpu"), read_weights, World(1, 4, 1, 4))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < num_parameters(start.config)  # a quarter of its bytes
+    alone = initial_checkpoint(tiny, Target("cpu"), read_weights, World())
+    for name, weight in alone.weights.items():
+        np.testing.assert_array_equal(start.weights[name], weight)
 
 
 def test_one_process_has_no_watchdog(tmp_path):
