@@ -1,5 +1,6 @@
 """The estimated memory of a training step, against what compilers and tensors really need."""
 
+import itertools
 import re
 from pathlib import Path
 
@@ -98,20 +99,36 @@ def compiled_bytes(model, config, ops):
     return found.argument_size_in_bytes + new
 
 
-# Each is mostly something else: activations, logits, accumulated gradients.
+# Model, batch size and length; each is mostly something else.
 SHAPES = {
-    "activations": (GPTConfig(4, 4, 128, 512, 512), options(16, 256)),
-    "logits": (GPTConfig(2, 4, 128, 256, 20_000), options(8, 128)),
-    "gradients": (GPTConfig(2, 4, 256, 256, 20_000), options(8, 128, grad_accum=4)),
+    "activations": (GPTConfig(4, 4, 128, 512, 512), 16, 256),
+    "logits": (GPTConfig(2, 4, 128, 256, 20_000), 8, 128),
+    "weights": (GPTConfig(2, 4, 256, 256, 20_000), 4, 256),
 }
 
 
-@pytest.mark.parametrize("fast", [True, False], ids=["fast", "plain"])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_what_jax_compiles_for_a_cpu(shape, fast):
-    model, config = SHAPES[shape]
-    ops = gpt_flax.fast.choose_fast_ops("cpu", "float32", BFLOAT16) if fast else None
-    target = Target("cpu", gpt_flax.memory.footprint(ops, "float32", "cpu"))
+def cases(in_short):
+    """All, of which those that the fast tests leave out are marked as slow."""
+    short = [(shape, *case) for shape in in_short for case in ((1, "float32"), (3, "bfloat16"))]
+    every = itertools.product(SHAPES, (1, 3), ("float32", "bfloat16"))
+    return [pytest.param(*c, marks=[] if c in short else pytest.mark.slow) for c in every]
+
+
+@pytest.mark.parametrize(("shape", "grad_accum", "dtype"), cases(in_short=SHAPES))
+def test_what_jax_compiles_for_a_cpu(shape, grad_accum, dtype):
+    ops = gpt_flax.fast.choose_fast_ops("cpu", dtype, BFLOAT16)
+    assert_estimate_of_a_cpu(shape, grad_accum, dtype, ops)
+
+
+@pytest.mark.parametrize(("shape", "grad_accum", "dtype"), cases(in_short=["logits"]))
+def test_what_jax_compiles_for_a_cpu_without_fast_operations(shape, grad_accum, dtype):
+    assert_estimate_of_a_cpu(shape, grad_accum, dtype, None)
+
+
+def assert_estimate_of_a_cpu(shape, grad_accum, dtype, ops):
+    model, batch_size, seq_len = SHAPES[shape]
+    config = options(batch_size, seq_len, dtype, grad_accum)
+    target = Target("cpu", gpt_flax.memory.footprint(ops, dtype, "cpu"))
     measured = compiled_bytes(model, config, ops)
     assert estimate_step(model, config, target).memory == pytest.approx(measured, rel=0.1)
 
