@@ -77,6 +77,15 @@ def test_gpt2_on_an_h100(case):
         assert step.at_least < 0.7 * step.memory
 
 
+@pytest.mark.parametrize(("dtype", "measured"), [("bfloat16", 10.35), ("float32", 32.30)])
+def test_three_batches_accumulated_on_an_h100(dtype, measured):
+    """Of docs/recipes.md: GPT-2, B=16, T=1024, in Flax."""
+    ops = gpt_flax.fast.choose_fast_ops("gpu", dtype, Processor())
+    target = Target("gpu", gpt_flax.memory.footprint(ops, dtype, "gpu"))
+    step = estimate_step(PRESETS["gpt2"], options(16, 1024, dtype, grad_accum=3), target)
+    assert step.memory / 1e9 == pytest.approx(measured, rel=0.04)
+
+
 def test_the_table_is_whole():
     assert len([*gpu_cases()]) == 2 * 2 * 2 * 4
 
