@@ -160,6 +160,20 @@ def test_what_a_device_sends(parallel, mesh, whole_program, grad_accum, copies):
     assert step.sent == pytest.approx(copies * 4 * num_parameters(model)), parallel
 
 
+def test_weights_in_bfloat16_have_copies_in_xlas_loop_on_a_cpu():
+    """Each as it is and transposed; without a loop only those of the head are there at the peak."""
+    model = GPTConfig(2, 4, 128, 256, 64)
+    ops = gpt_flax.fast.choose_fast_ops("cpu", "bfloat16", BFLOAT16)
+    target = Target("cpu", gpt_flax.memory.footprint(ops, "bfloat16", "cpu"))
+    one, three = (
+        estimate_step(model, options(8, 256, "bfloat16", count), target) for count in (1, 3)
+    )
+    weights, head = num_parameters(model), 64 * 128
+    blocks = weights - head - 256 * 128 - 2 * 128
+    assert one.parameters == 4 * weights + 2 * 2 * head
+    assert three.parameters == one.parameters + 2 * 2 * blocks
+
+
 def test_devices_share_the_batch_and_along_fsdp_the_state():
     model, config = PRESETS["gpt2"], options(64, 1024)
     kept = gpt_torch.memory.footprint(None, "float32", "cuda")
