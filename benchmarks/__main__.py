@@ -12,6 +12,7 @@ COMMANDS = (
     "operations",
     "roofline",
     "memory",
+    "failures",
     "plot",
     "plot_losses",
     "gpu",

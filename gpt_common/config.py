@@ -246,11 +246,16 @@ class ParallelOptions:
     mesh: Annotated[tuple[int, int] | None, _hint("DATA FSDP", "all devices in one axis")] = None
     """Copies of the parameters, and devices that share a copy, such as 2 4 for two hosts of four
     GPUs: both at once, in place of --parallel."""
+    gpus: Annotated[tuple[int, str] | None, _hint("N NAME", "the devices that are here")] = None
+    """For --dry_run: plan for so many GPUs of this name, such as 256 H100, none of which need be
+    here."""
     timeout: float = 600.0
     """Seconds after which a run ends if one of its processes makes no step."""
 
     def __post_init__(self) -> None:
         require_positive("timeout", self.timeout)
+        if self.gpus:
+            require_positive("gpus", self.gpus[0])
         for size in self.mesh or ():
             require_positive("mesh", size)
 

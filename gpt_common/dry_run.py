@@ -9,12 +9,22 @@ from rich import box
 from rich.table import Table
 
 from gpt_common.checkpoint import Checkpoint, read_checkpoint
-from gpt_common.config import GPTConfig, TrainConfig
-from gpt_common.errors import InputError
-from gpt_common.estimate import StepEstimate, Target, estimate_step, flops_per_step
+from gpt_common.config import Dtype, GPTConfig, TrainConfig
+from gpt_common.distributed import mesh_shape
+from gpt_common.errors import InputError, brief
+from gpt_common.estimate import (
+    StepEstimate,
+    Target,
+    checkpoint_bytes,
+    estimate_step,
+    flops_per_step,
+)
+from gpt_common.flops import DATASHEETS, datasheet_peak
 from gpt_common.progress import plain_console
 from gpt_common.run import MEMORY_OPTIONS
 from gpt_common.weights import num_parameters
+
+TOKEN_BYTES = 2  # in a shard
 
 
 def dry_run(
@@ -38,6 +48,21 @@ def dry_run(
             f"a step takes {gigabytes(step.memory)} of memory, {gigabytes(target.available)} are "
             f"free: make {MEMORY_OPTIONS} smaller"
         )
+
+
+def planned_gpus(config: TrainConfig) -> tuple[Dtype, tuple[int, int], str]:
+    """Return the dtype, the mesh and the name of the GPUs of `--gpus`; auto is bfloat16.
+
+    Raises `InputError` unless it is a dry run, on GPUs with a known data sheet.
+    """
+    if not config.output.dry_run:
+        raise InputError("gpus: expected --dry_run with it: a run takes the devices that are here")
+    count, name = config.parallel.gpus or (1, "")
+    if datasheet_peak(name, "bfloat16") is None:
+        known = ", ".join(gpu.removesuffix("$") for gpu in DATASHEETS)
+        raise InputError(f"gpus: expected one of {known}, got {brief(name)}")
+    dtype = config.runtime.dtype
+    return "bfloat16" if dtype == "auto" else dtype, mesh_shape(config, count), name
 
 
 def planned_model(config: TrainConfig, read_weights: Callable[[str], Checkpoint]) -> GPTConfig:
@@ -71,22 +96,31 @@ def time_rows(
     tokens = config.grad_accum * data.batch_size * data.seq_len
     return [
         ("sent in a step", gigabytes(step.sent)),
+        ("of it along data", gigabytes(step.sent_data)),
         ("devices (data x fsdp)", f"{copies} x {parts}"),
         ("grad_accum", f"{config.grad_accum:,}"),
         ("tokens of a step", f"{tokens:,}"),
         ("tokens of all steps", f"{steps * tokens:,}"),
+        ("their bytes as uint16", gigabytes(TOKEN_BYTES * steps * tokens)),
+        ("a checkpoint", gigabytes(checkpoint_bytes(model, config))),
         ("FLOPs of a step", f"{flops_per_step(model, config):.3g}"),
-        hours_row(target.seconds_at_peak(model, config), config),
+        *hours_rows(target.seconds_at_peak(model, config), config),
     ]
 
 
-def hours_row(seconds_at_peak: float | None, config: TrainConfig) -> tuple[str, str]:
-    """Return the hours of the run at the share of the peak that `--mfu` names."""
+def hours_rows(seconds_at_peak: float | None, config: TrainConfig) -> list[tuple[str, str]]:
+    """Return the time of a step and of the run, at the share of the peak that `--mfu` names."""
     mfu = config.output.mfu
     if seconds_at_peak is None:
-        return "hours", "unknown without the device's data sheet"
-    hours = config.optimizer.steps * seconds_at_peak / mfu / 3600
-    return f"hours at {mfu:.0%} of the data sheet's FLOP/s", f"{hours:,.1f}"
+        return [("hours", "unknown without the device's data sheet")]
+    seconds = seconds_at_peak / mfu
+    return [
+        ("seconds of a step", f"{seconds:.3f}"),
+        (
+            f"hours at {mfu:.0%} of the data sheet's FLOP/s",
+            f"{config.optimizer.steps * seconds / 3600:,.1f}",
+        ),
+    ]
 
 
 def gigabytes(size: float) -> str:

@@ -21,7 +21,12 @@ class Footprint:
 
     `channel` is of each token, channel and block, `stream` of each token and channel outside of the
     blocks, `score` of each pair of positions, head and block, and `logit` of each logit of at most
-    `loss_rows` rows (0: all), of which the head's gradient is the sum. `cast` is of each weight.
+    `loss_rows` rows (0: all), of which the head's gradient is the sum. `cast` is of each weight,
+    `head_copy` of each of the head, and `loop_copy` of each of the blocks if batches accumulate.
+
+    Where weights' gradients come last, `backward_channel` is what the backward pass adds before
+    them, and `block_scores` are of each score in one layer's attention, a quarter of the queries at
+    a time, at least `block_rows`: in the first block of keys, and in the others.
     """
 
     channel: float = 0
@@ -30,6 +35,11 @@ class Footprint:
     logit: float = 0
     loss_rows: int = 0
     cast: float = 0
+    head_copy: float = 0
+    loop_copy: float = 0
+    backward_channel: float = 0
+    block_scores: tuple[float, float] = (0, 0)
+    block_rows: int = 0
     frees: bool = False  # activations as the gradients are made, layer by layer
     whole_program: bool = False  # XLA gathers parameters once a step, and adds up every batch
 
@@ -75,7 +85,13 @@ class StepEstimate:
     gradients: float
     activations: float
     logits: float
-    sent: float
+    sent_data: float
+    sent_fsdp: float
+
+    @property
+    def sent(self) -> float:
+        """The bytes along both axes of the mesh."""
+        return self.sent_data + self.sent_fsdp
 
     @property
     def memory(self) -> float:
@@ -103,21 +119,68 @@ def estimate_step(model: GPTConfig, config: TrainConfig, target: Target) -> Step
     size = 8 if config.runtime.dtype == "float64" else 4
     padding = model.n_embd * (model.padded_vocab_size - model.vocab_size)
     weights = num_parameters(model) + padding
+    gathered = _gathered(model, weights, footprint, accumulates) if mesh[1] > 1 else 0
+    along_data, along_fsdp = _shares_sent(config.grad_accum, footprint, mesh)
+    gradients, activations, logits = max(_instants(model, config, target, size, weights), key=sum)
+    return StepEstimate(
+        parameters=size * (weights / mesh[1] + gathered)
+        + footprint.cast * weights
+        + _copy_bytes(model, footprint, accumulates),
+        moments=2 * size * weights / mesh[1],
+        gradients=gradients,
+        activations=activations,
+        logits=logits,
+        sent_data=size * weights * along_data,
+        sent_fsdp=size * weights * along_fsdp,
+    )
+
+
+def _instants(
+    model: GPTConfig, config: TrainConfig, target: Target, size: int, weights: int
+) -> list[tuple[float, float, float]]:
+    """Return the bytes of gradients, activations and logits at each instant that may be the peak.
+
+    Where the weights' gradients come last there are three: in the loss; before those gradients,
+    when the inputs and the outputs' gradients of all layers are there; and before the update.
+    """
+    footprint, accumulates = target.footprint, config.grad_accum > 1
     tokens = config.data.batch_size / target.devices * config.data.seq_len
     activations = tokens * _token_bytes(model, config.data.seq_len, footprint)
     logits = _loss_bytes(model, tokens, size, footprint, accumulates)
-    gathered = _gathered(model, weights, footprint, accumulates) if mesh[1] > 1 else 0
-    gradients = weights if accumulates else weights / mesh[1]
+    gradients = size * (weights if accumulates else weights / target.mesh[1])
+    if footprint.backward_channel:
+        sums = gradients if accumulates else 0.0
+        head = size * model.padded_vocab_size * model.n_embd
+        late = tokens * _late_bytes(model, footprint)
+        scores = tokens * _block_bytes(model, config.data.seq_len, footprint)
+        # After the last attention the embedding's gradient is made, and added to the head's.
+        before_gradients = (sums, activations + late + max(0.0, scores - 2 * head), 3.0 * head)
+        return [(sums, activations, logits), before_gradients, (gradients, 0.0, 2.0 * head)]
     if footprint.frees and target.devices == 1 and not accumulates:
-        gradients = max(0.0, weights - (activations + logits) / size)
-    return StepEstimate(
-        parameters=size * (weights / mesh[1] + gathered) + footprint.cast * weights,
-        moments=2 * size * weights / mesh[1],
-        gradients=size * gradients,
-        activations=activations,
-        logits=logits,
-        sent=size * weights * _shares_sent(config.grad_accum, footprint, mesh),
-    )
+        gradients = max(0.0, gradients - (activations + logits))
+    return [(gradients, activations, logits)]
+
+
+def _late_bytes(model: GPTConfig, footprint: Footprint) -> float:
+    """Return a token's bytes that wait for the weights' gradients when the peak is reached.
+
+    It is reached in the attention of the first block, of which most does not wait yet.
+    """
+    return footprint.backward_channel * (model.n_layer - 1) * model.n_embd
+
+
+def _block_bytes(model: GPTConfig, seq_len: int, footprint: Footprint) -> float:
+    """Return a token's bytes of scores in the backward pass of one layer's blockwise attention."""
+    first, others = footprint.block_scores
+    keys = min(seq_len, max(footprint.block_rows, seq_len / 4))
+    return model.n_head * (first * keys + others * (seq_len - keys) / 2)
+
+
+def _copy_bytes(model: GPTConfig, footprint: Footprint, accumulates: bool) -> float:
+    """Return the bytes of copies of weights, which XLA makes before the loop over batches."""
+    head = model.padded_vocab_size * model.n_embd
+    blocks = model.n_layer * sum(map(math.prod, block_shapes(model).values()))
+    return footprint.head_copy * head + footprint.loop_copy * blocks * accumulates
 
 
 def _gathered(model: GPTConfig, weights: int, footprint: Footprint, accumulates: bool) -> int:
@@ -141,12 +204,15 @@ def _loss_bytes(
     vocab, rows = model.padded_vocab_size, footprint.loss_rows
     if not rows:
         return footprint.logit * tokens * vocab
-    sums = 2 if accumulates and footprint.whole_program else 1  # in XLA's loop another one
+    # Another one in XLA's loop over batches; where gradients come last, that of one chunk.
+    sums = 2 if footprint.backward_channel or (accumulates and footprint.whole_program) else 1
     return footprint.logit * min(tokens, rows) * vocab + sums * size * vocab * model.n_embd
 
 
-def _shares_sent(grad_accum: int, footprint: Footprint, mesh: tuple[int, int]) -> float:
-    """Return what a device sends in a step, in copies of all weights.
+def _shares_sent(
+    grad_accum: int, footprint: Footprint, mesh: tuple[int, int]
+) -> tuple[float, float]:
+    """Return what a device sends along `data` and `fsdp` in a step, in copies of all weights.
 
     Of n devices in a ring each sends (n - 1) / n of them to gather parameters, the same to scatter
     sums of gradients, and twice that for an all-reduce (Patarasuk & Yuan 2009).
@@ -154,8 +220,12 @@ def _shares_sent(grad_accum: int, footprint: Footprint, mesh: tuple[int, int]) -
     data, fsdp = mesh
     sums = grad_accum if footprint.whole_program else 1
     gathers = 1 if footprint.whole_program else 2 * grad_accum
-    along_fsdp = (sums + gathers) * (fsdp - 1) / fsdp
-    return along_fsdp + 2 * sums * (data - 1) / data / fsdp
+    return 2 * sums * (data - 1) / data / fsdp, (sums + gathers) * (fsdp - 1) / fsdp
+
+
+def checkpoint_bytes(model: GPTConfig, config: TrainConfig) -> int:
+    """Return the bytes of a checkpoint's arrays: the weights and AdamW's two moments."""
+    return 3 * (8 if config.runtime.dtype == "float64" else 4) * num_parameters(model)
 
 
 def flops_per_step(model: GPTConfig, config: TrainConfig) -> float:

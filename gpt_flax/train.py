@@ -32,7 +32,7 @@ from gpt_flax.device import (
 from gpt_flax.evaluate import numpy_logprobs
 from gpt_flax.fast import FastOps, choose_fast_ops, create_model, train_step_options
 from gpt_flax.generate import generate_texts
-from gpt_flax.memory import target
+from gpt_flax.memory import planned, target
 from gpt_flax.model import GPT
 from gpt_flax.optimizer import clip_and_update, create_optimizer, restore_state, state_to_hf
 from gpt_flax.parallel import gathered, join_rows, make_mesh, shard_state, start_processes
@@ -241,6 +241,9 @@ def train_together(
 def main() -> None:
     """Run the command line."""
     config = parse_train_config("gpt_flax.train")
+    if config.parallel.gpus:
+        dry_run(*planned(config), read_weights)
+        return
     if config.runtime.fast_ops:
         tune_malloc()
     enable_compilation_cache()

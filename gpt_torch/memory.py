@@ -3,9 +3,11 @@
 import torch
 from torch.distributed.device_mesh import DeviceMesh
 
-from gpt_common.config import Dtype
+from gpt_common.config import Dtype, TrainConfig
+from gpt_common.dry_run import planned_gpus
 from gpt_common.estimate import Footprint, Target
-from gpt_torch.fast import FastOps
+from gpt_common.hardware import Processor
+from gpt_torch.fast import FastOps, choose_fast_ops
 
 
 def footprint(ops: FastOps | None, dtype: Dtype, device_type: str) -> Footprint:
@@ -46,3 +48,11 @@ def target(
         free=torch.cuda.mem_get_info(device)[0],
         peak_memory=lambda: torch.cuda.max_memory_allocated(device),
     )
+
+
+def planned(config: TrainConfig) -> tuple[TrainConfig, str, Target]:
+    """Return the options of a dry run, the framework, and the GPUs of `--gpus`, here or not."""
+    dtype, mesh, name = planned_gpus(config)
+    ops = choose_fast_ops("cuda", dtype, Processor()) if config.runtime.fast_ops else None
+    kept = footprint(ops, dtype, "cuda")
+    return config.with_dtype(dtype), "torch", Target("cuda", kept, mesh, name)

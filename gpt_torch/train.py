@@ -28,7 +28,7 @@ from gpt_torch.device import resolve_dtype, select_device, upload
 from gpt_torch.evaluate import numpy_logprobs
 from gpt_torch.fast import FastOps, choose_fast_ops
 from gpt_torch.generate import generate_texts, load_model
-from gpt_torch.memory import target
+from gpt_torch.memory import planned, target
 from gpt_torch.model import GPT
 from gpt_torch.optimizer import clip_and_update, create_optimizer, restore_state, state_to_hf
 from gpt_torch.parallel import (
@@ -241,6 +241,9 @@ def train_together(
 def main() -> None:
     """Run the command line."""
     config = parse_train_config("gpt_torch.train")
+    if config.parallel.gpus:
+        dry_run(*planned(config), read_weights)
+        return
     if config.runtime.fast_ops:
         tune_malloc()
     train(config)

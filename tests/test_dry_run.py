@@ -82,3 +82,34 @@ def test_a_resumed_run_may_be_planned(call, train, framework, tmp_path):
     assert rows(result.stdout)["tokens of all steps"] == "128"
     before = sorted(path.name for path in tmp_path.iterdir())
     assert before == [".lock", "latest", "log.jsonl", "step_000001"] or ".lock" not in before
+
+
+def test_gpus_that_are_not_here_are_planned_for(call, framework):
+    args = ("--recipe", "gpt2_1558m", "--dry_run", "--batch_size", 512, "--gpus", 16, "H100")
+    result = call(f"gpt_{framework}.train", *args, "--mesh", 2, 8)
+    assert result.returncode == 0, result.stderr
+    assert f"{framework} on H100, bfloat16 | 1,557,611,200 parameters" in result.stdout
+    found = rows(result.stdout)
+    assert found["devices (data x fsdp)"] == "2 x 8"
+    assert found["free"] == "unknown"
+    assert found["a checkpoint"] == f"{12 * 1_557_611_200 / 1e9:.2f} GB"
+    assert found["their bytes as uint16"] == f"{2 * 19_073 * 524_288 / 1e9:.2f} GB"
+    padded = 1_557_611_200 + 47 * 1600
+    assert found["of it along data"] == f"{2 / 2 / 8 * 4 * padded / 1e9:.2f} GB"
+    seconds = float(found["seconds of a step"])
+    hours = float(found["hours at 40% of the data sheet's FLOP/s"])
+    assert hours == pytest.approx(seconds * 19_073 / 3600, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--gpus", 2, "H100"), "gpus: expected --dry_run with it"),
+        (("--dry_run", "--gpus", 2, "H1"), "gpus: expected one of GB200, B200, "),
+        (("--dry_run", "--gpus", 0, "H100"), "gpus must be positive, got 0"),
+        (("--dry_run", "--gpus", 3, "H100"), "batch_size: expected a multiple of 3, "),
+        (("--dry_run", "--gpus", 2, "H100", "--mesh", 2, 2), "whose product is 2, "),
+    ],
+)
+def test_gpus_that_cannot_be_planned_for_are_one_line(call, framework, flags, words):
+    assert_one_line_error(call(f"gpt_{framework}.train", *flags, "--batch_size", 4), words)

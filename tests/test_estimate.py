@@ -1,5 +1,6 @@
 """The estimated memory of a training step, against what compilers and tensors really need."""
 
+import itertools
 import re
 from pathlib import Path
 
@@ -76,6 +77,15 @@ def test_gpt2_on_an_h100(case):
         assert step.at_least < 0.7 * step.memory
 
 
+@pytest.mark.parametrize(("dtype", "measured"), [("bfloat16", 10.35), ("float32", 32.30)])
+def test_three_batches_accumulated_on_an_h100(dtype, measured):
+    """Of docs/recipes.md: GPT-2, B=16, T=1024, in Flax."""
+    ops = gpt_flax.fast.choose_fast_ops("gpu", dtype, Processor())
+    target = Target("gpu", gpt_flax.memory.footprint(ops, dtype, "gpu"))
+    step = estimate_step(PRESETS["gpt2"], options(16, 1024, dtype, grad_accum=3), target)
+    assert step.memory / 1e9 == pytest.approx(measured, rel=0.04)
+
+
 def test_the_table_is_whole():
     assert len([*gpu_cases()]) == 2 * 2 * 2 * 4
 
@@ -98,20 +108,36 @@ def compiled_bytes(model, config, ops):
     return found.argument_size_in_bytes + new
 
 
-# Each is mostly something else: activations, logits, accumulated gradients.
+# Model, batch size and length; each is mostly something else.
 SHAPES = {
-    "activations": (GPTConfig(4, 4, 128, 512, 512), options(16, 256)),
-    "logits": (GPTConfig(2, 4, 128, 256, 20_000), options(8, 128)),
-    "gradients": (GPTConfig(2, 4, 256, 256, 20_000), options(8, 128, grad_accum=4)),
+    "activations": (GPTConfig(4, 4, 128, 512, 512), 16, 256),
+    "logits": (GPTConfig(2, 4, 128, 256, 20_000), 8, 128),
+    "weights": (GPTConfig(2, 4, 256, 256, 20_000), 4, 256),
 }
 
 
-@pytest.mark.parametrize("fast", [True, False], ids=["fast", "plain"])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_what_jax_compiles_for_a_cpu(shape, fast):
-    model, config = SHAPES[shape]
-    ops = gpt_flax.fast.choose_fast_ops("cpu", "float32", BFLOAT16) if fast else None
-    target = Target("cpu", gpt_flax.memory.footprint(ops, "float32", "cpu"))
+def cases(in_short):
+    """All, of which those that the fast tests leave out are marked as slow."""
+    short = [(shape, *case) for shape in in_short for case in ((1, "float32"), (3, "bfloat16"))]
+    every = itertools.product(SHAPES, (1, 3), ("float32", "bfloat16"))
+    return [pytest.param(*c, marks=[] if c in short else pytest.mark.slow) for c in every]
+
+
+@pytest.mark.parametrize(("shape", "grad_accum", "dtype"), cases(in_short=SHAPES))
+def test_what_jax_compiles_for_a_cpu(shape, grad_accum, dtype):
+    ops = gpt_flax.fast.choose_fast_ops("cpu", dtype, BFLOAT16)
+    assert_estimate_of_a_cpu(shape, grad_accum, dtype, ops)
+
+
+@pytest.mark.parametrize(("shape", "grad_accum", "dtype"), cases(in_short=["logits"]))
+def test_what_jax_compiles_for_a_cpu_without_fast_operations(shape, grad_accum, dtype):
+    assert_estimate_of_a_cpu(shape, grad_accum, dtype, None)
+
+
+def assert_estimate_of_a_cpu(shape, grad_accum, dtype, ops):
+    model, batch_size, seq_len = SHAPES[shape]
+    config = options(batch_size, seq_len, dtype, grad_accum)
+    target = Target("cpu", gpt_flax.memory.footprint(ops, dtype, "cpu"))
     measured = compiled_bytes(model, config, ops)
     assert estimate_step(model, config, target).memory == pytest.approx(measured, rel=0.1)
 
@@ -132,6 +158,20 @@ def test_what_a_device_sends(parallel, mesh, whole_program, grad_accum, copies):
     target = Target("cuda", Footprint(whole_program=whole_program), mesh)
     step = estimate_step(model, options(8, 64, grad_accum=grad_accum), target)
     assert step.sent == pytest.approx(copies * 4 * num_parameters(model)), parallel
+
+
+def test_weights_in_bfloat16_have_copies_in_xlas_loop_on_a_cpu():
+    """Each as it is and transposed; without a loop only those of the head are there at the peak."""
+    model = GPTConfig(2, 4, 128, 256, 64)
+    ops = gpt_flax.fast.choose_fast_ops("cpu", "bfloat16", BFLOAT16)
+    target = Target("cpu", gpt_flax.memory.footprint(ops, "bfloat16", "cpu"))
+    one, three = (
+        estimate_step(model, options(8, 256, "bfloat16", count), target) for count in (1, 3)
+    )
+    weights, head = num_parameters(model), 64 * 128
+    blocks = weights - head - 256 * 128 - 2 * 128
+    assert one.parameters == 4 * weights + 2 * 2 * head
+    assert three.parameters == one.parameters + 2 * 2 * blocks
 
 
 def test_devices_share_the_batch_and_along_fsdp_the_state():

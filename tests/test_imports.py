@@ -147,6 +147,7 @@ ONLY_TORCH = {
 }
 ONLY_FLAX = {
     *("own_devices", "sharding_of", "shard_state", "join_rows", "divide_rows", "mean_loss"),
+    "_cpu_footprint",
     *("create_opt_state", "divided_step"),
     *("eval_step", "enable_compilation_cache", "in_bfloat16"),
     *("call_fast", "fast_attention", "train_step_options"),

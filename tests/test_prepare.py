@@ -382,3 +382,53 @@ def test_a_terminal_shows_a_bar(call, source, tmp_path, monkeypatch):
     result = run_prepare(call, source, tmp_path / "shards")
     assert "━" in result.stderr
     assert "100%" in result.stderr
+
+
+def test_other_programs_shards_of_the_same_documents_have_the_same_tokens(call, tmp_path):
+    """The bytes that build-nanogpt's, llm.c's and nanoGPT's scripts write, and where END is."""
+    documents = texts(40)[1:]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in documents))
+    run_prepare(call, tmp_path / "a.jsonl", ours := tmp_path / "ours")
+    tokens = np.array(expected_tokens(documents), np.uint16)
+    for name in ("build-nanogpt", "llm.c", "nanogpt"):
+        (tmp_path / name).mkdir()
+    for number, start in enumerate(range(0, len(tokens), 300)):
+        shard, split = tokens[start : start + 300], "train" if number else "val"
+        np.save(tmp_path / "build-nanogpt" / f"edufineweb_{split}_{number:06d}", shard)
+        header = np.array([20240520, 1, len(shard), *[0] * 253], np.int32)
+        content = header.tobytes() + shard.tobytes()
+        (tmp_path / "llm.c" / f"edu_fineweb_{split}_{number:06d}.bin").write_bytes(content)
+        assert content == (ours / f"{split}_{number:06d}.bin").read_bytes()
+    np.append(tokens[1:], END).astype(np.uint16).tofile(tmp_path / "nanogpt" / "train.bin")
+    splits = {path.name: load_splits(str(path), 0.1, 50257) for path in tmp_path.iterdir()
+              if path.is_dir() and path.name != "nanogpt"}  # fmt: skip
+    for train, val in splits.values():
+        assert [*val[:].tolist(), *train[:].tolist()] == tokens.tolist()
+    train, val = load_splits(str(tmp_path / "nanogpt"), 0.1, 50257)
+    assert [END, *train[:].tolist(), *val[:].tolist()] == [*tokens.tolist(), END]
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_instants_leave_the_same_bytes(call, long_source, tmp_path):
+    """SIGKILLs to one preparation, each while it writes another shard."""
+    random, args = np.random.default_rng(0), ("--shard_tokens", 5_000, "--workers", 2)
+    command = (sys.executable, "-m", "gpt_common.prepare", long_source, tmp_path / "cut", *args)
+    sizes = [0]
+    for _ in range(10):
+        process = subprocess.Popen(
+            [*map(str, command)], stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        for _ in range(random.integers(1, 5)):
+            assert process.stderr.readline().endswith("documents\n")
+        time.sleep(random.uniform(0, 0.01))
+        process.kill()
+        process.communicate(timeout=60)
+        wait_for_the_group(process)
+        assert process.returncode == -signal.SIGKILL
+        sizes.append(len(read_manifest(tmp_path / "cut").shards))
+    assert sizes == sorted(set(sizes))
+    assert not read_manifest(tmp_path / "cut").complete
+    for name in ("cut", "whole"):
+        assert call("gpt_common.prepare", long_source, tmp_path / name, *args).returncode == 0
+    assert len(contents(tmp_path / "whole")) > sizes[-1] + 10
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")

@@ -228,6 +228,7 @@ FAULTS = (
             "operations",
             "roofline",
             "memory",
+            "failures",
             "plot",
             "plot_losses",
             "gpu",
@@ -243,6 +244,7 @@ FAULTS = (
             "operations",
             "roofline",
             "memory",
+            "failures",
             "plot",
             "gpu",
         )
@@ -845,5 +847,23 @@ FAULTS = (
         "benchmarks/gpu.py::Runner._matmul_speeds",
         "spec.dtype not in self._matmuls",
         "True",
+    ),
+    Fault(
+        "failures: none comes during a restart",
+        "benchmarks/failures.py::simulate",
+        "failure <= ready",
+        "clock == ready == failure",
+    ),
+    Fault(
+        "failures: what was trained since the checkpoint is not lost",
+        "benchmarks/failures.py::simulate",
+        "recomputed += failure - clock",
+        "trained += min(work, failure - clock)",
+    ),
+    Fault(
+        "failures: Daly's interval is Young's",
+        "benchmarks/failures.py::daly_interval",
+        "young_interval(checkpoint, mean) * correction - checkpoint",
+        "young_interval(checkpoint, mean)",
     ),
 )

@@ -509,7 +509,7 @@ FAULTS = (
     ),
     Fault(
         "each device has the whole batch",
-        "gpt_common/estimate.py::estimate_step",
+        "gpt_common/estimate.py::_instants",
         "config.data.batch_size / target.devices",
         "config.data.batch_size / 1",
     ),
@@ -528,8 +528,20 @@ FAULTS = (
     Fault(
         "the scores of XLA's attention do not count",
         "gpt_flax/memory.py::footprint",
-        "0 if attends else score",
+        "0 if attends else size + width",
         "0",
+    ),
+    Fault(
+        "what waits for the gradients of weights does not count",
+        "gpt_common/estimate.py::_instants",
+        "activations + late + max(0.0, scores - 2 * head)",
+        "activations + max(0.0, scores - 2 * head)",
+    ),
+    Fault(
+        "weights that XLA copies before its loop do not count",
+        "gpt_common/estimate.py::_copy_bytes",
+        "footprint.head_copy * head + footprint.loop_copy * blocks * accumulates",
+        "0.0",
     ),
     Fault(
         "autocast's copies of the weights do not count",
@@ -545,9 +557,15 @@ FAULTS = (
     ),
     Fault(
         "--mfu does nothing",
-        "gpt_common/dry_run.py::hours_row",
-        "config.optimizer.steps * seconds_at_peak / mfu / 3600",
-        "config.optimizer.steps * seconds_at_peak / 0.4 / 3600",
+        "gpt_common/dry_run.py::hours_rows",
+        "seconds_at_peak / mfu",
+        "seconds_at_peak / 0.4",
+    ),
+    Fault(
+        "GPUs that are not here are as many as those that are",
+        "gpt_common/dry_run.py::planned_gpus",
+        "mesh_shape(config, count)",
+        "mesh_shape(config, 1)",
     ),
     Fault(
         "a container's files count as used memory",
