@@ -22,10 +22,10 @@ typed_as: str | None = None  # the command that usage names, if it is not `pytho
 MAX_ERROR_LENGTH = 500  # characters
 # Packages that may not be installed, by module, with what to pass to pip.
 OPTIONAL = {name: name for name in ("torch", "jax", "flax", "optax", "transformers")}
-OPTIONAL |= {"orbax": "orbax-checkpoint"}
-OPTIONAL |= dict.fromkeys(("datasets", "pyarrow"), '-e ".[data]"')
-OPTIONAL |= {"tensorboardX": '-e ".[tensorboard]"'}
-OPTIONAL |= {name: f'-e ".[{name}]"' for name in ("wandb", "trackio")}
+OPTIONAL |= {name: name for name in ("tensorboardX", "wandb", "trackio")}
+OPTIONAL |= {"orbax": "orbax-checkpoint"} | dict.fromkeys(
+    ("datasets", "pyarrow"), "datasets pyarrow"
+)
 # Sent by Ctrl-C, `kill`, a closed terminal, and schedulers before the time limit.
 STOP_SIGNALS = (
     *(signal.SIGINT, signal.SIGTERM, signal.SIGHUP),
