@@ -53,15 +53,15 @@ format: .venv/installed-dev ## format the code with ruff
 clean: ## remove .venv and all caches
 	rm -rf .venv .venv-gpu build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-.venv/installed: pyproject.toml
+.venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and \
 		"error: expected Python 3.11 or later, got %d.%d from $(PYTHON): try make PYTHON=python3.11" % v[:2])'
 	@echo "Setting up .venv, once: this takes a minute or two"
 	@test -e $@ || rm -rf .venv  # left by a failed attempt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@

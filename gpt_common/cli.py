@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TextIO, TypeVar
+from typing import Any, NoReturn, TextIO, TypeVar
 
 import tyro
 
@@ -18,13 +18,14 @@ from gpt_common.errors import InputError, NonFiniteError, PeerError
 
 T = TypeVar("T")
 
+typed_as: str | None = None  # the command that usage names, if it is not `python -m MODULE`
 MAX_ERROR_LENGTH = 500  # characters
 # Packages that may not be installed, by module, with what to pass to pip.
 OPTIONAL = {name: name for name in ("torch", "jax", "flax", "optax", "transformers")}
-OPTIONAL |= {"orbax": "orbax-checkpoint"}
-OPTIONAL |= dict.fromkeys(("datasets", "pyarrow"), '-e ".[data]"')
-OPTIONAL |= {"tensorboardX": '-e ".[tensorboard]"'}
-OPTIONAL |= {name: f'-e ".[{name}]"' for name in ("wandb", "trackio")}
+OPTIONAL |= {name: name for name in ("tensorboardX", "wandb", "trackio")}
+OPTIONAL |= {"orbax": "orbax-checkpoint"} | dict.fromkeys(
+    ("datasets", "pyarrow"), "datasets pyarrow"
+)
 # Sent by Ctrl-C, `kill`, a closed terminal, and schedulers before the time limit.
 STOP_SIGNALS = (
     *(signal.SIGINT, signal.SIGTERM, signal.SIGHUP),
@@ -57,7 +58,7 @@ def parse(
         with contextlib.redirect_stderr(boxes):
             return tyro.cli(
                 options,
-                prog=f"python -m {command}",
+                prog=typed_as or f"python -m {command}",
                 args=args,
                 default=tyro.MISSING_NONPROP if default is None else default,
                 use_underscores=True,
@@ -90,21 +91,22 @@ def _first_sentence(box: str) -> str:
     return " ".join(error).removesuffix(".") + meant
 
 
-def run(main: Callable[[], None], smaller: str = "the model") -> None:
-    """Call `main` as a command: an error is one line on standard error and an exit code.
+def run(main: Callable[[], T], smaller: str = "the model") -> T:
+    """Return what `main` returns; an error is one line on standard error and an exit code.
 
     The code is 2 for invalid input or too little memory (`smaller` names what to reduce), 1 for a
     run that diverged, 128 plus its number for a signal (Ctrl-C: 130), and 141 for a closed pipe.
     """
     _prepare_streams()
     with _signals_raise():
-        _run(main, smaller)
+        return _run(main, smaller)
 
 
-def _run(main: Callable[[], None], smaller: str) -> None:
+def _run(main: Callable[[], T], smaller: str) -> T:
     try:
-        main()
+        result = main()
         sys.stdout.flush()
+        return result
     except BrokenPipeError:  # by a reader such as `head`
         _discard(sys.stdout)
         sys.exit(128 + signal.SIGPIPE)
@@ -179,7 +181,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int) -> NoReturn:
     """Print an error as one line, without control characters, and exit."""
     words = " ".join(message.split())
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)

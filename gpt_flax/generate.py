@@ -1,8 +1,10 @@
 """Continue a prompt in Flax: `python -m gpt_flax.generate --help`."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from os import PathLike
 from typing import Any, NamedTuple
 
 import jax
@@ -26,6 +28,7 @@ from gpt_common.completion import (
     start_completions,
 )
 from gpt_common.config import (
+    Device,
     Dtype,
     GenerateConfig,
     PromptOptions,
@@ -64,6 +67,29 @@ def load_model(
     """Return the weights, on the device, and the model, a `FastGPT` if `ops` are given."""
     params = from_hf(checkpoint.weights, checkpoint.config, master_dtype(dtype))
     return params, create_model(checkpoint.config, ops, dtype)
+
+
+def load(
+    source: str | PathLike[str], dtype: Dtype = "float32", device: Device = "auto"
+) -> tuple[Params, GPT]:
+    """Return the weights and the model of a checkpoint, to apply, train, or pass to `generate`.
+
+    `source` is a run, a checkpoint in any format that `python -m convert` reads, or the name of a
+    model on the Hugging Face Hub. The weights are float32, or float64 for that `dtype`; as a
+    command with this `dtype` and `device` does, it sets jax's default device, the precision of
+    float32 matrix products, and for float64 `jax_enable_x64`: call it before any other use of jax.
+    Warns of a damaged checkpoint that it skips. Raises `InputError` if the source is missing or
+    damaged, or if the device is not available or cannot compute in `dtype`.
+
+    params, model = load("gpt2")
+    logits, loss = model.apply({"params": params}, x, y)  # tokens and targets (B, T); logits
+    # (B, T, V), loss in nats a token
+    """
+    select_device(device, dtype)
+    checkpoint = read_weights(str(source))
+    for note in checkpoint.notes:
+        warnings.warn(note, stacklevel=2)
+    return load_model(checkpoint, dtype)
 
 
 class DecodeState(NamedTuple):

@@ -1,8 +1,10 @@
 """Continue a prompt in PyTorch: `python -m gpt_torch.generate --help`."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from os import PathLike
 
 import numpy as np
 import torch
@@ -24,6 +26,7 @@ from gpt_common.completion import (
     start_completions,
 )
 from gpt_common.config import (
+    Device,
     Dtype,
     GenerateConfig,
     PromptOptions,
@@ -66,6 +69,25 @@ def load_model(
     state = {name: divide(tensor, parameters[name]) for name, tensor in tensors}
     model.load_state_dict(state, assign=True)
     return model.to(device)
+
+
+def load(source: str | PathLike[str], dtype: Dtype = "float32", device: Device = "auto") -> GPT:
+    """Return the model of a checkpoint, ready to be called, trained, or passed to `generate`.
+
+    `source` is a run, a checkpoint in any format that `python -m convert` reads, or the name of a
+    model on the Hugging Face Hub. The weights are float32, or float64 for that `dtype`; as a
+    command with this `dtype` and `device` does, it sets the precision of float32 matrix products.
+    Warns of a damaged checkpoint that it skips. Raises `InputError` if the source is missing or
+    damaged, or if the device is not available or cannot compute in `dtype`.
+
+    model = load("gpt2")
+    logits, loss = model(x, y)  # tokens and targets (B, T); logits (B, T, V), loss in nats a token
+    """
+    selected = select_device(device, dtype)
+    checkpoint = read_weights(str(source))
+    for note in checkpoint.notes:
+        warnings.warn(note, stacklevel=2)
+    return load_model(checkpoint, master_dtype(dtype), selected)
 
 
 @dataclass

@@ -1,10 +1,18 @@
-"""What `python -m` finds: each command under its own name, and packages that name theirs."""
+"""What `python -m` and `gpt-twins` find: each command under its own name."""
 
+import importlib.util
+import os
 import re
+import runpy
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import gpt_common
+from gpt_common import cli, commands
 from tests.conftest import assert_one_line_error
 
 ROOT = Path(__file__).parent.parent
@@ -28,3 +36,147 @@ def test_usage_is_the_command_that_was_typed(command, call):
     result = call(command, "--help")
     assert result.returncode == 0
     assert result.stdout.startswith(f"usage: python -m {command.removesuffix('.__main__')} ")
+
+
+@pytest.fixture
+def select(capsys, monkeypatch):
+    """Call `gpt-twins` in this process, except for the module that it runs.
+
+    Return the exit code with what it prints, and the module with its arguments.
+    """
+
+    def select(*args):
+        selected = []
+        monkeypatch.setattr(cli, "typed_as", None)
+        monkeypatch.setattr(sys, "argv", ["gpt-twins", *args])
+        run = lambda module, **how: selected.append((module, *sys.argv[1:]))  # noqa: E731
+        monkeypatch.setattr(runpy, "run_module", run)
+        code = 0
+        try:
+            commands.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        captured = capsys.readouterr()
+        return subprocess.CompletedProcess(args, code, captured.out, captured.err), selected
+
+    return select
+
+
+@pytest.mark.parametrize(
+    ("typed", "run"),
+    [
+        ("train --steps 3", "gpt_torch.train --steps 3"),
+        ("train --framework flax --steps 3", "gpt_flax.train --steps 3"),
+        ("train --steps 3 --framework=flax", "gpt_flax.train --steps 3"),
+        ("--framework flax evaluate --help", "gpt_flax.evaluate --help"),
+        (
+            "generate --init r --prompt - --seed -1",
+            "gpt_torch.generate --init r --prompt - --seed -1",
+        ),
+        ("generate --frame x", "gpt_torch.generate --frame x"),
+        ("convert a b --to torch", "convert a b --to torch"),
+        ("verify a --against flax", "convert.verify a --against flax"),
+        ("prepare a b", "gpt_common.prepare a b"),
+    ],
+)
+def test_gpt_twins_runs_the_module_with_the_other_arguments(select, typed, run):
+    result, selected = select(*typed.split())
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert selected == [tuple(run.split())]
+
+
+def test_gpt_twins_runs_flax_where_torch_is_not_installed(select, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert select("train")[1] == [("gpt_flax.train",)]
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("", ["expected a command, train, generate, ", "got ''"]),
+        ("trian --steps 3", ["got 'trian'"]),
+        ("train --framework tf", ["--framework: invalid choice: 'tf'", "torch", "flax"]),
+        ("train --framework", ["--framework: expected one argument"]),
+        ("convert a b --framework flax", ["--framework: expected none with convert, got flax"]),
+        ("completion", ["expected bash, zsh, fish, got ''"]),
+        ("completion csh", ["got 'csh'"]),
+    ],
+)
+def test_what_gpt_twins_does_not_know_is_an_error_of_one_line(select, typed, words):
+    result, selected = select(*typed.split())
+    assert_one_line_error(result, *words)
+    assert selected == []
+
+
+def test_gpt_twins_lists_its_commands_in_80_columns(select):
+    lines = select("--help")[0].stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    listed = [line.split()[0] for line in lines if line.startswith("  ")]
+    assert listed == [*commands.COMMANDS, "completion"]
+
+
+def test_gpt_twins_tells_its_version(select):
+    assert select("--version")[0].stdout == f"gpt-twins {gpt_common.__version__}\n"
+
+
+def test_every_module_of_a_command_is_there():
+    for command in commands.COMMANDS.values():
+        for framework in commands.FRAMEWORKS:
+            module = command.module.format(framework=framework)
+            assert {module, f"{module}.__main__"} & {*COMMANDS}
+
+
+@pytest.fixture
+def gpt_twins(tmp_path):
+    """The program that pip makes of the entry point, called in a folder with the user's files."""
+    program = tmp_path / "bin" / "gpt-twins"
+    program.parent.mkdir()
+    program.write_text(
+        f"#!{sys.executable}\nimport sys\nfrom gpt_common.commands import main\nsys.exit(main())\n"
+    )
+    program.chmod(0o755)
+    (tmp_path / "convert.py").write_text("raise SystemExit('not gpt-twins')")
+
+    def call(*args):
+        environment = {"PYTHONPATH": str(ROOT), "COLUMNS": "80"}
+        return subprocess.run(
+            [program, *args],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=os.environ | environment,
+        )
+
+    return call
+
+
+@pytest.mark.parametrize("command", ["convert", "generate", "prepare"])
+def test_usage_is_what_was_typed_of_gpt_twins(gpt_twins, command):
+    """In a folder where `convert` is a program of the user's."""
+    result = gpt_twins(command, "--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith(f"usage: gpt-twins {command} ")
+
+
+def test_an_error_of_a_module_is_that_of_gpt_twins(gpt_twins):
+    assert_one_line_error(gpt_twins("convert", "nowhere", "there"), "nowhere")
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+def test_bash_completes_commands_flags_and_values(select, tmp_path):
+    """As readline calls the function that `complete` has registered."""
+    script = tmp_path / "completion"
+    script.write_text(select("completion", "bash")[0].stdout)
+    function = re.search(r"complete -F (\w+) gpt-twins", script.read_text())[1]
+    typed = ["", "tr", "train --overf", "train --framework ", "generate --dev", "convert --weig"]
+    tries = "".join(
+        f"COMP_WORDS=(gpt-twins {line.rpartition(' ')[0]} '{line.rpartition(' ')[2]}')\n"
+        f"COMP_CWORD=$(( ${{#COMP_WORDS[@]}} - 1 ))\n{function}\necho ${{COMPREPLY[@]}}\n"
+        for line in typed
+    )
+    result = subprocess.run(
+        ["bash", "-c", f"source {script}\n{tries}"], capture_output=True, text=True
+    )
+    everything, *found = result.stdout.splitlines()
+    assert set(everything.split()) == {"-h", "--help", *commands.COMMANDS}
+    assert found == ["train", "--overfit_batch", "torch flax", "--device", "--weights_only"]

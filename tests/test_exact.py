@@ -211,7 +211,8 @@ def test_the_command_decides_by_its_dtype(call, framework, tied, tmp_path, monke
     def told(config, weights, dtype="float32"):
         raise InputError(f"decides by {dtype}")
 
-    monkeypatch.setattr(f"gpt_{framework}.generate.Float64GPT", told)
+    module = importlib.import_module(f"gpt_{framework}.generate")
+    monkeypatch.setattr(module, "Float64GPT", told)
     write_checkpoint(tmp_path / "m", tied)
     args = ("--init", tmp_path / "m", "--exact", "--dtype", "float64")
     assert_one_line_error(call(f"gpt_{framework}.generate", *args), "decides by float64")

@@ -636,9 +636,8 @@ def test_a_step_in_flax_is_compiled_as_chosen_and_gives_the_old_states_memory_aw
 def test_what_the_trainer_in_torch_chooses_is_in_the_model(train, tmp_path, monkeypatch):
     """And `--compile` compiles loss and update: here it is only asked for."""
     used, compiled, create = [], [], torch_fast.create_model
-    monkeypatch.setattr(
-        "gpt_torch.generate.create_model", lambda _, ops: used.append(ops) or create(_, ops)
-    )
+    loading = importlib.import_module("gpt_torch.generate")
+    monkeypatch.setattr(loading, "create_model", lambda _, ops: used.append(ops) or create(_, ops))
     monkeypatch.setattr(torch, "compile", lambda function: compiled.append(function) or function)
     for name, flags in (("a", ()), ("b", ("--no_fast_ops",)), ("c", ("--compile",))):
         how = (*TINY, "--device", "cpu", *FLOAT32, *flags, "--steps", 1)

@@ -27,7 +27,6 @@ from gpt_common.config import (
 from gpt_common.errors import InputError
 from gpt_common.formats import registry
 from gpt_common.repl import fit_to_context, print_stream, run_prompts
-from gpt_flax import generate as flax_generate
 from gpt_torch.inference import InferenceGPT
 from tests.conftest import (
     CPU,
@@ -39,6 +38,7 @@ from tests.conftest import (
 )
 from tests.test_completion import give, started
 
+flax_generate = importlib.import_module("gpt_flax.generate")
 PROMPT = "Hello, I'm a language model,"
 BFLOAT16 = ("--dtype", "bfloat16")
 
@@ -282,7 +282,8 @@ def test_the_command_holds_and_computes_as_asked(call, framework, folder, dtype,
         computes = args[3] if framework == "torch" else args[4]
         raise InputError(f"{computes} over {held}".replace("torch.", ""))
 
-    monkeypatch.setattr(f"gpt_{framework}.generate.generate_stream", told)
+    module = importlib.import_module(f"gpt_{framework}.generate")
+    monkeypatch.setattr(module, "generate_stream", told)
     result = call(f"gpt_{framework}.generate", "--init", folder, "--dtype", dtype)
     assert_one_line_error(result, f"{dtype} over {held}")
 
@@ -335,7 +336,7 @@ def test_samples_in_training_are_of_its_seed(train, framework, start, tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("module", "names"),
+    ("command", "names"),
     [
         ("gpt_torch.generate", ("tune_malloc",)),
         ("gpt_flax.generate", ("enable_compilation_cache",)),
@@ -343,13 +344,14 @@ def test_samples_in_training_are_of_its_seed(train, framework, start, tmp_path, 
         ("gpt_flax.train", ("tune_malloc", "enable_compilation_cache")),
     ],
 )
-def test_what_a_command_keeps_for_later(call, module, names, tmp_path, monkeypatch):
+def test_what_a_command_keeps_for_later(call, command, names, tmp_path, monkeypatch):
     kept, asked = [], []
+    module = importlib.import_module(command)
     for name in names:
-        monkeypatch.setattr(f"{module}.{name}", lambda name=name: kept.append(name))
-    monkeypatch.setattr(f"{module}.select_device", lambda *how: asked.append(how) or failed())
+        monkeypatch.setattr(module, name, lambda name=name: kept.append(name))
+    monkeypatch.setattr(module, "select_device", lambda *how: asked.append(how) or failed())
     flags = ("--device", "cpu", "--dtype", "float64")
-    assert_one_line_error(call(module, "--init", tmp_path, *flags), "asked")
+    assert_one_line_error(call(command, "--init", tmp_path, *flags), "asked")
     assert tuple(kept) == names
     assert asked == [("cpu", "float64")]
 

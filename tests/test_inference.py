@@ -7,8 +7,8 @@ import torch
 
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import GPTConfig, SamplingOptions, StoppingOptions
-from gpt_flax import generate as flax_generate
 from gpt_flax import inference as flax_inference
+from gpt_flax.generate import load_model as flax_load_model
 from gpt_flax.precision import autocast as flax_autocast
 from gpt_torch import inference as torch_inference
 from gpt_torch.generate import generate as torch_generate
@@ -40,7 +40,7 @@ def test_the_same_logits(framework, odd_config, dtype, limit, bias):
             plain, inference = (m(torch.from_numpy(TOKENS))[0].numpy() for m in models)
         limit = limit or (1e-2 if torch.bfloat16 in torch_inference.onednn_dtypes() else 0)
     else:
-        params, model = flax_generate.load_model(start, dtype)
+        params, model = flax_load_model(start, dtype)
         both = (params, model), flax_inference.prepare_for_inference(params, model, dtype)
         with flax_autocast(dtype):
             plain, inference = (np.asarray(m.apply({"params": p}, TOKENS)[0]) for p, m in both)
@@ -59,7 +59,7 @@ def test_all_that_multiplies_is_in_the_type_that_computes(framework, start):
             torch.bfloat16
         }
         return
-    twin = flax_generate.load_model(start, "bfloat16")
+    twin = flax_load_model(start, "bfloat16")
     params, _ = flax_inference.prepare_for_inference(*twin, "bfloat16")
     blocks = [params[f"h_{n}"][part] for n in range(3) for part in ("attn", "mlp")]
     leaves = jax.tree.leaves([params["lm_head"], blocks])
@@ -73,7 +73,7 @@ def test_the_trained_model_stays_as_it_is(framework, start):
         torch_inference.prepare_for_inference(model, "bfloat16")
         assert all(p.requires_grad and p.dtype == torch.float32 for p in model.parameters())
     else:
-        params, model = flax_generate.load_model(start, "bfloat16")
+        params, model = flax_load_model(start, "bfloat16")
         before = {name: id(value) for name, value in params.items()}
         flax_inference.prepare_for_inference(params, model, "bfloat16")
         assert {name: id(value) for name, value in params.items()} == before

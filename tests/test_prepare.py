@@ -361,7 +361,7 @@ def test_a_missing_extra_is_named(call, tmp_path, monkeypatch, name, package):
     (tmp_path / name).touch()
     source = name if name in HUB else tmp_path / name
     result = run_prepare(call, source, tmp_path / "shards")
-    assert_one_line_error(result, f'this needs {package}: pip install -e ".[data]"')
+    assert_one_line_error(result, f"this needs {package}: pip install datasets pyarrow")
 
 
 @pytest.mark.parametrize(

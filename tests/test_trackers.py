@@ -125,7 +125,7 @@ def test_a_tracker_that_fails_ends_no_run(call, tmp_path, monkeypatch, method):
 def test_a_package_that_is_missing_is_one_line(call, framework, tmp_path, monkeypatch, name):
     monkeypatch.setattr(trackers, "find_spec", lambda package: None)
     result = call(f"gpt_{framework}.train", *FLAGS, f"--{name}", "--out_dir", tmp_path / "run")
-    words = f'this needs {PACKAGES[name]}: pip install -e ".[{name}]"'
+    words = f"this needs {PACKAGES[name]}: pip install {PACKAGES[name]}"
     assert_one_line_error(result, words)
     assert not (tmp_path / "run").exists()
 

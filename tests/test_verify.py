@@ -223,7 +223,7 @@ def faulty_weights(twin, fault, prefix):
             fault(weights, prefix)
             return original(weights, *args)
 
-        patch.setattr(f"gpt_{twin}.generate.{name}", faulty)
+        patch.setattr(importlib.import_module(f"gpt_{twin}.generate"), name, faulty)
 
     return patch_weights
 

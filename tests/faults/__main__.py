@@ -52,7 +52,11 @@ TESTED_BY = {
     **dict.fromkeys(("recipes", "config"), ("recipes", "config")),
     **dict.fromkeys(("estimate", "dry_run"), ("estimate", "dry_run", "run")),
     "trackers": ("trackers",),
-    **dict.fromkeys(("generate", "inference"), ("generation", "inference", "generate", "torch")),
+    "commands": ("commands",),
+    "lazy": ("lazy",),
+    **dict.fromkeys(
+        ("generate", "inference"), ("lazy", "generation", "inference", "generate", "torch")
+    ),
     "hellaswag": ("hellaswag", "evaluation"),
     **dict.fromkeys(("scoring", "evaluation", "evaluate"), ("evaluation", "evaluate")),
     "repl": ("generate", "completion"),

@@ -1,4 +1,4 @@
-"""Faults of the command line: options, errors, signals and devices."""
+"""Faults of the command line and the public names: options, errors, signals and devices."""
 
 from tests.faults.fault import Fault
 
@@ -264,5 +264,78 @@ FAULTS = (
         "gpt_flax/device.py::select_device",
         '"tensorfloat32" if dtype == "tf32" else "highest"',
         '"tensorfloat32"',
+    ),
+    # gpt-twins and the public names.
+    Fault(
+        "gpt-twins keeps --framework among the flags of the module",
+        "gpt_common/commands.py::take_framework",
+        "found.framework, others",
+        "found.framework, list(args)",
+    ),
+    Fault(
+        "gpt-twins takes part of a flag for --framework",
+        "gpt_common/commands.py::take_framework",
+        "argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)",
+        "argparse.ArgumentParser(add_help=False, exit_on_error=False)",
+    ),
+    Fault(
+        "gpt-twins needs torch to train in Flax",
+        "gpt_common/commands.py::module_of",
+        '"torch" if importlib.util.find_spec("torch") else "flax"',
+        '"torch"',
+    ),
+    Fault(
+        "gpt-twins ignores a --framework that has no effect",
+        "gpt_common/commands.py::module_of",
+        "not command.has_framework and framework is not None",
+        "False",
+    ),
+    Fault(
+        "usage is not what was typed of gpt-twins",
+        "gpt_common/commands.py::select",
+        'cli.typed_as = f"gpt-twins {name}"',
+        "pass",
+    ),
+    Fault(
+        "a module of gpt-twins does not know that it is a command",
+        "gpt_common/commands.py::select",
+        'sys.argv = ["-m", *rest]',
+        'sys.argv = ["gpt-twins", *rest]',
+    ),
+    Fault(
+        "no shell completes --framework",
+        "gpt_common/commands.py::completed",
+        "command.has_framework",
+        "False",
+    ),
+    Fault(
+        "gpt_torch.generate is the module, once that has been imported",
+        "gpt_common/lazy.py::LazyPackage.__setattr__",
+        "getattr(value, name)",
+        "value",
+    ),
+    Fault(
+        "a shell completes no public name",
+        "gpt_common/lazy.py::LazyPackage.__dir__",
+        "{*super().__dir__(), *self.modules_by_name}",
+        "super().__dir__()",
+    ),
+    Fault(
+        "load does not say that it skips a damaged checkpoint",
+        "gpt_torch/generate.py::load",
+        "warnings.warn(note, stacklevel=2)",
+        "pass",
+    ),
+    Fault(
+        "load ignores the device",
+        "gpt_flax/generate.py::load",
+        "select_device(device, dtype)",
+        'select_device("auto", dtype)',
+    ),
+    Fault(
+        "load in Flax is float32 in any dtype",
+        "gpt_flax/generate.py::load",
+        "load_model(checkpoint, dtype)",
+        'load_model(checkpoint, "float32")',
     ),
 )

@@ -24,9 +24,10 @@ from benchmarks.workers.compiled import compiled_step as compile_step
 from gpt_common.completion import CHUNK
 from gpt_common.config import PRESETS, SamplingOptions
 from gpt_common.hardware import Processor
-from gpt_flax import generate, train
+from gpt_flax import train
 from gpt_flax.cache import empty_cache
 from gpt_flax.fast import GPU_LOSS_ROWS, choose_fast_ops, create_model
+from gpt_flax.generate import DecodeState, choose_decode, prefill_step
 from gpt_flax.inference import prepare_for_inference
 from gpt_flax.model import GPT
 from gpt_flax.precision import DTYPES
@@ -84,7 +85,7 @@ def compiled_prefill(card: str, dtype: str, rows: int) -> Program:
         lengths = jax.ShapeDtypeStruct((rows,), jnp.int32)
         uniform = jax.ShapeDtypeStruct((rows,), jnp.float64)
         inputs = params, jax.ShapeDtypeStruct((rows, 128), jnp.int32), lengths, None, uniform
-        return compile_for(card, generate.prefill_step, *inputs, **static)
+        return compile_for(card, prefill_step, *inputs, **static)
 
 
 @cache
@@ -95,10 +96,10 @@ def compiled_decode(card: str, dtype: str, rows: int) -> Program:
     with jax.enable_x64(True), matmul_precision(dtype):
         cache = jax.eval_shape(lambda: empty_cache(SHAPE, rows, 192, compute))
         i64 = jax.ShapeDtypeStruct((rows, 1), jnp.int64)
-        state = generate.DecodeState(i64, i64, None, cache)
+        state = DecodeState(i64, i64, None, cache)
         uniforms = jax.ShapeDtypeStruct((rows, CHUNK), jnp.float64)
         static = {"model": model, "sampling": SamplingOptions(seed=0), "dtype": dtype}
-        decode = generate.choose_decode("gpu", rows, model, dtype)
+        decode = choose_decode("gpu", rows, model, dtype)
         return compile_for(card, decode, params, state, CHUNK, uniforms, **static)
 
 

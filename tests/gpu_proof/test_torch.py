@@ -9,7 +9,7 @@ import torch
 from torch._dynamo.backends.registry import lookup_backend
 
 from benchmarks.fake_cuda import PeakMemory
-from gpt_common.completion import start_completions
+from gpt_common.completion import add_chunk, start_completions
 from gpt_common.config import (
     GPTConfig,
     OptimizerOptions,
@@ -17,8 +17,9 @@ from gpt_common.config import (
     StoppingOptions,
 )
 from gpt_common.hardware import Processor
-from gpt_torch import generate, train
+from gpt_torch import train
 from gpt_torch.fast import FastOps, choose_fast_ops, chunked_cross_entropy, create_model
+from gpt_torch.generate import generate, generate_stream, prefill, rewind
 from gpt_torch.inference import prepare_for_inference
 from gpt_torch.optimizer import clip_and_update, create_optimizer
 
@@ -114,7 +115,7 @@ def test_the_update(recorder):
 def test_a_chunk_of_tokens_waits_once(recorder, options, dtype):
     model, sampling = prepare_for_inference(model_on_cuda(dtype), dtype), SamplingOptions(**options)
     rows = start_completions([[1, 2, 3], [4]], 2, sampling, STOPPING, CONFIG)
-    for _ in generate.generate_stream(model, rows, sampling, dtype):
+    for _ in generate_stream(model, rows, sampling, dtype):
         assert [*recorder.waits.values()] == [1], recorder.waits
         recorder.waits.clear()
     assert [len(row.tokens) for row in rows] == [6] * 4
@@ -124,7 +125,7 @@ def test_a_chunk_of_tokens_waits_once(recorder, options, dtype):
 
 def test_generation_by_the_model_in_training(recorder):
     model = model_on_cuda("bfloat16")
-    generate.generate(model, [[1, 2, 3]], stopping=STOPPING, dtype="bfloat16")
+    generate(model, [[1, 2, 3]], stopping=STOPPING, dtype="bfloat16")
     assert sum(recorder.waits.values()) == 3  # chunks of 1, 4 and 1
     assert not recorder.mixed
 
@@ -133,10 +134,10 @@ def test_to_go_back_uploads_and_does_not_wait(recorder):
     sampling = SamplingOptions(repetition_penalty=1.3)
     rows = start_completions([[1, 2, 3], [4]], 1, sampling, STOPPING, CONFIG)
     model, draws = model_on_cuda("float32"), np.zeros((2, 1))
-    state, chunk = generate.prefill(model, rows, 64, draws, sampling, "float32")
-    generate.add_chunk(rows, chunk)
+    state, chunk = prefill(model, rows, 64, draws, sampling, "float32")
+    add_chunk(rows, chunk)
     recorder.waits.clear()
-    state = generate.rewind(state, rows)
+    state = rewind(state, rows)
     assert {t.device.type for t in (state.tokens, state.positions, state.seen)} == {"cuda"}
     assert not recorder.waits + recorder.mixed
 
@@ -182,8 +183,8 @@ def test_prompts_of_many_lengths_share_a_compiled_step(graphs):
     model = prepare_for_inference(create_model(config, None), "float32", compiled=True)
     stopping = StoppingOptions(max_new_tokens=3, ignore_end=True)
     for length in (1, 2, 10, 30, 61):
-        generate.generate(model, [[1] * length], stopping=stopping)
+        generate(model, [[1] * length], stopping=stopping)
     assert len(graphs) == 1
     for length in range(62, 638, 32):
-        generate.generate(model, [[1] * length], stopping=stopping)
+        generate(model, [[1] * length], stopping=stopping)
     assert len(graphs) == 10
