@@ -6,6 +6,7 @@ from jax.sharding import Mesh
 from gpt_common.config import Dtype
 from gpt_common.estimate import Footprint, Target
 from gpt_flax.fast import FastOps
+from gpt_flax.precision import HALF
 
 
 def footprint(ops: FastOps | None, dtype: Dtype, device_type: str) -> Footprint:
@@ -18,11 +19,11 @@ def footprint(ops: FastOps | None, dtype: Dtype, device_type: str) -> Footprint:
     ops = ops or FastOps()
     attends = ops.blockwise_attention or ops.cudnn_attention
     if device_type == "cpu":
-        width = 2 if dtype == "bfloat16" and attends else size
+        width = 2 if dtype in HALF and attends else size
         channel, stream, score = 2 * size + 20 * width, 8 * size, 3 * size
         logit = 2 * size if ops.loss_rows else 2.9 * size
     else:
-        width = 2 if dtype == "bfloat16" else size
+        width = 2 if dtype in HALF else size
         channel, stream = 2 * size + (17 if width < size else 14) * width, 3 * size
         score, logit = size + width, size + width
         if ops.loss_rows and width == size:

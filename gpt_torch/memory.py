@@ -6,6 +6,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from gpt_common.config import Dtype
 from gpt_common.estimate import Footprint, Target
 from gpt_torch.fast import FastOps
+from gpt_torch.precision import HALF
 
 
 def footprint(ops: FastOps | None, dtype: Dtype, device_type: str) -> Footprint:
@@ -16,7 +17,7 @@ def footprint(ops: FastOps | None, dtype: Dtype, device_type: str) -> Footprint:
     attention 4, the inputs of the linear layers 2, the MLP 8. Attention keeps no scores.
     """
     size = 8 if dtype == "float64" else 4
-    width = 2 if dtype == "bfloat16" else size
+    width = 2 if dtype in HALF else size
     rows = ops.loss_rows if ops else 0
     # Of whole logits those of the loss and of three steps of its gradient; of rows two copies.
     logit = size + width if rows else 4 * size

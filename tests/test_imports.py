@@ -139,6 +139,7 @@ ONLY_TORCH = {
     *("OneDNNLinear", "OneDNNLinear.forward", "OneDNNLinear.backward"),
     *("BlockwiseAttention", "BlockwiseAttention.forward", "BlockwiseAttention.backward"),
     *("ChunkedCrossEntropy", "ChunkedCrossEntropy.forward", "ChunkedCrossEntropy.backward"),
+    *("upcast_matmul", "current_scale"),
     *("attention_weights", "active_cache", "stack", "master_weights"),
     *("drop_surplus_ties", "upload"),
     *("sampling_device", "has_static_cache", "cache_length"),
@@ -148,7 +149,7 @@ ONLY_TORCH = {
 ONLY_FLAX = {
     *("own_devices", "sharding_of", "shard_state", "join_rows", "divide_rows", "mean_loss"),
     *("create_opt_state", "divided_step"),
-    *("eval_step", "enable_compilation_cache", "in_bfloat16"),
+    *("eval_step", "enable_compilation_cache", "in_half"),
     *("call_fast", "fast_attention", "train_step_options"),
     *("is_small_batch", "small_batch_options", "choose_decode"),
     *("matmul", "_matmul_backward", "transpose_contiguous"),
@@ -159,6 +160,7 @@ ONLY_FLAX = {
     *("attention_block_forward", "attention_block_backward"),
     *("_chunked_cross_entropy_forward", "has_cudnn_attention"),
     *("prefill_step", "decode_steps", "gather"),
+    *("Scaler", "value_and_scaled_grad", "scaled", "unscale", "unless_skipped", "update_scaler"),
 }
 
 

@@ -391,13 +391,13 @@ FAULTS = (
     Fault(
         "torch: a resumed AdamW counts the run's steps",
         "gpt_torch/optimizer.py::restore_state",
-        "training.optimizer_step_at(training.step)",
+        "training.adamw_step",
         "training.step",
     ),
     Fault(
         "flax: a resumed AdamW counts the run's steps",
         "gpt_flax/optimizer.py::restore_state",
-        "training.optimizer_step_at(training.step)",
+        "training.adamw_step",
         "training.step",
     ),
     # The learning rate.
