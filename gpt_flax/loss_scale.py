@@ -34,9 +34,9 @@ def create_scaler(
     dtype: DtypeOption, training: TrainingState | None, mesh: Mesh | None
 ) -> Scaler | None:
     """Return the scaler at the start of a run, or of a resumed run; None except for float16."""
-    start = (training and training.loss_scale) or LossScale()
     if dtype != "float16":
         return None
+    start = (training and training.loss_scale) or LossScale()
     return Scaler(
         divide(np.array(start.scale), jnp.float32, mesh),
         divide(np.array(start.growth_tracker), jnp.int32, mesh),
@@ -44,22 +44,22 @@ def create_scaler(
 
 
 def stored_scale(scaler: Scaler | None) -> LossScale | None:
-    """Return the state for the checkpoint, None for other dtypes; waits for the device."""
+    """Return the state for the checkpoint, None except for float16; waits for the device."""
     return scaler and LossScale(float(scaler.scale), int(scaler.growth_tracker))
 
 
 def value_and_scaled_grad(
-    loss: Callable[..., Array], scaler: Scaler | None
+    loss_fn: Callable[..., Array], scaler: Scaler | None
 ) -> Callable[..., tuple[Array, Params]]:
-    """Return `jax.value_and_grad(loss)` with gradients of the loss times the scale, if any."""
+    """Return `jax.value_and_grad(loss_fn)` with gradients of the loss times the scale, if any."""
     if scaler is None:
-        return jax.value_and_grad(loss)
+        return jax.value_and_grad(loss_fn)
 
-    def scaled(params: Params, *batch: Array) -> tuple[Array, Params]:
-        value, backward = jax.vjp(lambda p: loss(p, *batch), params)
-        return value, *backward(scaler.scale)
+    def value_and_grad(params: Params, *batch: Array) -> tuple[Array, Params]:
+        loss, backward = jax.vjp(lambda p: loss_fn(p, *batch), params)
+        return loss, *backward(scaler.scale)
 
-    return scaled
+    return value_and_grad
 
 
 def unscale(gradients: Params, scaler: Scaler) -> tuple[Params, Array]:

@@ -11,10 +11,12 @@ from gpt_common.loss_scale import BACKOFF_FACTOR, GROWTH_FACTOR, GROWTH_INTERVAL
 
 def create_scaler(
     dtype: DtypeOption, training: TrainingState | None, device: torch.device
-) -> GradScaler:
-    """Return the scaler at the start of a run, or of a resumed run; enabled only for float16."""
+) -> GradScaler | None:
+    """Return the scaler at the start of a run, or of a resumed run; None except for float16."""
+    if dtype != "float16":
+        return None
     start = (training and training.loss_scale) or LossScale()
-    scaler = GradScaler(device.type, enabled=dtype == "float16")
+    scaler = GradScaler(device.type)
     scaler.load_state_dict(
         {
             "scale": start.scale,
@@ -27,15 +29,22 @@ def create_scaler(
     return scaler
 
 
-def stored_scale(scaler: GradScaler) -> LossScale | None:
-    """Return the state for the checkpoint, None for other dtypes; waits for the device."""
+def stored_scale(scaler: GradScaler | None) -> LossScale | None:
+    """Return the state for the checkpoint, None except for float16; waits for the device."""
+    if scaler is None:
+        return None
     state = scaler.state_dict()
-    return LossScale(state["scale"], state["_growth_tracker"]) if state else None
+    return LossScale(state["scale"], state["_growth_tracker"])
 
 
-def current_scale(scaler: GradScaler, device: torch.device) -> Tensor | None:
-    """Return the scale as a new tensor on the device, None for other dtypes."""
-    return scaler.scale(torch.ones((), device=device)) if scaler.is_enabled() else None
+def scale_loss(loss: Tensor, scaler: GradScaler | None) -> Tensor:
+    """Return the loss whose gradients are those of `loss` times the scale, if any."""
+    return loss if scaler is None else scaler.scale(loss)
+
+
+def current_scale(scaler: GradScaler | None, device: torch.device) -> Tensor | None:
+    """Return the scale as a new tensor on the device, None except for float16."""
+    return None if scaler is None else scaler.scale(torch.ones((), device=device))
 
 
 def scale_metrics(before: Tensor | None, after: Tensor | None) -> dict[str, Tensor]:

@@ -58,7 +58,7 @@ def clip_by_global_norm(gradients: list[Tensor], max_norm: float) -> Tensor:
 def clip_and_update(
     model: nn.Module,
     optimizer: AdamW,
-    scaler: GradScaler,
+    scaler: GradScaler | None,
     learning_rate: float | Tensor,
     max_norm: float,
 ) -> Tensor:
@@ -66,12 +66,16 @@ def clip_and_update(
 
     A scaler of float16 unscales the gradients first, and skips the update if one is not finite.
     """
-    scaler.unscale_(optimizer)
+    if scaler is not None:
+        scaler.unscale_(optimizer)
     norm = clip_by_global_norm([p.grad for p in model.parameters() if p.grad is not None], max_norm)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
-    scaler.step(optimizer)
-    scaler.update()
+    if scaler is None:
+        optimizer.step()
+    else:
+        scaler.step(optimizer)  # which does not wait for the device, as AdamW is fused
+        scaler.update()
     return norm
 
 

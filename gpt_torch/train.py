@@ -1,7 +1,7 @@
 """Train a GPT-2 in PyTorch: `python -m gpt_torch.train --help`."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import SupportsFloat
@@ -29,7 +29,13 @@ from gpt_torch.device import resolve_dtype, select_device, upload
 from gpt_torch.evaluate import numpy_logprobs
 from gpt_torch.fast import FastOps, choose_fast_ops
 from gpt_torch.generate import generate_texts, load_model
-from gpt_torch.loss_scale import create_scaler, current_scale, scale_metrics, stored_scale
+from gpt_torch.loss_scale import (
+    create_scaler,
+    current_scale,
+    scale_loss,
+    scale_metrics,
+    stored_scale,
+)
 from gpt_torch.memory import target
 from gpt_torch.model import GPT
 from gpt_torch.optimizer import (
@@ -59,7 +65,7 @@ class TrainState:
 
     model: GPT
     optimizer: AdamW
-    scaler: GradScaler = field(default_factory=partial(GradScaler, enabled=False))
+    scaler: GradScaler | None = None  # of float16
 
 
 def create_state(
@@ -101,7 +107,7 @@ def train_step(
     for number, (x_micro, y_micro) in enumerate(zip(x, y, strict=True), start=1):
         set_gradient_sync(state.model, number == len(x))
         loss = loss_fn(state.model, x_micro, y_micro, dtype) / len(x)
-        state.scaler.scale(loss).backward()
+        scale_loss(loss, state.scaler).backward()
         losses.append(loss.detach())
     scale = current_scale(state.scaler, x.device)
     norm = update(state.model, state.optimizer, state.scaler, learning_rate, grad_clip)
@@ -119,7 +125,11 @@ def compile_train_step(model: GPT) -> Callable[..., dict[str, Tensor]]:
     compiled = torch.compile(clip_and_update)
 
     def update(
-        model: GPT, optimizer: AdamW, scaler: GradScaler, learning_rate: float, grad_clip: float
+        model: GPT,
+        optimizer: AdamW,
+        scaler: GradScaler | None,
+        learning_rate: float,
+        grad_clip: float,
     ) -> Tensor:
         # torch.compile would compile again for each new number, but not for each new tensor.
         rate = torch.tensor(learning_rate, dtype=torch.float64)

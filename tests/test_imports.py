@@ -139,7 +139,7 @@ ONLY_TORCH = {
     *("OneDNNLinear", "OneDNNLinear.forward", "OneDNNLinear.backward"),
     *("BlockwiseAttention", "BlockwiseAttention.forward", "BlockwiseAttention.backward"),
     *("ChunkedCrossEntropy", "ChunkedCrossEntropy.forward", "ChunkedCrossEntropy.backward"),
-    *("upcast_matmul", "current_scale"),
+    *("upcast_matmul", "scale_loss", "current_scale"),
     *("attention_weights", "active_cache", "stack", "master_weights"),
     *("drop_surplus_ties", "upload"),
     *("sampling_device", "has_static_cache", "cache_length"),
@@ -160,7 +160,7 @@ ONLY_FLAX = {
     *("attention_block_forward", "attention_block_backward"),
     *("_chunked_cross_entropy_forward", "has_cudnn_attention"),
     *("prefill_step", "decode_steps", "gather"),
-    *("Scaler", "value_and_scaled_grad", "scaled", "unscale", "unless_skipped", "update_scaler"),
+    *("Scaler", "value_and_scaled_grad", "unscale", "unless_skipped", "update_scaler"),
 }
 
 

@@ -46,8 +46,8 @@ FAULTS = (
     Fault(
         "flax: the state is that of before the update",
         "gpt_flax/train.py::train_step",
-        "TrainState(params, opt_state)",
-        "TrainState(params, state.opt_state)",
+        "TrainState(params, opt_state, scaler)",
+        "TrainState(params, state.opt_state, scaler)",
     ),
     Fault(
         "torch: evaluation leaves the loader where it is",
