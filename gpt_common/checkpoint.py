@@ -22,6 +22,7 @@ from gpt_common import tokenizer
 from gpt_common.config import GPTConfig
 from gpt_common.errors import InputError, brief
 from gpt_common.hf_config import config_to_hf, read_config
+from gpt_common.loss_scale import LossScale, read_loss_scale
 from gpt_common.run_folder import (
     CONFIG,
     MODEL,
@@ -49,7 +50,8 @@ class TrainingState:
 
     `optimizer_step` is AdamW's own step count; None means that it equals `step`. `fingerprint`
     identifies the training data; it is empty if the data is unknown. `source` holds the other
-    entries of another program's file, by the format's name, to be written back.
+    entries of another program's file, by the format's name, to be written back. `loss_scale` is
+    None except for float16.
     """
 
     step: int
@@ -61,11 +63,12 @@ class TrainingState:
     fingerprint: dict[str, Any] = field(default_factory=dict)
     optimizer_step: int | None = None
     source: dict[str, Any] = field(default_factory=dict)
+    loss_scale: LossScale | None = None
 
-    def optimizer_step_at(self, step: int) -> int:
-        """Return AdamW's own step count after `step` updates of the run."""
-        current = self.step if self.optimizer_step is None else self.optimizer_step
-        return current + step - self.step
+    @property
+    def adamw_step(self) -> int:
+        """AdamW's own step count."""
+        return self.step if self.optimizer_step is None else self.optimizer_step
 
 
 @dataclass(frozen=True)
@@ -200,7 +203,8 @@ def _read_training(folder: Path, config: GPTConfig, state: dict[str, Any]) -> Tr
 
 def state_fields(state: TrainingState) -> dict[str, Any]:
     """Return all fields of a training state but the moments, as JSON values."""
-    return {name: value for name, value in vars(state).items() if name not in MOMENTS}
+    fields = {name: value for name, value in vars(state).items() if name not in MOMENTS}
+    return fields | {"loss_scale": state.loss_scale and dataclasses.asdict(state.loss_scale)}
 
 
 def read_state_fields(content: dict[str, Any], source: str) -> dict[str, Any]:
@@ -216,6 +220,7 @@ def read_state_fields(content: dict[str, Any], source: str) -> dict[str, Any]:
         "step": _whole_number(content, "step", source),
         "loader": {"position": _whole_number(loader, "position", source)},
         "optimizer_step": optimizer_step,
+        "loss_scale": read_loss_scale(content.get("loss_scale"), source),
         **{name: _object(content, name, source) for name in objects},
     }
 

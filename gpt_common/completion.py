@@ -30,6 +30,7 @@ ROUNDING: dict[DtypeOption, float] = {
     "float32": 1e-5,
     "tf32": 1e-2,
     "bfloat16": 5e-2,
+    "float16": 1e-2,
 }
 
 

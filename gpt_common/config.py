@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 Activation = Literal["gelu_new", "gelu"]
 Device = Literal["auto", "cuda", "mps", "cpu"]
-Dtype = Literal["float32", "tf32", "bfloat16", "float64"]
+Dtype = Literal["float32", "tf32", "bfloat16", "float16", "float64"]
 DtypeOption = Literal["auto"] | Dtype
 HellaSwagProtocol = Literal["build-nanogpt", "lm-eval"]
 Preset = Literal["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "shakespeare", "tiny"]
@@ -223,8 +223,9 @@ class RuntimeOptions:
     device: Device = "auto"
     """auto selects cuda, else mps (PyTorch only), else cpu."""
     dtype: DtypeOption = "auto"
-    """auto selects bfloat16 on a GPU that supports it, else float32. tf32 (cuda) and bfloat16
-    apply to matrix products only; the rest is float32. float64 applies to everything."""
+    """auto selects bfloat16 on a GPU that supports it, else float32. tf32 (cuda), bfloat16 and
+    float16 apply to matrix products only; the rest is float32. float16, for GPUs without bfloat16
+    such as a T4, trains with dynamic loss scaling. float64 applies to everything."""
     compile: bool = False
     """Compile the PyTorch model with torch.compile; Flax is always compiled."""
     fast_ops: bool = True

@@ -7,7 +7,8 @@ import re
 from gpt_common.config import Dtype, GPTConfig
 from gpt_common.weights import num_parameters
 
-# Dense tensor-core TFLOP/s from NVIDIA's datasheets, without sparsity, in the order of DTYPES. A
+# Dense tensor-core TFLOP/s from NVIDIA's datasheets, without sparsity, in the order of DTYPES;
+# float16 is as fast as bfloat16, or, before Ampere, alone in the first column. A
 # name is part of what nvidia-smi prints, the more specific first. A GeForce's must end the line:
 # Ti, D and Laptop GPU are other chips.
 DTYPES: tuple[Dtype, ...] = ("bfloat16", "tf32", "float32", "float64")
@@ -24,6 +25,7 @@ DATASHEETS: dict[str, tuple[float, float, float, float]] = {
     "L40S": (362, 183, 91.6, 1.4),
     "L40": (181, 90.5, 90.5, 1.4),
     "L4": (121, 60, 30.3, 0.5),
+    "T4": (65, 8.1, 8.1, 0.25),
     "A10": (125, 62.5, 31.2, 1.0),
     "RTX 4090$": (165, 82.6, 82.6, 1.3),
     "RTX 3090$": (71, 35.6, 35.6, 0.6),
@@ -34,7 +36,7 @@ def datasheet_peak(gpu: str, dtype: Dtype) -> float | None:
     """Return a GPU's matmul peak from its datasheet, in FLOP/s, or None if it is unknown."""
     for name, peaks in DATASHEETS.items():
         if re.search(rf"\b{name}(?!\w)", gpu):
-            return 1e12 * peaks[DTYPES.index(dtype)]
+            return 1e12 * peaks[DTYPES.index("bfloat16" if dtype == "float16" else dtype)]
     return None
 
 

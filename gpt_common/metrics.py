@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from gpt_common.cli import Stdout
 from gpt_common.errors import NonFiniteError
 from gpt_common.hellaswag import Counts
+from gpt_common.loss_scale import BACKOFF_FACTOR, MINIMUM
 from gpt_common.progress import plain_console
 from gpt_common.run_folder import LOG
 from gpt_common.storage import atomic_file, filename_in_errors
@@ -25,7 +26,8 @@ class RunLog:
 
     A step is logged at once, or, on an `asynchronous` device, when the next one has been
     dispatched, so that reading its loss does not stall the device. Raises `NonFiniteError` if its
-    loss or gradient norm is not finite. Without a `folder` nothing is written or printed.
+    loss or gradient norm is not finite, unless float16 overflowed and the update was skipped; then
+    the norm is null in the file. Without a `folder` nothing is written or printed.
     `seconds_at_peak` is the time of a step at the GPUs' peak FLOP/s, `peak_memory` returns bytes.
     """
 
@@ -92,14 +94,12 @@ class RunLog:
             return
         step, learning_rate, metrics = self._pending
         self._pending = None
-        loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])  # waits for the device
+        numbers = {name: float(number) for name, number in metrics.items()}  # waits for the device
         ended = time.perf_counter()
         seconds, self._last_time = ended - self._last_time, ended
         rate = self._tokens_per_step / seconds
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise NonFiniteError(f"step {step}: loss {loss}, gradient norm {norm}: not finite")
+        entry: dict[str, Any] = {"step": step} | checked(step, **numbers)
         self.finite_steps = step + 1
-        entry: dict[str, Any] = {"step": step, "loss": loss, "grad_norm": norm}
         entry |= {"learning_rate": learning_rate, "seconds": seconds, "tokens_per_second": rate}
         entry |= self._gpu_figures(seconds) | {"eta": self._eta(step, ended, seconds)}
         self._write(**entry)
@@ -161,19 +161,45 @@ class RunLog:
         self._trackers.log(entry)
 
 
+def checked(
+    step: int, loss: float, grad_norm: float, loss_scale: float | None = None, skipped: float = 0
+) -> dict[str, Any]:
+    """Return a step's numbers for the file; in float16 also the scale, and whether it was skipped.
+
+    Raises `NonFiniteError` if they are not finite, or the scale would fall below the minimum.
+    """
+    if not (math.isfinite(loss) and (skipped or math.isfinite(grad_norm))):
+        raise NonFiniteError(f"step {step}: loss {loss}, gradient norm {grad_norm}: not finite")
+    if loss_scale is None:
+        return {"loss": loss, "grad_norm": grad_norm}
+    if skipped and loss_scale * BACKOFF_FACTOR < MINIMUM:
+        raise NonFiniteError(
+            f"step {step}: gradients that are not finite at loss scale {loss_scale:g}, "
+            f"the minimum is {MINIMUM:g}; try --dtype float32"
+        )
+    norm = None if skipped else grad_norm  # JSON has no infinity
+    return {"loss": loss, "grad_norm": norm, "loss_scale": loss_scale, "skipped": bool(skipped)}
+
+
 def step_line(
     *,
     step: int,
     loss: float,
-    grad_norm: float,
+    grad_norm: float | None,
     learning_rate: float,
     tokens_per_second: float,
     eta: float,
     mfu: float | None = None,
     peak_memory: float | None = None,
+    loss_scale: float = 1,
     **others: float,
 ) -> str:
     """Return a step's line on the console, of at most 80 columns; the file has every digit."""
+    if grad_norm is None:
+        return (
+            f"step {step:5d} | loss {loss:9.6f} | skipped at loss scale {loss_scale:g} | "
+            f"{tokens_per_second:,.0f} tok/s | eta {rounded_time(eta)}"
+        )
     if mfu is None:
         return (
             f"step {step:5d} | loss {loss:9.6f} | norm {grad_norm:6.3f} | lr {learning_rate:.1e} | "

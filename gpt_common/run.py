@@ -38,6 +38,7 @@ from gpt_common.hellaswag import (
 )
 from gpt_common.initialization import initialize_weights, lazy_initial_weights
 from gpt_common.lock import FolderLock
+from gpt_common.loss_scale import LossScale
 from gpt_common.memory import require_free, require_memory
 from gpt_common.metrics import RunLog
 from gpt_common.prefetch import Prefetcher
@@ -167,10 +168,17 @@ class Run:
         return prompt, sampling, StoppingOptions(max_length=length)
 
     def save(
-        self, step: int, weights: LazyWeights, exp_avg: LazyWeights, exp_avg_sq: LazyWeights
+        self,
+        step: int,
+        weights: LazyWeights,
+        exp_avg: LazyWeights,
+        exp_avg_sq: LazyWeights,
+        optimizer_step: int,
+        loss_scale: LossScale | None = None,
     ) -> Path:
         """Write the checkpoint after `step` updates, and return its folder.
 
+        `optimizer_step` is AdamW's own step: it does not count the updates that were skipped.
         All processes read the arrays, in the same order, and the first one writes them. Raises
         `NonFiniteError`, and writes nothing, if a loss so far or a weight is not finite.
         """
@@ -182,20 +190,27 @@ class Run:
             for named in tensors
         ]
         folder = step_folder(self.folder, step)
-        write = partial(self._write, folder, step, *streamed)
+        write = partial(self._write, folder, step, *streamed, optimizer_step, loss_scale)
         self.processes.on_first(write, others=lambda: deque(values, maxlen=0))
         self.unconfirmed = step
         self.log.saved(folder)
         return folder
 
-    def _write(self, folder: Path, step: int, weights: LazyWeights, *moments: LazyWeights) -> None:
-        training = self._training_state(step, *(cast(Weights, each) for each in moments))
+    def _write(self, folder: Path, step: int, weights: LazyWeights, *state: Any) -> None:
+        training = self._training_state(step, *state)
         checkpoint = Checkpoint(self.start.config, cast(Weights, weights), training)
         write_checkpoint(folder, checkpoint)
         update_latest(self.folder, folder)
         self._remove_older(folder, at_least=2)
 
-    def _training_state(self, step: int, exp_avg: Weights, exp_avg_sq: Weights) -> TrainingState:
+    def _training_state(
+        self,
+        step: int,
+        exp_avg: Weights,
+        exp_avg_sq: Weights,
+        optimizer_step: int,
+        loss_scale: LossScale | None,
+    ) -> TrainingState:
         start = self.start.training
         return TrainingState(
             step=step,
@@ -205,8 +220,9 @@ class Run:
             options=self.config.as_dict(),
             versions=versions() | {"framework": self.framework},
             fingerprint=self.fingerprint,
-            optimizer_step=start.optimizer_step_at(step) if start else step,
+            optimizer_step=optimizer_step,
             source=start.source if start else {},
+            loss_scale=loss_scale,
         )
 
     def remove_older(self) -> None:

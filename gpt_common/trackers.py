@@ -124,11 +124,11 @@ class Trackers:
                 self._started[name] = start()
 
     def log(self, entry: Mapping[str, Any]) -> None:
-        """Log an entry of `log.jsonl`, a list of texts as one."""
+        """Log an entry of `log.jsonl`, a list of texts as one, without what is null."""
         values = {
             name: "\n\n".join(value) if isinstance(value, list) else value
             for name, value in entry.items()
-            if name != "step"
+            if name != "step" and value is not None
         }
         for name, tracker in [*self._started.items()]:
             with self._dropped_by_an_error(name):

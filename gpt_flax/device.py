@@ -10,6 +10,7 @@ from gpt_common import cli
 from gpt_common.cache import cache_folder
 from gpt_common.config import Device, Dtype, DtypeOption
 from gpt_common.errors import InputError
+from gpt_flax.precision import HALF
 
 
 def select_device(name: Device, dtype: Dtype) -> jax.Device:
@@ -44,7 +45,8 @@ def check_dtype(platform: str, dtype: Dtype, device: jax.Device) -> None:
     lacks_tf32 = platform != "cuda" and dtype == "tf32"
     lacks_bfloat16 = platform == "cuda" and dtype == "bfloat16" and not has_bfloat16(device)
     if lacks_tf32 or lacks_bfloat16:
-        raise InputError(f"device {platform} cannot compute in {dtype}; try --dtype float32")
+        instead = "float16 or float32" if lacks_bfloat16 else "float32"
+        raise InputError(f"device {platform} cannot compute in {dtype}; try --dtype {instead}")
 
 
 def available_devices() -> list[str]:
@@ -82,14 +84,15 @@ def has_bfloat16(device: jax.Device) -> bool:
 
 
 def has_cudnn_attention(device: jax.Device, dtype: Dtype) -> bool:
-    """Whether cuDNN's attention compiles for the device in `dtype`, bfloat16; a note says why not.
+    """Whether cuDNN's attention compiles for the device in `dtype`, of 16 bits.
 
-    It may lack cuDNN, or have one that is too old, or another's that was loaded first.
+    It needs a GPU that has bfloat16. A note says if cuDNN is absent, or too old, or another's that
+    was loaded first.
     """
-    if device.platform != "gpu" or dtype != "bfloat16":
+    if dtype not in HALF or not has_bfloat16(device):
         return False
     attend = partial(jax.nn.dot_product_attention, is_causal=True, implementation="cudnn")
-    q = jnp.zeros((1, 2, 1, 8), jnp.bfloat16)
+    q = jnp.zeros((1, 2, 1, 8), HALF[dtype])
     try:
         jax.jit(jax.grad(lambda q: attend(q, q, q).sum())).lower(q).compile()
     except Exception as error:

@@ -3,14 +3,17 @@
 | plain                  | fast                    | used on        | gain                      |
 | ---------------------- | ----------------------- | -------------- | ------------------------- |
 | `nn.Dense.__call__`    | `dense_2d`              | CPUs (1)       | speed                     |
-| `jax.nn.gelu` in `MLP` | `remat_gelu`            | CPUs           | memory; speed in bfloat16 |
+| `jax.nn.gelu` in `MLP` | `remat_gelu`            | CPUs, (3)      | memory; speed in bfloat16 |
 | `causal_attention`     | `blockwise_attention`   | CPUs (1), (2)  | speed, memory             |
-| `causal_attention`     | `cudnn_attention`       | GPUs, bfloat16 | not measured yet          |
+| `causal_attention`     | `cudnn_attention`       | GPUs (4)       | not measured yet          |
 | `GPT.loss`             | `chunked_cross_entropy` | CPUs, GPUs     | memory; speed in bfloat16 |
 
-(1) In bfloat16 only on CPUs with bfloat16 instructions.
+(1) In bfloat16 only on CPUs with bfloat16 instructions, in float16 on none.
 (2) In bfloat16 also on GPUs, where cuDNN cannot attend; every product is in bfloat16, as it is not
-in the backward pass of the plain one.
+in the backward pass of the plain one. Not in float16, as it would round smaller gradients to 0.
+(3) In float16 everywhere: the cube of a number above 40 overflows, and so does the square of one
+above 255, in its gradient.
+(4) In bfloat16 and float16, on GPUs that have bfloat16.
 
 `docs/speed.md` has the measurements.
 """
@@ -23,6 +26,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import linen as nn
 from flax.linen.module import InterceptorContext
 from jax import Array
@@ -34,13 +38,14 @@ from gpt_common.config import Dtype, GPTConfig
 from gpt_common.hardware import Processor
 from gpt_flax.model import GPT, MLP, Attention, causal_attention
 from gpt_flax.parallel import divide_rows
-from gpt_flax.precision import DTYPES
+from gpt_flax.precision import DTYPES, HALF
 
 # Rows of logits in a chunk. On a CPU 103 MB in float32 for GPT-2; with fewer, XLA multiplies more
 # slowly. On a GPU 0.8 GB; with fewer, the head's gradient is read and written more often.
 CPU_LOSS_ROWS, GPU_LOSS_ROWS = 512, 4096
 BLOCK_ROWS = 128  # minimum number of queries in a block of attention
 SMALL_BATCH = 64  # maximum number of rows for which `small_batch_options` are faster
+FLOAT16_UNIT = 2.0**15  # of a gradient of the logits, which is -1 to 1
 
 
 @dataclass(frozen=True)
@@ -60,14 +65,14 @@ def choose_fast_ops(
 ) -> FastOps:
     """Return the operations that are faster on a device, in a dtype, with a CPU `processor`.
 
-    On a GPU XLA has fast kernels for the plain operations, except attention in bfloat16, which is
+    On a GPU XLA has fast kernels for the plain operations, except attention in 16 bits, which is
     cuDNN's if there is `cudnn`; the plain loss needs too much memory. None in float64, the
     reference.
     """
     if dtype == "float64":
         return FastOps()
     if device_type == "cpu":
-        native = dtype != "bfloat16" or processor.bfloat16
+        native = dtype not in HALF or (dtype == "bfloat16" and processor.bfloat16)
         return FastOps(
             dense_2d=native,
             remat_gelu=True,
@@ -75,10 +80,10 @@ def choose_fast_ops(
             loss_rows=CPU_LOSS_ROWS,
             memory_scheduler=True,
         )
-    bfloat16 = device_type == "gpu" and dtype == "bfloat16"
     return FastOps(
-        cudnn_attention=bfloat16 and cudnn,
-        blockwise_attention=bfloat16 and not cudnn,
+        remat_gelu=dtype == "float16",
+        cudnn_attention=dtype in HALF and cudnn,
+        blockwise_attention=dtype == "bfloat16" and not cudnn,
         loss_rows=GPU_LOSS_ROWS,
     )
 
@@ -392,7 +397,9 @@ def _chunked_cross_entropy_forward(
     x: Array, weight: Array, targets: Array, vocab_size: int, dtype: DTypeLike, loss_rows: int
 ) -> tuple[Array, tuple[Array, Array]]:
     # A `scan`: of an unrolled loop XLA would start all chunks before it finishes the first.
-    count, x, w = len(x), x.astype(dtype), weight.astype(dtype)
+    # In float16 gradients of the mean would underflow: those of the sum, times a unit, do not.
+    x, w = x.astype(dtype), weight.astype(dtype)
+    count, divisor = len(x), 1 / FLOAT16_UNIT if dtype == jnp.float16 else len(x)
     w_transpose, sum_dtype = transpose_contiguous(w), jnp.promote_types(weight.dtype, jnp.float32)
 
     def add_chunk(
@@ -402,7 +409,7 @@ def _chunked_cross_entropy_forward(
         logits = matmul(x_rows, w_transpose)  # (R, V)
         logits = jnp.where(jnp.arange(len(w)) < vocab_size, logits, -jnp.inf)
         losses, d_logits = row_losses(logits, targets)
-        d_logits = (d_logits / count).astype(dtype)
+        d_logits = (d_logits / divisor).astype(dtype)
         d_weight += matmul(transpose_contiguous(d_logits), x_rows)
         return (loss + losses.sum(), d_weight), matmul(d_logits, w).astype(weight.dtype)
 
@@ -417,7 +424,10 @@ def _chunked_cross_entropy_forward(
         sums, dx_rest = add_chunk(sums, (x[whole:], targets[whole:]))
         dx.append(dx_rest)
     loss, d_weight = sums
-    return loss / count, (jnp.concatenate(dx), d_weight.astype(weight.dtype))
+    gradients = jnp.concatenate(dx), d_weight.astype(weight.dtype)
+    if divisor != count:
+        gradients = optax.tree.scale(divisor / count, gradients)
+    return loss / count, gradients
 
 
 chunked_cross_entropy.defvjp(

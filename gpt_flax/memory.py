@@ -8,6 +8,7 @@ from gpt_common.dry_run import planned_gpus
 from gpt_common.estimate import Footprint, Target
 from gpt_common.hardware import Processor
 from gpt_flax.fast import BLOCK_ROWS, FastOps, choose_fast_ops
+from gpt_flax.precision import HALF
 
 
 def footprint(ops: FastOps | None, dtype: Dtype, device_type: str) -> Footprint:
@@ -17,7 +18,7 @@ def footprint(ops: FastOps | None, dtype: Dtype, device_type: str) -> Footprint:
     torch twin keeps, a block keeps the scores of attention if no fast operation recomputes them.
     """
     size = 8 if dtype == "float64" else 4
-    width = 2 if dtype == "bfloat16" else size
+    width = 2 if dtype in HALF else size
     ops = ops or FastOps()
     attends = ops.blockwise_attention or ops.cudnn_attention
     if device_type == "cpu":
@@ -37,9 +38,9 @@ def _cpu_footprint(ops: FastOps, size: int, width: int) -> Footprint:
 
     Forward, a block keeps what it does in torch, and queries, keys and values transposed. Before
     the first weight's gradient it has the inputs of its linear layers (7 numbers), the gradients
-    of their outputs (9, those of queries, keys and values twice in bfloat16) and of the norms' (2),
+    of their outputs (9, those of queries, keys and values twice in half precision) and of the norms' (2),
     and for the norms two more of the residual stream's size. The two of the stream itself are there
-    or not, as XLA has ordered the program: half of them is counted. A weight in bfloat16 has two
+    or not, as XLA has ordered the program: half of them is counted. A weight in half precision has two
     copies, one of them transposed; the head has a transposed one in float32, too.
     """
     copies = 2 * width if width < size else 0

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from gpt_common.checkpoint import TrainingState
 from gpt_common.config import GPTConfig, OptimizerOptions
 from gpt_common.weights import LazyWeights
+from gpt_flax.loss_scale import Scaler, unless_skipped, unscale, update_scaler
 from gpt_flax.parallel import divide
 from gpt_flax.weights import Params, from_hf, lazy_hf
 
@@ -58,14 +59,28 @@ def clip_and_update(
     gradients: Params,
     optimizer: optax.GradientTransformation,
     opt_state: optax.OptState,
+    scaler: Scaler | None,
     learning_rate: float,
     max_norm: float,
-) -> tuple[Params, optax.OptState, Array]:
-    """Return the parameters and AdamW's state after the update, and the norm before clipping."""
+) -> tuple[Params, optax.OptState, Scaler | None, Array]:
+    """Return parameters, AdamW's state and scaler after the update, and the norm before clipping.
+
+    A scaler of float16 unscales the gradients first, and skips the update if one is not finite.
+    """
+    if scaler is not None:
+        gradients, finite = unscale(gradients, scaler)
     gradients, norm = clip_by_global_norm(gradients, max_norm)
-    updates, opt_state = optimizer.update(gradients, opt_state, params)
-    params = jax.tree.map(lambda p, u: p + learning_rate * u, params, updates)
-    return params, opt_state, norm
+    updates, new_opt_state = optimizer.update(gradients, opt_state, params)
+    new_params = jax.tree.map(lambda p, u: p + learning_rate * u, params, updates)
+    if scaler is None:
+        return new_params, new_opt_state, None, norm
+    new, old = (new_params, new_opt_state), (params, opt_state)
+    return *unless_skipped(finite, new, old), update_scaler(scaler, finite), norm
+
+
+def optimizer_step(opt_state: optax.OptState) -> int:
+    """Return AdamW's own step count, which is without the updates that were skipped."""
+    return int(optax.tree.get(opt_state, "count"))
 
 
 def state_to_hf(opt_state: optax.OptState, config: GPTConfig) -> tuple[LazyWeights, LazyWeights]:
@@ -82,7 +97,7 @@ def restore_state(
     mesh: Mesh | None = None,
 ) -> optax.OptState:
     """Return AdamW's state with the moments and the step of a checkpoint."""
-    step = training.optimizer_step_at(training.step)
+    step = training.adamw_step
     dtype = jax.tree.leaves(optax.tree.get(opt_state, "mu"))[0].dtype
     return optax.tree.set(
         opt_state,

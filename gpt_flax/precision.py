@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,8 +16,10 @@ DTYPES: dict[Dtype, DTypeLike] = {
     "float32": jnp.float32,
     "tf32": jnp.float32,
     "bfloat16": jnp.bfloat16,
+    "float16": jnp.float16,
     "float64": jnp.float64,
 }
+HALF: dict[Dtype, DTypeLike] = {"bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
 
 def master_dtype(dtype: DtypeOption) -> jnp.dtype:
@@ -25,26 +28,30 @@ def master_dtype(dtype: DtypeOption) -> jnp.dtype:
 
 
 def product_dtype(dtype: Dtype, weights: DTypeLike) -> DTypeLike:
-    """Return the dtype of matrix products: bfloat16 if `dtype` is, else that of the `weights`."""
-    return jnp.bfloat16 if dtype == "bfloat16" else weights
+    """Return the dtype of matrix products: `dtype` if it has 16 bits, else the `weights`'."""
+    return HALF.get(dtype, weights)
 
 
 def autocast(dtype: Dtype) -> AbstractContextManager:
-    """Return a context in which matrix products compute in bfloat16, if `dtype` is bfloat16.
+    """Return a context in which matrix products compute in `dtype`, if it has 16 bits.
 
     Flax has no `torch.autocast`: this context gives Linen's layers their `dtype` at each call.
     Enter it inside the jitted function: `jit` does not know that it is part of the function.
     """
-    return nn.intercept_methods(in_bfloat16) if dtype == "bfloat16" else nullcontext()
+    return nn.intercept_methods(partial(in_half, HALF[dtype])) if dtype in HALF else nullcontext()
 
 
-def in_bfloat16(
-    method: Callable[..., Any], args: tuple, kwargs: dict[str, Any], context: InterceptorContext
+def in_half(
+    dtype: DTypeLike,
+    method: Callable[..., Any],
+    args: tuple,
+    kwargs: dict[str, Any],
+    context: InterceptorContext,
 ) -> Any:
-    """Call a method of a Linen module, in bfloat16 if it multiplies by a weight."""
+    """Call a method of a Linen module, in a dtype of 16 bits if it multiplies by a weight."""
     layer, name = context.module, context.method_name
     multiplies = (isinstance(layer, nn.Dense) and name == "__call__") or name == "attend"
     if not multiplies or layer.dtype is not None:
         return method(*args, **kwargs)
-    layer_in_bfloat16 = layer.clone(dtype=jnp.bfloat16, parent=None)
-    return layer_in_bfloat16.apply(layer.variables, *args, method=name)
+    layer_in_half = layer.clone(dtype=dtype, parent=None)
+    return layer_in_half.apply(layer.variables, *args, method=name)

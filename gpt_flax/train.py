@@ -32,9 +32,22 @@ from gpt_flax.device import (
 from gpt_flax.evaluate import numpy_logprobs
 from gpt_flax.fast import FastOps, choose_fast_ops, create_model, train_step_options
 from gpt_flax.generate import generate_texts
+from gpt_flax.loss_scale import (
+    Scaler,
+    create_scaler,
+    scale_metrics,
+    stored_scale,
+    value_and_scaled_grad,
+)
 from gpt_flax.memory import planned, target
 from gpt_flax.model import GPT
-from gpt_flax.optimizer import clip_and_update, create_optimizer, restore_state, state_to_hf
+from gpt_flax.optimizer import (
+    clip_and_update,
+    create_optimizer,
+    optimizer_step,
+    restore_state,
+    state_to_hf,
+)
 from gpt_flax.parallel import gathered, join_rows, make_mesh, shard_state, start_processes
 from gpt_flax.precision import autocast, master_dtype
 from gpt_flax.weights import Params, from_hf, lazy_hf
@@ -45,6 +58,7 @@ class TrainState(NamedTuple):
 
     params: Params
     opt_state: optax.OptState
+    scaler: Scaler | None = None  # of float16
 
 
 def create_state(
@@ -58,7 +72,8 @@ def create_state(
     opt_state = create_opt_state(params, optimizer, mesh)
     if start.training:
         opt_state = restore_state(opt_state, start.config, start.training, mesh)
-    return TrainState(params, opt_state)
+    scaler = create_scaler(config.runtime.dtype, start.training, mesh)
+    return TrainState(params, opt_state, scaler)
 
 
 def create_opt_state(
@@ -93,8 +108,9 @@ def train_step(
     `x` and `y` are `(A, B, T)`: A batches whose gradients are averaged.
     """
 
-    value_and_grad = jax.value_and_grad(
-        lambda p, x_micro, y_micro: loss_fn(p, model, x_micro, y_micro, dtype) / len(x)
+    value_and_grad = value_and_scaled_grad(
+        lambda p, x_micro, y_micro: loss_fn(p, model, x_micro, y_micro, dtype) / len(x),
+        state.scaler,
     )
 
     def accumulate(total: tuple[Array, Params], micro: tuple[Array, Array]) -> tuple:
@@ -103,10 +119,11 @@ def train_step(
     # Their dtypes are known; `eval_shape` would trace the model once more.
     zeros = jnp.zeros((), optax.tree.dtype(state.params)), optax.tree.zeros_like(state.params)
     (loss, gradients), _ = jax.lax.scan(accumulate, zeros, (x, y))
-    params, opt_state, norm = clip_and_update(
-        state.params, gradients, optimizer, state.opt_state, learning_rate, grad_clip
+    params, opt_state, scaler, norm = clip_and_update(
+        state.params, gradients, optimizer, state.opt_state, state.scaler, learning_rate, grad_clip
     )
-    return TrainState(params, opt_state), {"loss": loss, "grad_norm": norm}
+    metrics = {"loss": loss, "grad_norm": norm} | scale_metrics(state.scaler, scaler)
+    return TrainState(params, opt_state, scaler), metrics
 
 
 @cache
@@ -161,8 +178,9 @@ def evaluate(
 def save(run: Run, state: TrainState, step: int) -> Path:
     """Write the checkpoint after `step` updates."""
     config = run.start.config
-    weights = lazy_hf(state.params, config)
-    return run.save(step, weights, *state_to_hf(state.opt_state, config))
+    weights, moments = lazy_hf(state.params, config), state_to_hf(state.opt_state, config)
+    counts = optimizer_step(state.opt_state), stored_scale(state.scaler)
+    return run.save(step, weights, *moments, *counts)
 
 
 def after_step(

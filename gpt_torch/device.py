@@ -30,9 +30,11 @@ def check_dtype(device_type: str, dtype: Dtype) -> None:
     lacks_bfloat16 = (
         device_type == "cuda" and dtype == "bfloat16" and not torch.cuda.is_bf16_supported()
     )
-    if lacks_float64 or lacks_tf32 or lacks_bfloat16:
+    lacks_float16 = device_type == "mps" and dtype == "float16"  # not tested
+    if lacks_float64 or lacks_tf32 or lacks_bfloat16 or lacks_float16:
         kind = device_type.replace("cuda", "cuda (ROCm)") if torch.version.hip else device_type
-        raise InputError(f"device {kind} cannot compute in {dtype}; try --dtype float32")
+        instead = "float16 or float32" if lacks_bfloat16 else "float32"
+        raise InputError(f"device {kind} cannot compute in {dtype}; try --dtype {instead}")
     # Before torch 2.13 the causal mask of MPS leaks future tokens in bfloat16.
     if device_type == "mps" and dtype == "bfloat16" and torch.__version__ < "2.13":
         raise InputError(f"device mps: bfloat16 needs torch 2.13, got {torch.__version__}")

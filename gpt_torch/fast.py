@@ -28,6 +28,7 @@ CPU_LOSS_ROWS = 512  # rows of logits in a chunk: 103 MB in float32 for GPT-2's 
 CUDA_LOSS_ROWS = 4096  # 824 MB: large matrix products, and few kernel launches
 SOFTMAX_ROWS = 64  # rows that go through a CPU's softmax together: 13 MB, for the CPU's cache
 BLOCK_ROWS = 128  # minimum number of queries in a block of attention
+FLOAT16_UNIT = 2.0**15  # of a gradient of the logits, which is -1 to 1
 
 
 @dataclass(frozen=True)
@@ -215,8 +216,11 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         differentiate: bool,
     ) -> Tensor:
         """Return the mean loss of `(N, C)` rows, and save its gradients for `backward`."""
-        matmul = onednn_matmul if ops.onednn_linear else F.linear
         dtype, losses = compute_dtype(x), []
+        matmul = onednn_matmul if ops.onednn_linear else F.linear
+        d_matmul = matmul if dtype != torch.float16 else upcast_matmul
+        # In float16 gradients of the mean would underflow: those of the sum, times a unit, do not.
+        divisor = len(x) if dtype != torch.float16 else 1 / FLOAT16_UNIT
         w, dx = weight.to(dtype), torch.empty_like(x)
         d_weight = torch.zeros_like(weight) if differentiate else None
         softmax_rows = SOFTMAX_ROWS if x.device.type == "cpu" else ops.loss_rows
@@ -226,10 +230,12 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             logits = matmul(x_rows, w)  # (R, V)
             logits[:, vocab_size:] = -math.inf
             blocks = zip(logits.split(softmax_rows), targets[rows].split(softmax_rows), strict=True)
-            losses += [row_losses_(*block, len(x), weight.dtype) for block in blocks]
+            losses += [row_losses_(*block, divisor, weight.dtype) for block in blocks]
             if d_weight is not None:
-                dx[rows] = matmul(logits, w.t()).to(x.dtype)
-                d_weight += matmul(logits.t(), x_rows.t())
+                dx[rows] = d_matmul(logits, w.t()).to(x.dtype)
+                d_weight += d_matmul(logits.t(), x_rows.t())
+        if d_weight is not None and divisor != len(x):
+            torch._foreach_mul_((dx, d_weight), divisor / len(x))
         ctx.save_for_backward(dx, d_weight)
         return torch.cat(losses).mean()
 
@@ -240,16 +246,24 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         return grad_outputs[0] * dx, grad_outputs[0] * d_weight, None, None, None, None
 
 
-def row_losses_(logits: Tensor, targets: Tensor, count: int, dtype: torch.dtype) -> Tensor:
+def upcast_matmul(a: Tensor, b: Tensor) -> Tensor:
+    """Return a b^T of two float16 matrices in float32, which does not overflow."""
+    if a.is_cuda:
+        return torch.mm(a, b.t(), out_dtype=torch.float32)
+    with torch.autocast(a.device.type, enabled=False):  # which would cast to float16
+        return a.float() @ b.t().float()  # torch has no such product on a CPU
+
+
+def row_losses_(logits: Tensor, targets: Tensor, divisor: float, dtype: torch.dtype) -> Tensor:
     """Return -log p(target) of each row of `(R, V)` logits, computed in `dtype`.
 
-    The logits are overwritten by the gradients of the mean of `count` such losses.
+    The logits are overwritten by the gradients of their sum, over `divisor`.
     """
     targets, upcast = targets.unsqueeze(-1), logits.to(dtype)
     target_logits = upcast.gather(-1, targets)
     maximum = upcast.amax(-1, keepdim=True)
     denominator = upcast.sub_(maximum).exp_().sum(-1, keepdim=True)
-    upcast.div_(denominator * count)
-    upcast.scatter_add_(-1, targets, torch.full_like(denominator, -1 / count))
+    upcast.div_(denominator * divisor)
+    upcast.scatter_add_(-1, targets, torch.full_like(denominator, -1 / divisor))
     logits.copy_(upcast)
     return (maximum - target_logits + denominator.log()).squeeze(-1)

@@ -8,6 +8,7 @@ from gpt_common.dry_run import planned_gpus
 from gpt_common.estimate import Footprint, Target
 from gpt_common.hardware import Processor
 from gpt_torch.fast import FastOps, choose_fast_ops
+from gpt_torch.precision import HALF
 
 
 def footprint(ops: FastOps | None, dtype: Dtype, device_type: str) -> Footprint:
@@ -18,7 +19,7 @@ def footprint(ops: FastOps | None, dtype: Dtype, device_type: str) -> Footprint:
     attention 4, the inputs of the linear layers 2, the MLP 8. Attention keeps no scores.
     """
     size = 8 if dtype == "float64" else 4
-    width = 2 if dtype == "bfloat16" else size
+    width = 2 if dtype in HALF else size
     rows = ops.loss_rows if ops else 0
     # Of whole logits those of the loss and of three steps of its gradient; of rows two copies.
     logit = size + width if rows else 4 * size

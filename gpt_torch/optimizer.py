@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.optim import AdamW
 
 from gpt_common.checkpoint import TrainingState
@@ -55,14 +56,32 @@ def clip_by_global_norm(gradients: list[Tensor], max_norm: float) -> Tensor:
 
 
 def clip_and_update(
-    model: nn.Module, optimizer: AdamW, learning_rate: float | Tensor, max_norm: float
+    model: nn.Module,
+    optimizer: AdamW,
+    scaler: GradScaler | None,
+    learning_rate: float | Tensor,
+    max_norm: float,
 ) -> Tensor:
-    """Clip the gradients and update the parameters by AdamW; return the norm before clipping."""
+    """Clip the gradients and update the parameters by AdamW; return the norm before clipping.
+
+    A scaler of float16 unscales the gradients first, and skips the update if one is not finite.
+    """
+    if scaler is not None:
+        scaler.unscale_(optimizer)
     norm = clip_by_global_norm([p.grad for p in model.parameters() if p.grad is not None], max_norm)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
-    optimizer.step()
+    if scaler is None:
+        optimizer.step()
+    else:
+        scaler.step(optimizer)  # which does not wait for the device, as AdamW is fused
+        scaler.update()
     return norm
+
+
+def optimizer_step(optimizer: AdamW) -> int:
+    """Return AdamW's own step count, which is without the updates that were skipped."""
+    return int(next(iter(optimizer.state.values()))["step"])
 
 
 def state_to_hf(
@@ -79,7 +98,7 @@ def restore_state(
     optimizer: AdamW, model: nn.Module, config: GPTConfig, training: TrainingState
 ) -> None:
     """Restore AdamW's moments and step from a checkpoint."""
-    step = training.optimizer_step_at(training.step)
+    step = training.adamw_step
     parameters = dict(model.named_parameters())
     dtype = next(iter(parameters.values())).dtype
     moments = zip(

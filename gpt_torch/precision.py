@@ -7,6 +7,8 @@ from torch import Tensor
 
 from gpt_common.config import Dtype, DtypeOption
 
+HALF: dict[Dtype, torch.dtype] = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
 
 def master_dtype(dtype: DtypeOption) -> torch.dtype:
     """Return the dtype of weights and moments: float64 for `--dtype float64`, else float32."""
@@ -14,13 +16,13 @@ def master_dtype(dtype: DtypeOption) -> torch.dtype:
 
 
 def product_dtype(dtype: Dtype, weights: torch.dtype) -> torch.dtype:
-    """Return the dtype of matrix products: bfloat16 if `dtype` is, else that of the `weights`."""
-    return torch.bfloat16 if dtype == "bfloat16" else weights
+    """Return the dtype of matrix products: `dtype` if it has 16 bits, else the `weights`'."""
+    return HALF.get(dtype, weights)
 
 
 def autocast(device: torch.device, dtype: Dtype) -> AbstractContextManager:
-    """Return a context in which matrix products compute in bfloat16, if `dtype` is bfloat16."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
+    """Return a context in which matrix products compute in `dtype`, if it has 16 bits."""
+    return torch.autocast(device.type, HALF.get(dtype), enabled=dtype in HALF)
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:

@@ -9,6 +9,7 @@ from typing import SupportsFloat
 import numpy as np
 import torch
 from torch import Tensor
+from torch.amp import GradScaler
 from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import AdamW
 
@@ -28,9 +29,22 @@ from gpt_torch.device import resolve_dtype, select_device, upload
 from gpt_torch.evaluate import numpy_logprobs
 from gpt_torch.fast import FastOps, choose_fast_ops
 from gpt_torch.generate import generate_texts, load_model
+from gpt_torch.loss_scale import (
+    create_scaler,
+    current_scale,
+    scale_loss,
+    scale_metrics,
+    stored_scale,
+)
 from gpt_torch.memory import planned, target
 from gpt_torch.model import GPT
-from gpt_torch.optimizer import clip_and_update, create_optimizer, restore_state, state_to_hf
+from gpt_torch.optimizer import (
+    clip_and_update,
+    create_optimizer,
+    optimizer_step,
+    restore_state,
+    state_to_hf,
+)
 from gpt_torch.parallel import (
     gathered,
     make_mesh,
@@ -51,6 +65,7 @@ class TrainState:
 
     model: GPT
     optimizer: AdamW
+    scaler: GradScaler | None = None  # of float16
 
 
 def create_state(
@@ -65,7 +80,8 @@ def create_state(
     optimizer = create_optimizer(model, config.optimizer)
     if start.training:
         restore_state(optimizer, model, start.config, start.training)
-    return TrainState(model, optimizer)
+    scaler = create_scaler(config.runtime.dtype, start.training, device)
+    return TrainState(model, optimizer, scaler)
 
 
 def loss_fn(model: GPT, x: Tensor, y: Tensor, dtype: Dtype) -> Tensor:
@@ -91,11 +107,13 @@ def train_step(
     for number, (x_micro, y_micro) in enumerate(zip(x, y, strict=True), start=1):
         set_gradient_sync(state.model, number == len(x))
         loss = loss_fn(state.model, x_micro, y_micro, dtype) / len(x)
-        loss.backward()
+        scale_loss(loss, state.scaler).backward()
         losses.append(loss.detach())
-    norm = update(state.model, state.optimizer, learning_rate, grad_clip)
+    scale = current_scale(state.scaler, x.device)
+    norm = update(state.model, state.optimizer, state.scaler, learning_rate, grad_clip)
     state.optimizer.zero_grad()
-    return {"loss": mean(torch.stack(losses).sum()), "grad_norm": whole(norm)}
+    metrics = {"loss": mean(torch.stack(losses).sum()), "grad_norm": whole(norm)}
+    return metrics | scale_metrics(scale, current_scale(state.scaler, x.device))
 
 
 def compile_train_step(model: GPT) -> Callable[..., dict[str, Tensor]]:
@@ -106,10 +124,16 @@ def compile_train_step(model: GPT) -> Callable[..., dict[str, Tensor]]:
     model.loss = torch.compile(model.loss)  # type: ignore[method-assign]
     compiled = torch.compile(clip_and_update)
 
-    def update(model: GPT, optimizer: AdamW, learning_rate: float, grad_clip: float) -> Tensor:
+    def update(
+        model: GPT,
+        optimizer: AdamW,
+        scaler: GradScaler | None,
+        learning_rate: float,
+        grad_clip: float,
+    ) -> Tensor:
         # torch.compile would compile again for each new number, but not for each new tensor.
         rate = torch.tensor(learning_rate, dtype=torch.float64)
-        return compiled(model, optimizer, rate, grad_clip)
+        return compiled(model, optimizer, scaler, rate, grad_clip)
 
     return partial(train_step, update=update)
 
@@ -167,7 +191,9 @@ def save(run: Run, state: TrainState, step: int) -> Path:
     reshard(state.model)
     config = run.start.config
     weights = lazy_hf(dict(state.model.named_parameters()), config)
-    return run.save(step, weights, *state_to_hf(state.optimizer, state.model, config))
+    moments = state_to_hf(state.optimizer, state.model, config)
+    counts = optimizer_step(state.optimizer), stored_scale(state.scaler)
+    return run.save(step, weights, *moments, *counts)
 
 
 def after_step(run: Run, state: TrainState, step: int, dtype: Dtype, device: torch.device) -> bool:

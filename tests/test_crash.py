@@ -59,6 +59,7 @@ def save(run, step, seed):
     run.save(
         step,
         *({n: LazyArray(w.shape, w.dtype, w.view) for n, w in each.items()} for each in tensors),
+        optimizer_step=step,
     )
     run.lock.release()
 

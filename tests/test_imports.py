@@ -144,6 +144,7 @@ ONLY_TORCH = {
     *("OneDNNLinear", "OneDNNLinear.forward", "OneDNNLinear.backward"),
     *("BlockwiseAttention", "BlockwiseAttention.forward", "BlockwiseAttention.backward"),
     *("ChunkedCrossEntropy", "ChunkedCrossEntropy.forward", "ChunkedCrossEntropy.backward"),
+    *("upcast_matmul", "scale_loss", "current_scale"),
     *("attention_weights", "active_cache", "stack", "master_weights"),
     *("drop_surplus_ties", "upload"),
     *("sampling_device", "has_static_cache", "cache_length"),
@@ -154,7 +155,7 @@ ONLY_FLAX = {
     *("own_devices", "sharding_of", "shard_state", "join_rows", "divide_rows", "mean_loss"),
     "_cpu_footprint",
     *("create_opt_state", "divided_step"),
-    *("eval_step", "enable_compilation_cache", "in_bfloat16"),
+    *("eval_step", "enable_compilation_cache", "in_half"),
     *("call_fast", "fast_attention", "train_step_options"),
     *("is_small_batch", "small_batch_options", "choose_decode"),
     *("matmul", "_matmul_backward", "transpose_contiguous"),
@@ -165,6 +166,7 @@ ONLY_FLAX = {
     *("attention_block_forward", "attention_block_backward"),
     *("_chunked_cross_entropy_forward", "has_cudnn_attention"),
     *("prefill_step", "decode_steps", "gather"),
+    *("Scaler", "value_and_scaled_grad", "unscale", "unless_skipped", "update_scaler"),
 }
 
 

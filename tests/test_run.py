@@ -192,7 +192,7 @@ def test_one_number_that_is_not_finite_is_enough(part, number, tmp_path):
     state[part]["transformer.h.1.ln_2.weight"][3] = number
     state = [{n: LazyArray(w.shape, w.dtype, w.view) for n, w in each.items()} for each in state]
     with started, pytest.raises(NonFiniteError, match=r"step 2: transformer\.h\.1\.ln_2\.weight"):
-        started.save(2, *state)
+        started.save(2, *state, 2)
     assert run_checkpoints(tmp_path) == []
 
 

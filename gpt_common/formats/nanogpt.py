@@ -310,7 +310,7 @@ def parameter_states(training: TrainingState, names: list[str]) -> dict[int, dic
     """Return AdamW's step and moments of each parameter."""
     import torch
 
-    step = float(training.optimizer_step_at(training.step))
+    step = float(training.adamw_step)
     first, second = (transposed_linears(m) for m in (training.exp_avg, training.exp_avg_sq))
     return {
         index: {

@@ -156,7 +156,7 @@ FAULTS = (
     Fault(
         "flax: the loss by rows averages over a chunk",
         "gpt_flax/fast.py::_chunked_cross_entropy_forward.add_chunk",
-        "d_logits / count",
+        "d_logits / divisor",
         "d_logits / len(d_logits)",
     ),
     Fault(
@@ -249,8 +249,8 @@ FAULTS = (
     Fault(
         "torch: every chunk's gradient but the last is lost",
         "gpt_torch/fast.py::ChunkedCrossEntropy.forward",
-        "d_weight += matmul(logits.t(), x_rows.t())",
-        "d_weight = matmul(logits.t(), x_rows.t())",
+        "d_weight += d_matmul(logits.t(), x_rows.t())",
+        "d_weight = d_matmul(logits.t(), x_rows.t())",
     ),
     Fault(
         "flax: cuDNN is asked for heads of more than 128",

@@ -126,7 +126,7 @@ FAULTS = (
     Fault(
         "flax: without cuDNN a GPU attends in the plain way",
         "gpt_flax/fast.py::choose_fast_ops",
-        "bfloat16 and not cudnn",
+        'dtype == "bfloat16" and not cudnn',
         "False",
     ),
     Fault(

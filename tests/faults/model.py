@@ -254,13 +254,13 @@ FAULTS = (
     # Precision.
     Fault(
         "flax: autocast leaves the head in float32",
-        "gpt_flax/precision.py::in_bfloat16",
+        "gpt_flax/precision.py::in_half",
         'name == "attend"',
         "False",
     ),
     Fault(
         "flax: autocast leaves linear layers in float32",
-        "gpt_flax/precision.py::in_bfloat16",
+        "gpt_flax/precision.py::in_half",
         'isinstance(layer, nn.Dense) and name == "__call__"',
         "False",
     ),

@@ -132,7 +132,7 @@ FAULTS = (
     Fault(
         "nanoGPT: the run's step is written as AdamW's",
         "gpt_common/formats/nanogpt.py::parameter_states",
-        "training.optimizer_step_at(training.step)",
+        "training.adamw_step",
         "training.step",
     ),
     Fault(

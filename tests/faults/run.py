@@ -49,8 +49,8 @@ FAULTS = (
     Fault(
         "a run forgets how far AdamW's count is off its own",
         "gpt_common/run.py::Run._training_state",
-        "start.optimizer_step_at(step) if start else step",
-        "step",
+        "optimizer_step=optimizer_step",
+        "optimizer_step=step",
     ),
     Fault(
         "a run forgets what the file it came from says",

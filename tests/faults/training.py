@@ -46,8 +46,8 @@ FAULTS = (
     Fault(
         "flax: the state is that of before the update",
         "gpt_flax/train.py::train_step",
-        "TrainState(params, opt_state)",
-        "TrainState(params, state.opt_state)",
+        "TrainState(params, opt_state, scaler)",
+        "TrainState(params, state.opt_state, scaler)",
     ),
     Fault(
         "torch: evaluation leaves the loader where it is",
@@ -428,13 +428,13 @@ FAULTS = (
     Fault(
         "torch: a resumed AdamW counts the run's steps",
         "gpt_torch/optimizer.py::restore_state",
-        "training.optimizer_step_at(training.step)",
+        "training.adamw_step",
         "training.step",
     ),
     Fault(
         "flax: a resumed AdamW counts the run's steps",
         "gpt_flax/optimizer.py::restore_state",
-        "training.optimizer_step_at(training.step)",
+        "training.adamw_step",
         "training.step",
     ),
     # The learning rate.

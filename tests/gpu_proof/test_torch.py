@@ -21,6 +21,7 @@ from gpt_torch import train
 from gpt_torch.fast import FastOps, choose_fast_ops, chunked_cross_entropy, create_model
 from gpt_torch.generate import generate, generate_stream, prefill, rewind
 from gpt_torch.inference import prepare_for_inference
+from gpt_torch.loss_scale import create_scaler, scale_loss
 from gpt_torch.optimizer import clip_and_update, create_optimizer
 
 pytestmark = pytest.mark.compile_gpu
@@ -55,7 +56,7 @@ def model_on_cuda(dtype, fast=True):
         return create_model(CONFIG, choose_fast_ops("cuda", dtype, Processor()) if fast else None)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("fast", [True, False])
 def test_the_loss(recorder, dtype, fast):
     model, x = model_on_cuda(dtype, fast), train.to_device(TOKENS, CUDA)
@@ -98,19 +99,24 @@ def test_an_evaluation_waits_once(recorder):
     assert not recorder.mixed
 
 
-def test_the_update(recorder):
-    model = model_on_cuda("bfloat16")
-    optimizer = create_optimizer(model, OptimizerOptions())
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_the_update(recorder, dtype):
+    model = model_on_cuda(dtype)
+    optimizer, scaler = (
+        create_optimizer(model, OptimizerOptions()),
+        create_scaler(dtype, None, CUDA),
+    )
+    scale_loss(torch.ones((), device=CUDA), scaler)  # creates the scale there
     for _ in range(2):
         for parameter in model.parameters():
             parameter.grad = torch.empty_like(parameter)
-        norm = clip_and_update(model, optimizer, 1e-3, 1.0)
+        norm = clip_and_update(model, optimizer, scaler, 1e-3, 1.0)
     assert norm.is_cuda
     assert {t.device.type for s in optimizer.state.values() for t in s.values()} == {"cuda"}
     assert not recorder.waits + recorder.mixed
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("options", SAMPLING.values(), ids=SAMPLING)
 def test_a_chunk_of_tokens_waits_once(recorder, options, dtype):
     model, sampling = prepare_for_inference(model_on_cuda(dtype), dtype), SamplingOptions(**options)
@@ -159,7 +165,7 @@ def graphs(monkeypatch):
     torch.compiler.reset()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_the_compiled_loss_is_one_graph(graphs, dtype):
     """With more than one chunk of rows, the last one shorter."""
     model = create_model(CONFIG, FastOps(loss_rows=6))

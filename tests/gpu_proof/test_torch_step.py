@@ -13,6 +13,7 @@ from gpt_common.config import PRESETS, OptimizerOptions
 from gpt_common.hardware import Processor
 from gpt_torch import train
 from gpt_torch.fast import choose_fast_ops, create_model
+from gpt_torch.loss_scale import create_scaler
 from gpt_torch.optimizer import create_optimizer
 from tests.gpu_proof.test_torch import CONFIG, CUDA, TOKENS
 
@@ -26,11 +27,12 @@ def create_state(config, dtype, fast=True):
     ops = choose_fast_ops("cuda", dtype, Processor()) if fast else None
     with CUDA:
         model = create_model(config, ops)
-    return train.TrainState(model, create_optimizer(model, OptimizerOptions()))
+    optimizer = create_optimizer(model, OptimizerOptions())
+    return train.TrainState(model, optimizer, create_scaler(dtype, None, CUDA))
 
 
 @pytest.mark.parametrize("fast", [True, False])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_a_step_does_not_wait_and_multiplies_in_its_dtype(recorder, dtype, fast):
     """From the upload of the batch to the copies of loss and norm, with accumulated gradients."""
     state = create_state(CONFIG, dtype, fast)

@@ -16,7 +16,7 @@ from tests.parity.tolerances import PROMISES, Differences, each_relative
 FLOOR = 1e-17  # where equal bits are drawn
 TITLES = {"torch": "PyTorch", "flax": "Flax"}
 COLORS = {"torch": "#ee4c2c", "flax": "#3467c1"}
-STYLES: dict[Dtype, str] = {"float64": ":", "float32": "-", "bfloat16": "--"}
+STYLES: dict[Dtype, str] = {"float64": ":", "float32": "-", "float16": "-.", "bfloat16": "--"}
 
 
 @dataclass(frozen=True)
