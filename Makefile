@@ -42,7 +42,7 @@ benchmark-gpu: ## parity and the lecture's optimisations on an NVIDIA GPU, 15 mi
 	benchmarks/gpu.sh $(ARGS)
 
 docs: .venv/installed-docs ## the site, in build/docs
-	$(BIN)/python -m sphinx --builder dirhtml --nitpicky --fail-on-warning --keep-going --quiet \
+	$(BIN)/python -m sphinx --builder html --nitpicky --fail-on-warning --keep-going --quiet \
 		docs build/docs $(ARGS)
 
 docs-test: .venv/installed-docs-test docs ## the site in a browser: chromium, of Debian's package

@@ -39,8 +39,10 @@
       line.classList.add("broken");
     }
     const ins = document.createElement("ins");
-    ins.textContent = article.querySelector("ins").textContent;
-    document.getElementById(`${side}-${last}`).append(ins);
+    const target = document.getElementById(`${side}-${last}`);
+    const indent = " ".repeat(document.getElementById(`${side}-${first}`).style.getPropertyValue("--i"));
+    ins.textContent = article.querySelector("ins").textContent.replace(/^/gm, indent);
+    target.append(ins);
     article.classList.add("chosen");
     document.getElementById(article.dataset.section).querySelector(".twins").after(article);
   };

@@ -2,6 +2,7 @@
 
 import math
 from html import escape
+from textwrap import dedent
 
 from docs._twins import charts
 from docs._twins.figures import Change, Effects, Planted, Run
@@ -10,18 +11,22 @@ from docs._twins.text import FRAMEWORKS, number, prose
 
 def article(fault: Planted, change: Change, source: list[str], section: str, all_: Effects) -> str:
     """Return the account of a fault in `section`, complete without JavaScript."""
-    before = "\n".join(source[change.first - 1 : change.last])
     intact = all_.intact[fault.framework]
     return (
         f'<article class="break" id="break-{fault.id}" tabindex="-1" data-section="{section}" '
         f'data-side="{fault.framework}" data-first="{change.first}" data-last="{change.last}">'
         f"<h3>{prose(fault.name)}</h3><p>{prose(fault.why)}</p>"
-        f'<pre class="change"><del>{escape(before)}</del>\n'
-        f"<ins>{escape(chr(10).join(change.lines))}</ins></pre>"
+        f"{_change(change, source)}"
         f'<div class="effect">{_layers(fault.run, intact, all_.layers)}'
-        f"{_losses(fault.run, intact)}</div>"
-        f"<p>{_caught(fault)}</p></article>"
+        f"<div>{_losses(fault.run, intact)}<p>{_caught(fault)}</p></div></div></article>"
     )
+
+
+def _change(change: Change, source: list[str]) -> str:
+    before = source[change.first - 1 : change.last]
+    lines = escape(dedent("\n".join((*before, *change.lines))), quote=False).split("\n")
+    removed, added = "\n".join(lines[: len(before)]), "\n".join(lines[len(before) :])
+    return f'<pre class="change"><del>{removed}</del>\n<ins>{added}</ins></pre>'
 
 
 def link(fault: Planted) -> str:
@@ -48,7 +53,8 @@ def _layers(run: Run, intact: Run, layers: list[str]) -> str:
     where = "No layer differs." if first is None else f"The first that differs: {layers[first]}."
     text = " ".join(f"{n} {number(d)}." for n, d in zip(layers, run.layers, strict=True))
     return (
-        f"<figure><figcaption>Each layer in float64, from the reference. {where}</figcaption>"
+        f"<figure><figcaption>Each layer in float64, from the reference: ● its output, □ "
+        f"its gradients; grey: intact. {where}</figcaption>"
         f"{charts.strip(layers, marks, text)}</figure>"
     )
 

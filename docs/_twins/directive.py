@@ -10,6 +10,7 @@ from sphinx.util.docutils import SphinxDirective
 from sphinx.util.typing import ExtensionMetadata
 
 from docs._twins.columns import Side
+from docs._twins.docstrings import process_docstring
 from docs._twins.figures import read_effects, read_parity
 from docs._twins.page import TwinPage
 from docs._twins.shapes import Shapes, flax_shapes, torch_shapes
@@ -47,8 +48,9 @@ def _side(framework: str, file: str) -> Side:
 
 
 def setup(app: Sphinx) -> ExtensionMetadata:
-    """Register the directive."""
+    """Register what the site adds to Sphinx."""
     app.add_directive("twins", Twins)
+    app.connect("autodoc-process-docstring", process_docstring)
     app.add_css_file("twins.css")
     app.add_js_file("twins.js", loading_method="defer")
     return {"parallel_read_safe": True, "parallel_write_safe": True}

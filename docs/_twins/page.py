@@ -13,6 +13,13 @@ from docs._twins.pairs import Pair, pairs
 from docs._twins.text import FRAMEWORKS, prose
 from gpt_common.errors import InputError
 
+LEGEND = """<p class="legend"><span class="same">Grey lines</span> are the same in both twins, <mark>marked
+words</mark> differ. Between them is the shape of the line's value: one where the twins have the same, else
+<span class="torch">PyTorch's</span> and <span class="flax">Flax's</span>. <span class="mark">1</span> is a place
+where they must differ; the reason is below. <span class="bolt">⚡</span> breaks the line. The chart below a function
+has the relative difference from the reference in float64 numpy: ● of PyTorch, ■ of Flax; filled of the function's
+output, ○ □ of its parameters' gradients; the lines are the limits that the tests hold, dashed for gradients.</p>"""
+
 
 @dataclass(frozen=True)
 class TwinPage:
@@ -48,7 +55,7 @@ class TwinPage:
         self._check_names()
         sections = "".join(self._section(pair) for pair in self.pairs)
         return (
-            f'<div class="twin-page">{_toolbar(self.changes)}{sections}{self._breaks()}'
+            f'<div class="twin-page">{LEGEND}{_toolbar(self.changes)}{sections}{self._breaks()}'
             f"{self._measured()}</div>"
         )
 
