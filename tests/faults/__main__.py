@@ -3,6 +3,7 @@
 python -m tests.faults --sample 10
 """
 
+import contextlib
 import os
 import random
 import shutil
@@ -115,13 +116,20 @@ def chosen(config: FaultsConfig) -> list[Fault]:
 def try_fault(fault: Fault, config: FaultsConfig) -> Verdict:
     """Apply a fault to a copy, run the tests there until one fails, and say which."""
     start = time.perf_counter()
+    with faulty_copy(fault) as copy:
+        caught, words = run_tests(fault, copy, config)
+    return Verdict(fault, caught, words, time.perf_counter() - start)
+
+
+@contextlib.contextmanager
+def faulty_copy(fault: Fault) -> Iterator[Path]:
+    """Give the folder of a copy of the project with a fault, and remove it in the end."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy"
         shutil.copytree(ROOT, copy, ignore=NOT_COPIED)
         path = copy / fault.file
         path.write_text(fault.apply(path.read_text()))
-        caught, words = run_tests(fault, copy, config)
-    return Verdict(fault, caught, words, time.perf_counter() - start)
+        yield copy
 
 
 def run_tests(fault: Fault, copy: Path, config: FaultsConfig) -> tuple[bool, str]:
@@ -139,21 +147,8 @@ def run_pytest(tests: tuple[str, ...], copy: Path, config: FaultsConfig) -> tupl
     """Run tests until one fails; return what came of it, or None where all passed."""
     pytest = ["-m", "pytest", "-m", "not slow", "-x", "-q", "-p", "no:cacheprovider"]
     pytest += ["--ignore", "tests/faults", *tests]  # whose own tests see any change
-    environment = os.environ | {
-        "PYTHONPATH": str(copy),  # before an installed gpt-twins
-        "GPT_TWINS_CACHE": str(copy / ".cache"),
-        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "jax"),  # by program: no mix-up
-        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // config.jobs)),
-    }
     try:
-        done = subprocess.run(
-            [sys.executable, *pytest],
-            cwd=copy,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-        )
+        done = run_python(pytest, copy, max(1, (os.cpu_count() or 1) // config.jobs))
     except subprocess.TimeoutExpired:
         return False, f"no failure in {SECONDS} s"
     if done.returncode == 0:
@@ -162,6 +157,24 @@ def run_pytest(tests: tuple[str, ...], copy: Path, config: FaultsConfig) -> tupl
     if done.returncode == 1 and failed:
         return True, failed[0].split()[1]
     return False, f"pytest stopped with code {done.returncode}: {done.stdout[-300:]}"
+
+
+def run_python(arguments: list[str], copy: Path, threads: int) -> subprocess.CompletedProcess[str]:
+    """Run python in a copy of the project, on that copy."""
+    environment = os.environ | {
+        "PYTHONPATH": str(copy),  # before an installed gpt-twins
+        "GPT_TWINS_CACHE": str(copy / ".cache"),
+        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "jax"),  # by program: no mix-up
+        "OMP_NUM_THREADS": str(threads),
+    }
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=copy,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
 
 
 def matching_tests(file: str, root: Path) -> Iterator[str]:

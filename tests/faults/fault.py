@@ -29,21 +29,35 @@ class Fault:
     def file(self) -> str:
         return self.place.partition("::")[0]
 
+    @property
+    def function(self) -> str:
+        return self.place.partition("::")[2]
+
     def apply(self, source: str) -> str:
         """Return the file's source with the fault. Raises `InputError` if it does not fit once."""
-        old, new = _parse(self.before), textwrap.dedent(self.after).strip()
-        if _is_expression(old) and _is_expression(_parse(new)):
-            old, new = [old[0].value], f"({new})"  # parentheses keep the precedence
-        scope = _definition(_parse_file(source), self.place.partition("::")[2])
+        nodes, new = self.find(source), textwrap.dedent(self.after).strip()
+        parsed = _parse(new)
+        if isinstance(nodes[0], ast.expr) and _is_expression(parsed):
+            new = new if isinstance(parsed[0].value, _ATOMS) else f"({new})"
+        return _replace(source, nodes, new)
+
+    def find(self, source: str) -> list[ast.AST]:
+        """Return the nodes of `before`. Raises `InputError` unless it occurs once at `place`."""
+        old = _parse(self.before)
+        if _is_expression(old) and _is_expression(_parse(self.after)):
+            old = [old[0].value]
+        scope = find_definition(parse_file(source), self.function)
         found = [nodes for nodes in _siblings(scope, len(old)) if _same(nodes, old)]
         if len(found) != 1:
             raise InputError(
                 f"{self.name}: expected {self.before!r} once in {self.place}, got {len(found)}"
             )
-        return _replace(source, found[0], new)
+        return found[0]
 
 
-_parse_file = lru_cache(maxsize=4)(ast.parse)  # one file's faults come one after another
+# Beside any operator they need no parentheses; an integer would, before a dot.
+_ATOMS = (ast.Attribute, ast.Call, ast.Constant, ast.Name, ast.Subscript)
+parse_file = lru_cache(maxsize=4)(ast.parse)  # one file's faults come one after another
 
 
 def _parse(source: str) -> list:
@@ -60,7 +74,7 @@ def _is_expression(nodes: list) -> bool:
     return len(nodes) == 1 and isinstance(nodes[0], ast.Expr)
 
 
-def _definition(tree: ast.Module, name: str) -> ast.AST:
+def find_definition(tree: ast.Module, name: str) -> ast.AST:
     """Return the definition of a qualified name; the module where `name` is empty."""
     found = [node for other, node in _definitions(tree) if other == name] if name else [tree]
     if len(found) != 1:

@@ -37,8 +37,8 @@ FAULTS = (
     Fault(
         "torch: queries and keys change places",
         "gpt_torch/model.py::CausalSelfAttention.forward",
-        "q, k, v",
-        "k, q, v",
+        "q, k, v = qkv.transpose(1, 3).unbind(2)",
+        "k, q, v = qkv.transpose(1, 3).unbind(2)",
     ),
     Fault(
         "flax: keys and values change places",
@@ -202,6 +202,55 @@ FAULTS = (
         "jnp.promote_types(q.dtype, jnp.float32)",
         "q.dtype",
     ),
+    Fault(
+        "torch: the variance is unbiased, tensors' default",
+        "gpt_torch/model.py::layer_norm",
+        "return nn.LayerNorm(config.n_embd, eps=LAYER_NORM_EPSILON, bias=config.bias)",
+        """
+        class LayerNorm(nn.LayerNorm):
+            def forward(self, x):
+                deviation = (x.var(-1, keepdim=True) + self.eps).sqrt()
+                return (x - x.mean(-1, keepdim=True)) / deviation * self.weight + self.bias
+
+        return LayerNorm(config.n_embd, eps=LAYER_NORM_EPSILON, bias=config.bias)
+        """,
+    ),
+    Fault(
+        "flax: each head has its own queries, keys and values side by side",
+        "gpt_flax/model.py::CausalSelfAttention.__call__",
+        "qkv = self.c_attn(x).reshape(B, T, 3, self.config.n_head, C // self.config.n_head)",
+        """
+        qkv = self.c_attn(x).reshape(B, T, self.config.n_head, 3, C // self.config.n_head)
+        qkv = qkv.swapaxes(2, 3)
+        """,
+    ),
+    Fault(
+        "flax: scores are not scaled",
+        "gpt_flax/model.py::causal_attention",
+        "scores / math.sqrt(q.shape[3])",
+        "scores",
+    ),
+    Fault(
+        "flax: the softmax is over queries",
+        "gpt_flax/model.py::causal_attention",
+        "jax.nn.softmax(scores, axis=-1)",
+        "jax.nn.softmax(scores, axis=-2)",
+    ),
+    Fault(
+        "torch: targets are shifted once more",
+        "gpt_torch/model.py::cross_entropy",
+        "target_logits = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)",
+        """
+        logits, targets = logits[:, :-1], targets[:, 1:]
+        target_logits = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+        """,
+    ),
+    Fault(
+        "flax: the loss is a sum over positions",
+        "gpt_flax/model.py::cross_entropy",
+        "return softmax_cross_entropy_with_integer_labels(logits, targets).mean()",
+        "return softmax_cross_entropy_with_integer_labels(logits, targets).sum(-1).mean()",
+    ),
     # Precision.
     Fault(
         "flax: autocast leaves the head in float32",
@@ -250,8 +299,8 @@ FAULTS = (
     Fault(
         "torch: the square c_proj is not transposed",
         "gpt_torch/weights.py::BLOCK_TABLE",
-        '("attn.c_proj.weight", True)',
-        '("attn.c_proj.weight", False)',
+        '"attn.c_proj.weight": ("attn.c_proj.weight", True)',
+        '"attn.c_proj.weight": ("attn.c_proj.weight", False)',
     ),
     Fault(
         "flax: the norms of a block change places",

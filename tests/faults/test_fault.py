@@ -33,13 +33,13 @@ class Loss:
             "sum(losses)",
             "max(losses)",
             "return sum(losses)",
-            "return (max(losses))",
+            "return max(losses)",
         ),
         ("::Loss.mean", "sum(losses)", "a + b", "2 * sum(losses)", "2 * (a + b)"),
-        ("::Loss.mean", "len(losses)", "1", "len(\n            losses\n        )", "(1)"),
-        ("::Loss.mean", "3", "4", "scale=3", "scale=(4)"),
-        ("::Loss.mean", "cache", "property", "@cache", "@(property)"),
-        ("::Loss.mean", 'f"mean of {total}"', '"mean"', 'f"mean of {total}"', '("mean")'),
+        ("::Loss.mean", "len(losses)", "1", "len(\n            losses\n        )", "1"),
+        ("::Loss.mean", "3", "4", "scale=3", "scale=4"),
+        ("::Loss.mean", "cache", "property", "@cache", "@property"),
+        ("::Loss.mean", 'f"mean of {total}"', '"mean"', 'f"mean of {total}"', '"mean"'),
         ("::Loss.mean", "total = 2 * sum(losses)", "pass", "total = 2 * sum(losses)", "pass"),
         (
             "::Loss.mean",
@@ -56,7 +56,7 @@ class Loss:
         ),
         ("::RATES", '"b": 2', "**{}", '"b": 2', "**{}"),
         ("::RATES", '"é": 1, "b": 2', '"b": 1', '"é": 1, "b": 2', '"b": 1'),
-        ("", "2 * sum(losses)", "0", "2 * sum(losses)", "(0)"),
+        ("", "2 * sum(losses)", "0", "2 * sum(losses)", "0"),
     ],
 )
 def test_a_fault_changes_its_place_alone(place, before, after, old, new):

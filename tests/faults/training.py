@@ -245,7 +245,44 @@ FAULTS = (
         "compile_train_step(state.model) if runtime.compile else train_step",
         "train_step",
     ),
+    Fault(
+        "flax: of accumulated gradients the last remain",
+        "gpt_flax/train.py::train_step.accumulate",
+        "optax.tree.add(total, value_and_grad(state.params, *micro))",
+        "value_and_grad(state.params, *micro)",
+    ),
     # AdamW, clipping and the gradient norm.
+    Fault(
+        "flax: clipped gradients are discarded",
+        "gpt_flax/optimizer.py::clip_and_update",
+        "gradients, norm = clip_by_global_norm(gradients, max_norm)",
+        "_, norm = clip_by_global_norm(gradients, max_norm)",
+    ),
+    Fault(
+        "flax: no bias correction",
+        "gpt_flax/optimizer.py::clip_and_update",
+        "updates, opt_state = optimizer.update(gradients, opt_state, params)",
+        """
+        opt_state = optax.tree.set(opt_state, count=jnp.int32(10**6))
+        updates, opt_state = optimizer.update(gradients, opt_state, params)
+        """,
+    ),
+    Fault(
+        "torch: clipping is by value",
+        "gpt_torch/optimizer.py::clip_by_global_norm",
+        "torch._foreach_mul_(gradients, torch.clamp(max_norm / (norm + CLIP_EPSILON), max=1.0))",
+        """
+        for gradient in gradients:
+            gradient.clamp_(-max_norm, max_norm)
+        """,
+    ),
+    Fault(
+        "torch: weight decay is Adam's L2 penalty",
+        "gpt_torch/optimizer.py::create_optimizer",
+        "return AdamW(groups, lr=options.learning_rate, betas=betas, eps=options.eps, fused=True)",
+        "return torch.optim.Adam(groups, lr=options.learning_rate, betas=betas,"
+        " eps=options.eps, fused=True)",
+    ),
     Fault(
         "flax: decay is not scaled by the learning rate",
         "gpt_flax/optimizer.py::clip_and_update",

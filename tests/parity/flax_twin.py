@@ -12,12 +12,15 @@ from gpt_common.config import Device, Dtype, TrainConfig
 from gpt_common.data import BatchLoader
 from gpt_common.scoring import Logprobs
 from gpt_common.weights import Array
+from gpt_flax import model as gpt
+from gpt_flax import optimizer
 from gpt_flax import train as trainer
 from gpt_flax.device import select_device
 from gpt_flax.evaluate import numpy_logprobs
 from gpt_flax.fast import FastOps
 from gpt_flax.generate import generate, load_model
 from gpt_flax.inference import prepare_for_inference
+from gpt_flax.precision import autocast
 from gpt_flax.weights import to_hf
 from tests.conftest import kept_jax_config
 from tests.parity.reference import Outcome
@@ -103,3 +106,36 @@ def logprobs(start: Checkpoint, dtype: Dtype, device: Device) -> Logprobs:
             return numpy_logprobs(*load_model(start, dtype), dtype)(x, y)
 
     return compute
+
+
+def causal_attention(q: Array, k: Array, v: Array, dtype: Dtype) -> Array:
+    """Queries, keys and values are `(B, nh, T, hs)`, and so is what it returns."""
+    with jax.enable_x64(True):
+        y = gpt.causal_attention(*(a.swapaxes(1, 2) for a in cast([q, k, v], dtype)))
+        return np.asarray(y.swapaxes(1, 2), np.float64)
+
+
+def cross_entropy(logits: Array, targets: Array, dtype: Dtype) -> Array:
+    with jax.enable_x64(True):
+        return np.asarray(gpt.cross_entropy(*cast([logits], dtype), targets))
+
+
+def block(start: Checkpoint, x: Array, dtype: Dtype) -> Array:
+    """The first one's output."""
+    with kept_jax_config():
+        select_device("cpu", dtype)
+        params, _ = load_model(start, dtype)
+        first = {"params": params["h_0"]}
+        inputs = cast([x], "float64" if dtype == "float64" else "float32")
+        with autocast(dtype):
+            return np.asarray(gpt.Block(start.config).apply(first, *inputs), np.float64)
+
+
+def clip_by_global_norm(gradients: list[Array], max_norm: float, dtype: Dtype) -> list[Array]:
+    with jax.enable_x64(True):
+        clipped, _ = optimizer.clip_by_global_norm(cast(gradients, dtype), max_norm)
+        return [np.asarray(gradient) for gradient in clipped]
+
+
+def cast(values: list[Array], dtype: Dtype) -> list[jax.Array]:
+    return [jax.numpy.asarray(value, dtype) for value in values]

@@ -1,6 +1,7 @@
 """Measure how close the twins are to the reference, and write it down.
 
 python -m tests.parity.report
+python -m tests.parity.report --only_functions   # figures/parity.json alone, in minutes
 """
 
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from gpt_common import cli
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import Dtype, OptimizerOptions
 from tests.conftest import random_weights
+from tests.figures import dump, environment, rounded
 from tests.parity import reference
 from tests.parity.comparisons import (
     SHAPE,
@@ -34,6 +36,7 @@ from tests.parity.figures import (
     draw_layers,
     draw_losses,
 )
+from tests.parity.functions import MODEL, measure_functions
 from tests.parity.hugging_face import outside_run
 from tests.parity.reference import Training
 from tests.parity.tolerances import (
@@ -66,6 +69,8 @@ class ReportConfig:
 
     out: Path = Path("docs")
     """Folder of numerics.md and of its figures/."""
+    only_functions: bool = False
+    """Measure each function in the small model, and write figures/parity.json alone."""
 
 
 def measure_passes(
@@ -212,6 +217,14 @@ def table(headings: str, rows: Iterable[tuple[str, ...]]) -> str:
     return "\n".join(f"| {line.strip()} |" for line in lines)
 
 
+def write_functions(out: Path) -> None:
+    """Measure each function, and write the JSON of the pages that show them."""
+    measured = {"model": MODEL, "functions": measure_functions()}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(dump({"environment": environment()} | rounded(measured)) + "\n")
+    print(f"wrote {out}")
+
+
 def report(config: ReportConfig) -> None:
     """Measure, draw and write; it takes a quarter of an hour on two cores."""
     figures = config.out / "figures"
@@ -250,7 +263,10 @@ def report(config: ReportConfig) -> None:
 
 def main() -> None:
     """Run the command line."""
-    report(cli.parse(ReportConfig, "tests.parity.report"))
+    config = cli.parse(ReportConfig, "tests.parity.report")
+    write_functions(config.out / "figures" / "parity.json")
+    if not config.only_functions:
+        report(config)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from gpt_common.config import Device, Dtype, TrainConfig
 from gpt_common.data import BatchLoader
 from gpt_common.scoring import Logprobs
 from gpt_common.weights import Array
+from gpt_torch import model as gpt
+from gpt_torch import optimizer
 from gpt_torch import train as trainer
 from gpt_torch.device import select_device
 from gpt_torch.evaluate import numpy_logprobs
@@ -95,3 +97,30 @@ def loaded(start: Checkpoint) -> tuple:
 def logprobs(start: Checkpoint, dtype: Dtype, device: Device) -> Logprobs:
     place = select_device(device, dtype)
     return numpy_logprobs(load_model(start, master_dtype(dtype), place), dtype)
+
+
+def causal_attention(q: Array, k: Array, v: Array, dtype: Dtype) -> Array:
+    """Queries, keys and values are `(B, nh, T, hs)`, and so is what it returns."""
+    return gpt.causal_attention(*cast([q, k, v], dtype)).double().numpy()
+
+
+def cross_entropy(logits: Array, targets: Array, dtype: Dtype) -> Array:
+    return gpt.cross_entropy(*cast([logits], dtype), torch.from_numpy(targets)).numpy()
+
+
+def block(start: Checkpoint, x: Array, dtype: Dtype) -> Array:
+    """The first one's output."""
+    place = select_device("cpu", dtype)
+    first = load_model(start, master_dtype(dtype), place).h[0]
+    with torch.inference_mode(), autocast(place, dtype):
+        return first(*cast([x], "float64" if dtype == "float64" else "float32")).double().numpy()
+
+
+def clip_by_global_norm(gradients: list[Array], max_norm: float, dtype: Dtype) -> list[Array]:
+    clipped = cast(gradients, dtype)
+    optimizer.clip_by_global_norm(clipped, max_norm)
+    return [gradient.numpy() for gradient in clipped]
+
+
+def cast(arrays: list[Array], dtype: Dtype) -> list[torch.Tensor]:
+    return [torch.from_numpy(array).to(getattr(torch, dtype), copy=True) for array in arrays]
