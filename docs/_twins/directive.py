@@ -9,6 +9,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.typing import ExtensionMetadata
 
+from docs._twins.accessible import complete
 from docs._twins.columns import Side
 from docs._twins.docstrings import process_docstring
 from docs._twins.figures import read_effects, read_parity
@@ -51,6 +52,7 @@ def setup(app: Sphinx) -> ExtensionMetadata:
     """Register what the site adds to Sphinx."""
     app.add_directive("twins", Twins)
     app.connect("autodoc-process-docstring", process_docstring)
+    app.connect("build-finished", complete)
     app.add_css_file("twins.css")
     app.add_js_file("twins.js", loading_method="defer")
     return {"parallel_read_safe": True, "parallel_write_safe": True}

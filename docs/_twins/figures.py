@@ -12,6 +12,7 @@ from gpt_common.errors import InputError
 from tests.faults.fault import Fault
 
 FRAMEWORKS = ("torch", "flax")
+KINDS = ("output", "gradients")
 DTYPES = ("float64", "float32", "bfloat16")
 
 
@@ -109,8 +110,9 @@ def read_parity(path: Path) -> Parity:
 
 def _differences(name: str, kinds: dict[str, Any]) -> Differences:
     return {
-        kind: {dtype: _found(f"{name}, {kind} in {dtype}", n) for dtype, n in dtypes.items()}
-        for kind, dtypes in kinds.items()
+        kind: {dtype: _found(f"{name}, {kind} in {dtype}", n) for dtype, n in kinds[kind].items()}
+        for kind in KINDS
+        if kind in kinds
     }
 
 

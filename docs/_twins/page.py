@@ -13,12 +13,16 @@ from docs._twins.pairs import Pair, pairs
 from docs._twins.text import FRAMEWORKS, prose
 from gpt_common.errors import InputError
 
-LEGEND = """<p class="legend"><span class="same">Grey lines</span> are the same in both twins, <mark>marked
-words</mark> differ. Between them is the shape of the line's value: one where the twins have the same, else
-<span class="torch">PyTorch's</span> and <span class="flax">Flax's</span>. <span class="mark">1</span> is a place
-where they must differ; the reason is below. <span class="bolt">⚡</span> breaks the line. The chart below a function
-has the relative difference from the reference in float64 numpy: ● of PyTorch, ■ of Flax; filled of the function's
-output, ○ □ of its parameters' gradients; the lines are the limits that the tests hold, dashed for gradients.</p>"""
+LEGEND = """
+<p class="legend"><span class="same">Grey lines</span> are the same in both twins,
+<mark>marked words</mark> differ. Between them is the shape of the line's value: one where the
+twins have the same, else <span class="torch">PyTorch's</span> and
+<span class="flax">Flax's</span>. <span class="mark">1</span> is a place where they must differ;
+the reason is below. <span class="bolt">⚡</span> breaks the line. The chart below a function has
+the relative difference from the reference in float64 numpy: ● of PyTorch, ■ of Flax; filled of the
+function's output, ○ □ of its parameters' gradients; the lines are the limits that the tests hold,
+dashed for gradients.</p>
+"""
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,6 @@ def _heading(pair: Pair) -> str:
     both = f" / {other}" if own and other and own != other else ""
     only = "" if own and other else f" (only in {'PyTorch' if own else 'Flax'})"
     return (
-        f'<h{level}><code>{pair.name}{both}</code>{only} <a class="permalink" href="#{pair.name}" '
-        f'aria-label="Link to {pair.name}">#</a></h{level}>'
+        f'<h{level}><a class="permalink" href="#{pair.name}"><code>{pair.name}{both}</code>{only}'
+        f"</a></h{level}>"
     )

@@ -1,13 +1,13 @@
 """How far a function of both twins is from the reference: a chart, and the same as a table."""
 
 from docs._twins import charts
-from docs._twins.figures import Differences, Found
+from docs._twins.figures import DTYPES, Differences, Found
 from docs._twins.text import FRAMEWORKS, number
 
 
 def figure(name: str, differences: Differences) -> str:
     """Return the chart and the table of a function."""
-    dtypes = list(differences["output"])
+    dtypes = [dtype for dtype in DTYPES if dtype in differences["output"]]
     marks = [
         mark
         for kind, found in differences.items()
