@@ -7,6 +7,7 @@ import json
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,12 @@ class EffectsConfig:
 def effects(config: EffectsConfig) -> dict[str, Any]:
     """Return what the twins compute, intact and with each mistake."""
     with ThreadPoolExecutor(config.jobs) as pool:
-        intact = dict(zip(FRAMEWORKS, pool.map(measure_intact, FRAMEWORKS), strict=True))
-        faults = list(pool.map(lambda m: effect(m, config.jobs), MISTAKES))
+        measured = pool.map(partial(measure_in, ROOT), FRAMEWORKS)
+        intact = dict(zip(FRAMEWORKS, measured, strict=True))
+        faults = list(pool.map(partial(effect, jobs=config.jobs), MISTAKES))
     layers = list(intact["torch"]["layers"])
-    for measured in (*intact.values(), *faults):
-        measured["layers"] = [measured["layers"][name] for name in layers]
+    for found in (*intact.values(), *faults):
+        found["layers"] = [found["layers"][name] for name in layers]
     return {
         "environment": environment(),
         "model": MODEL,
@@ -91,20 +93,16 @@ def described(mistake: Mistake) -> dict[str, str]:
 
 def changed_lines(mistake: Mistake, source: str) -> tuple[str, str]:
     """Return the whole line that a mistake changes, and what it makes of it."""
-    nodes = mistake.fault.find(source)
-    first, last = nodes[0].lineno - 1, nodes[-1].end_lineno
+    (node,) = mistake.fault.find(source)
     lines, faulty = source.splitlines(), mistake.fault.apply(source).splitlines()
-    after = faulty[first : len(faulty) - (len(lines) - last)]
-    return tuple(textwrap.dedent("\n".join(part)) for part in (lines[first:last], after))
+    after = faulty[node.lineno - 1 : len(faulty) - (len(lines) - node.lineno)]
+    return lines[node.lineno - 1].strip(), textwrap.dedent("\n".join(after))
 
 
-def measure_intact(framework: str) -> dict[str, Any]:
-    return measure_in(ROOT, framework)
-
-
-def measure_in(copy: Path, framework: str) -> dict[str, Any]:
+def measure_in(copy: Path, framework: str, steps: int = OPTIONS.steps) -> dict[str, Any]:
     """Measure a twin in a process of its own: it imports the copy's modules."""
-    done = run_python(["-m", "tests.faults.measure", framework], copy, threads=1)
+    arguments = ["-m", "tests.faults.measure", framework, str(steps)]
+    done = run_python(arguments, copy, threads=1)
     if done.returncode:
         raise RuntimeError(done.stderr)
     return json.loads(done.stdout)

@@ -1,6 +1,6 @@
 """What a twin computes, beside the reference. `effects.py` runs this in a copy with a fault:
 
-python -m tests.faults.measure torch
+python -m tests.faults.measure torch 400
 """
 
 import contextlib
@@ -44,8 +44,12 @@ MEAN_OF = 10  # steps: one loss is noisy
 LOSS_DIGITS = 4  # three would show as stairs
 
 
-def measure(framework: str, options: OptimizerOptions = OPTIONS) -> dict[str, Any]:
-    """Return the differences of a pass, by layer and parameter, and the losses of a run."""
+def measure(framework: str, steps: int) -> dict[str, Any]:
+    """Return the differences of a pass, by layer and parameter, and the losses of a run.
+
+    A run of fewer steps begins as one of 400, as long as it ends in the warm-up.
+    """
+    options = replace(OPTIONS, steps=steps)
     start, tokens = Checkpoint(CHARACTERS, random_weights(CHARACTERS, scale=0.1)), characters()
     x, y = batch(tokens, 0, 3, 17)
     ((*_, found, expected),) = passes(start, x, y, ("float64",), frameworks=(framework,))
@@ -67,5 +71,5 @@ def characters() -> Array:
 
 if __name__ == "__main__":
     with contextlib.redirect_stdout(sys.stderr):  # where the trainer prints
-        measured = measure(sys.argv[1])
+        measured = measure(sys.argv[1], int(sys.argv[2]))
     print(json.dumps(measured))

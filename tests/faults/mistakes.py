@@ -55,8 +55,8 @@ MISTAKES = tuple(
         (
             "qkv-order",
             "torch: queries and keys change places",
-            """c_attn computes queries, keys and values in this order. Exchanged, each position
-            is asked by the others what it should have asked them.""",
+            """c_attn computes queries, keys and values in this order. With the first two exchanged
+            the matrix of scores is transposed. All shapes are right.""",
         ),
         (
             "qkv-per-head",

@@ -247,7 +247,7 @@ FAULTS = (
     ),
     Fault(
         "flax: of accumulated gradients the last remain",
-        "gpt_flax/train.py::train_step.accumulate",
+        "gpt_flax/train.py::train_step",
         "optax.tree.add(total, value_and_grad(state.params, *micro))",
         "value_and_grad(state.params, *micro)",
     ),
