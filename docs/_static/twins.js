@@ -30,19 +30,14 @@
   };
 
   const plant = (article) => {
-    const { side, first, last } = article.dataset;
-    for (let number = +first; number <= +last; number++) {
-      const line = document.getElementById(`${side}-${number}`);
-      const del = document.createElement("del");
-      del.append(...line.childNodes);
-      line.append(del);
-      line.classList.add("broken");
-    }
+    const line = document.getElementById(`${article.dataset.side}-${article.dataset.line}`);
+    const del = document.createElement("del");
     const ins = document.createElement("ins");
-    const target = document.getElementById(`${side}-${last}`);
-    const indent = " ".repeat(document.getElementById(`${side}-${first}`).style.getPropertyValue("--i"));
+    const indent = " ".repeat(line.style.getPropertyValue("--i"));
+    del.append(...line.childNodes);
     ins.textContent = article.querySelector("ins").textContent.replace(/^/gm, indent);
-    target.append(ins);
+    line.append(del, ins);
+    line.classList.add("broken");
     article.classList.add("chosen");
     document.getElementById(article.dataset.section).querySelector(".twins").after(article);
   };
@@ -59,10 +54,10 @@
     if (chooser) chooser.value = fault ? fault.id : "";
     if (mend) mend.hidden = !fault;
     if (fault) {
-      page.querySelector(".broken").scrollIntoView();
+      page.querySelector(".broken").scrollIntoView({ behavior: "instant" });
       fault.focus({ preventScroll: true });
     } else if (side && anchor) {
-      document.getElementById(anchor)?.scrollIntoView();
+      document.getElementById(anchor)?.scrollIntoView({ behavior: "instant" });
     }
   };
 

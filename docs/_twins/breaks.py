@@ -2,37 +2,30 @@
 
 import math
 from html import escape
-from textwrap import dedent
 
 from docs._twins import charts
 from docs._twins.figures import Change, Effects, Planted, Run
 from docs._twins.text import FRAMEWORKS, number, prose
 
 
-def article(fault: Planted, change: Change, source: list[str], section: str, all_: Effects) -> str:
+def article(fault: Planted, change: Change, section: str, effects: Effects) -> str:
     """Return the account of a fault in `section`, complete without JavaScript."""
-    intact = all_.intact[fault.framework]
+    intact = effects.intact[fault.framework]
     return (
         f'<article class="break" id="break-{fault.id}" tabindex="-1" data-section="{section}" '
-        f'data-side="{fault.framework}" data-first="{change.first}" data-last="{change.last}">'
+        f'data-side="{fault.framework}" data-line="{change.line}">'
         f"<h3>{prose(fault.name)}</h3><p>{prose(fault.why)}</p>"
-        f"{_change(change, source)}"
-        f'<div class="effect">{_layers(fault.run, intact, all_.layers)}'
+        f'<pre class="change"><del>{escape(change.before)}</del>\n'
+        f"<ins>{escape(change.after)}</ins></pre>"
+        f'<div class="effect">{_layers(fault.run, intact, effects.layers)}'
         f"<div>{_losses(fault.run, intact)}<p>{_caught(fault)}</p></div></div></article>"
     )
 
 
-def _change(change: Change, source: list[str]) -> str:
-    before = source[change.first - 1 : change.last]
-    lines = escape(dedent("\n".join((*before, *change.lines))), quote=False).split("\n")
-    removed, added = "\n".join(lines[: len(before)]), "\n".join(lines[len(before) :])
-    return f'<pre class="change"><del>{removed}</del>\n<ins>{added}</ins></pre>'
-
-
-def link(fault: Planted) -> str:
-    """Return the name of a fault as a link to its account."""
+def link(fault: Planted, page: str = "") -> str:
+    """Return the name of a fault as a link to its account, on this page or another one."""
     framework = FRAMEWORKS[fault.framework]
-    return f'<a href="#break-{fault.id}">{prose(fault.name)}</a> ({framework})'
+    return f'<a href="{page}#break-{fault.id}">{prose(fault.name)}</a> ({framework})'
 
 
 def _caught(fault: Planted) -> str:
@@ -60,24 +53,26 @@ def _layers(run: Run, intact: Run, layers: list[str]) -> str:
 
 
 def worst_gradient(run: Run, layer: str) -> float | None:
-    """Return the largest difference of the gradients of a layer's own parameters, if it has any.
+    """Return the largest difference of the gradients of a layer's parameters, if it has any.
 
     NaN is larger than any number.
     """
-    own = [
-        d
-        for name, d in run.gradients.items()
-        if name.removesuffix(".bias") == layer or name.removesuffix(".weight") == layer
-    ]
+    own = [d for name, d in run.gradients.items() if layer_of(name) == layer]
     return max(own, key=lambda d: math.inf if math.isnan(d) else d, default=None)
 
 
+def layer_of(parameter: str) -> str:
+    """Return the layer of a parameter of Hugging Face's name; norms are of what follows them."""
+    name = parameter.removeprefix("transformer.")
+    if name.startswith("h."):
+        block, layer = name.split(".")[1:3]
+        return f"h.{block}.{ {'ln_1': 'attn', 'ln_2': 'mlp'}.get(layer, layer) }"
+    return "embedding" if name.startswith(("wte", "wpe")) else name.partition(".")[0]
+
+
 def _losses(run: Run, intact: Run) -> str:
-    last, expected = run.losses[-1], intact.losses[-1]
-    differ = [i for i, (a, b) in enumerate(zip(run.losses, intact.losses, strict=True)) if a != b]
-    since = f"differs from step {differ[0]}" if differ else "is the same"
-    text = f"The loss {since}; after {len(run.losses)} steps it is {last:.4g}, not {expected:.4g}."
-    if not differ:
-        text = "The loss is the same in each step."
+    same = run.losses == intact.losses
+    end = f"The loss ends at {run.losses[-1]:.4g}, intact at {intact.losses[-1]:.4g}."
+    text = "The losses of training are the same." if same else end
     chart = charts.loss_curves(intact.losses, run.losses, text)
     return f"<figure><figcaption>{text}</figcaption>{chart}</figure>"

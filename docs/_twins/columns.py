@@ -102,7 +102,7 @@ class Columns:
             f'<a class="bolt {fault.framework}" href="#break-{fault.id}" '
             f'title="Break it: {escape(fault.name)}">⚡</a>'
             for fault, change in self.changes
-            if numbers.get(fault.framework) == change.first
+            if numbers.get(fault.framework) == change.line
         )
 
     def _notes(self) -> str:

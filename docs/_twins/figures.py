@@ -4,12 +4,11 @@ import ast
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
 from gpt_common.errors import InputError
-from tests.faults.fault import Fault
+from tests.faults.fault import find_definition, parse_file
 
 FRAMEWORKS = ("torch", "flax")
 KINDS = ("output", "gradients")
@@ -67,27 +66,27 @@ class Planted:
     run: Run
 
     def change(self, source: str) -> "Change":
-        """Return the lines that the fault changes. Raises `InputError` if it does not fit."""
-        fault = Fault(self.name, f"{self.file}::{self.function}", self.before, self.after)
-        lines, faulty = source.splitlines(), self._plain(fault.apply(source)).splitlines()
-        codes = SequenceMatcher(None, lines, faulty, autojunk=False).get_opcodes()
-        changed = [code for code in codes if code[0] != "equal"]
-        first, last, start, end = changed[0][1], changed[-1][2], changed[0][3], changed[-1][4]
-        return Change(first + 1, last, tuple(faulty[start:end]))
+        """Return the line that the fault changes. Raises `InputError` unless it is there once."""
+        scope = find_definition(parse_file(source), self.function)
+        lines = enumerate(source.splitlines(), 1)
+        found = [n for n, line in lines if line.strip() == self.before and _is_in(n, scope)]
+        if len(found) != 1:
+            raise InputError(f"expected {self.before!r} once in {self.function}, got {len(found)}")
+        return Change(found[0], self.before, self.after)
 
-    def _plain(self, faulty: str) -> str:
-        """Return the faulty source without the parentheses of the fault, if it needs none."""
-        plain = faulty.replace(f"({self.after})", self.after)
-        return plain if ast.unparse(ast.parse(plain)) == ast.unparse(ast.parse(faulty)) else faulty
+
+def _is_in(line: int, scope: ast.AST) -> bool:
+    first, last = getattr(scope, "lineno", 1), getattr(scope, "end_lineno", line)
+    return bool(first <= line <= last)
 
 
 @dataclass(frozen=True)
 class Change:
-    """Lines `first` to `last` of a file, from 1, and what stands in their place."""
+    """A line of a file, by its number from 1, and the lines that take its place, not indented."""
 
-    first: int
-    last: int
-    lines: tuple[str, ...]
+    line: int
+    before: str
+    after: str
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ def read_effects(path: Path) -> Effects:
 
 
 def _planted(data: dict[str, Any]) -> Planted:
-    texts = {name: data[name] for name in Planted.__annotations__ if name != "run"}
+    texts = {name: data.get(name, "") for name in Planted.__annotations__ if name != "run"}
     return Planted(**texts, run=_run(data))
 
 

@@ -72,9 +72,8 @@ class TwinPage:
     def _section(self, pair: Pair) -> str:
         notes = [note for note in self.all_notes if note.place == f"{self.file}::{pair.name}"]
         code = Columns(pair, self.sides, notes, self.changes).html()
-        if not pair.is_definition:
-            return f"<section>{code}</section>"
-        return f'<section id="{pair.name}">{_heading(pair)}{code}{self._strip(pair.name)}</section>'
+        heading = _heading(pair) if pair.is_definition else ""
+        return f'<section id="{pair.name}">{heading}{code}{self._strip(pair.name)}</section>'
 
     def _strip(self, name: str) -> str:
         if f"{name}.forward" in self.names:
@@ -90,19 +89,26 @@ class TwinPage:
     def _breaks(self) -> str:
         if not self.changes:
             return ""
-        links = "".join(f"<li>{breaks.link(fault)}</li>" for fault, _ in self.changes)
+        here = "".join(f"<li>{breaks.link(fault)}</li>" for fault, _ in self.changes)
         articles = "".join(self._break(fault, change) for fault, change in self.changes)
-        return f'<section id="break-it"><h2>Break it</h2><ul>{links}</ul>{articles}</section>'
+        return (
+            f'<section id="break-it"><h2>Break it</h2><ul>{here}</ul>{articles}'
+            f"<p>In other files:</p><ul>{self._elsewhere()}</ul></section>"
+        )
+
+    def _elsewhere(self) -> str:
+        other = [f for f in self.effects.faults if Path(f.file).name != self.file]
+        links = (breaks.link(f, f"{Path(f.file).stem}.html") for f in other)
+        return "".join(f"<li>{link}</li>" for link in links)
 
     def _break(self, fault: Planted, change: Change) -> str:
-        lines = self.sides[fault.framework].lines
-        section = self._section_of(fault.framework, change.first)
-        return breaks.article(fault, change, lines, section, self.effects)
+        section = self._section_of(fault.framework, change.line)
+        return breaks.article(fault, change, section, self.effects)
 
     def _section_of(self, framework: str, line: int) -> str:
         for pair in self.pairs:
             part = pair.torch if framework == "torch" else pair.flax
-            if pair.is_definition and part and 0 <= line - part.start < len(part.lines):
+            if part and 0 <= line - part.start < len(part.lines):
                 return pair.name
         raise InputError(f"expected line {line} in a function of {self.file}")
 
@@ -116,7 +122,9 @@ class TwinPage:
 
 def _toolbar(changes: list[tuple[Planted, Change]]) -> str:
     options = "".join(
-        f'<option value="break-{fault.id}">{escape(fault.name)}</option>' for fault, _ in changes
+        f'<option value="break-{fault.id}">{escape(fault.name)} '
+        f"({FRAMEWORKS[fault.framework]})</option>"
+        for fault, _ in changes
     )
     buttons = "".join(
         f'<button type="button" data-show="{framework}">{name}</button>'
