@@ -155,7 +155,7 @@ def run_pytest(tests: tuple[str, ...], copy: Path, config: FaultsConfig) -> tupl
         return None
     failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
     if done.returncode == 1 and failed:
-        return True, failed[0].split()[1]
+        return True, failed[0].partition(" ")[2].partition(" - ")[0]  # ids may have spaces
     return False, f"pytest stopped with code {done.returncode}: {done.stdout[-300:]}"
 
 

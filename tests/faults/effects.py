@@ -67,12 +67,13 @@ def effects(config: EffectsConfig) -> dict[str, Any]:
 
 def effect(mistake: Mistake, jobs: int) -> dict[str, Any]:
     """Return what a mistake is and does, and the first test that fails."""
+    description = described(mistake)
     with faulty_copy(mistake.fault) as copy:
         measured = measure_in(copy, mistake.framework)
         caught, test = find_test(mistake, copy, FaultsConfig(jobs=jobs))
     print(f"{mistake.id}: {test}", flush=True)
     outcome = {"outcome": "caught", "caught_by": test} if caught else {"outcome": test}
-    return described(mistake) | measured | outcome
+    return description | measured | outcome
 
 
 def described(mistake: Mistake) -> dict[str, str]:
@@ -93,10 +94,10 @@ def described(mistake: Mistake) -> dict[str, str]:
 
 def changed_lines(mistake: Mistake, source: str) -> tuple[str, str]:
     """Return the whole line that a mistake changes, and what it makes of it."""
-    (node,) = mistake.fault.find(source)
+    number = mistake.fault.find(source)[0].lineno
     lines, faulty = source.splitlines(), mistake.fault.apply(source).splitlines()
-    after = faulty[node.lineno - 1 : len(faulty) - (len(lines) - node.lineno)]
-    return lines[node.lineno - 1].strip(), textwrap.dedent("\n".join(after))
+    after = faulty[number - 1 : len(faulty) - (len(lines) - number)]
+    return lines[number - 1].strip(), textwrap.dedent("\n".join(after))
 
 
 def measure_in(copy: Path, framework: str, steps: int = OPTIONS.steps) -> dict[str, Any]:

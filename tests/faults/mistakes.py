@@ -139,8 +139,8 @@ MISTAKES = tuple(
         (
             "last-batch",
             "flax: of accumulated gradients the last remain",
-            """The sum is replaced, not extended. Every update is of one batch only, and noisier
-            than it should be.""",
+            """The sums of losses and gradients are replaced, not extended. Every update is of
+            one batch only, and the printed loss is half of what it should be.""",
         ),
         (
             "zero-grad",

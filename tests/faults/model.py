@@ -85,8 +85,8 @@ FAULTS = (
     Fault(
         "torch: positions count from 1",
         "gpt_torch/model.py::GPT.hidden",
-        "torch.arange(T, device=tokens.device)",
-        "torch.arange(T, device=tokens.device) + 1",
+        "positions = torch.arange(T, device=tokens.device)",
+        "positions = torch.arange(T, device=tokens.device) + 1",
     ),
     Fault(
         "flax: every position is the first",

@@ -14,7 +14,6 @@ from tests.faults.measure import CHARACTERS, LOSS_DIGITS, MEAN_OF, MODEL, OPTION
 from tests.faults.mistakes import MISTAKES, Mistake
 from tests.figures import DIGITS
 from tests.parity.tolerances import FAST_LIMITS
-from tests.parity.twins import FRAMEWORKS
 from tests.test_imports import SAME_NAME
 
 MEASURED = json.loads((ROOT / "docs/figures/faults.json").read_text())
@@ -31,12 +30,13 @@ def definition(place: str) -> str:
 
 
 def test_each_mistake_is_described_as_it_is():
-    assert list(FAULTS.values()) == [FAULTS[m.id] | described(m) for m in MISTAKES], STALE
+    assert list(FAULTS.values()) == [FAULTS.get(m.id, {}) | described(m) for m in MISTAKES], STALE
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.id)
 def test_a_mistake_is_a_line_of_a_function_that_both_twins_have(mistake):
-    fault = FAULTS[mistake.id]
+    fault, nodes = FAULTS[mistake.id], mistake.fault.find((ROOT / mistake.fault.file).read_text())
+    assert nodes[0].lineno == nodes[-1].end_lineno
     assert definition(mistake.fault.place).count(fault["before"]) == 1
     assert fault["before"] != fault["after"]
     assert definition(in_the_other_twin(mistake))
@@ -58,7 +58,9 @@ def test_a_mistake_is_seen_and_caught(fault):
     numbers = [*fault["layers"], *fault["gradients"].values()]
     assert max(map(float, numbers)) > 1e-6 or fault["losses"] != intact["losses"]
     assert fault["outcome"] == "caught"
-    assert definition(fault["caught_by"].partition("[")[0])
+    test, bracket, values = fault["caught_by"].partition("[")
+    assert definition(test)
+    assert values.endswith("]") == bool(bracket)
 
 
 def test_what_is_measured_of_all():
@@ -70,7 +72,7 @@ def test_what_is_measured_of_all():
         assert len(found["losses"]) == OPTIONS.steps // MEAN_OF
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("framework", ["torch", pytest.param("flax", marks=pytest.mark.slow)])
 def test_the_intact_twins_are_as_close_as_they_were(framework):
     """A difference of rounding errors is another on each machine: what is written is within the
     limits, as what is measured now is."""

@@ -301,8 +301,8 @@ FAULTS = (
     Fault(
         "torch: everything decays",
         "gpt_torch/optimizer.py::has_weight_decay",
-        "parameter.ndim >= 2",
-        "parameter.ndim >= 1",
+        "return parameter.ndim >= 2",
+        "return parameter.ndim >= 1",
     ),
     Fault(
         "flax: nothing decays",
