@@ -3,8 +3,6 @@
 import re
 from itertools import groupby
 
-from sphinx.application import Sphinx
-
 SPECIAL = re.compile(r"[*|\\]|(?<=\w)_\b|^\((?=\w\))", re.MULTILINE)
 
 
@@ -29,7 +27,7 @@ def with_tables(lines: list[str]) -> list[str]:
 
 
 def process_docstring(
-    app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
+    app: object, what: str, name: str, obj: object, options: object, lines: list[str]
 ) -> None:
     """Change a docstring's lines in place, as `autodoc-process-docstring` expects."""
     lines[:] = with_tables(lines)

@@ -117,7 +117,7 @@ def _differences(name: str, kinds: dict[str, Any]) -> Differences:
 
 def _found(what: str, numbers: dict[str, Any]) -> Found:
     found = Found(*(float(numbers[name]) for name in ("torch", "flax", "limit")))
-    if not max(found.torch, found.flax) <= found.limit:
+    if not (found.torch <= found.limit and found.flax <= found.limit):  # nor NaN
         raise InputError(f"{what}: expected at most {found.limit}, got {found.torch}, {found.flax}")
     return found
 

@@ -37,8 +37,8 @@ def flax_shapes(file: Path) -> Shapes:
 
     model = GPT(CONFIG)
     tokens = jnp.zeros((SIZES["B"], SIZES["T"]), jnp.int32)
-    params = model.init(jax.random.key(0), tokens)
-    return observe(file, lambda: model.apply(params, tokens, tokens))
+    params = jax.eval_shape(model.init, jax.random.key(0), tokens)
+    return observe(file, lambda: jax.eval_shape(model.apply, params, tokens, tokens))
 
 
 def observe(file: Path, call: Callable[[], object]) -> Shapes:
