@@ -34,8 +34,11 @@ class Twins(SphinxDirective):
         sources = [_path(framework, file) for framework in SHAPES]
         for path in (PARITY, EFFECTS, *sources, *Path(__file__).parent.glob("*.py")):
             self.env.note_dependency(str(path))
-        page = TwinPage(file, sides, read_parity(PARITY), read_effects(EFFECTS))
-        return [nodes.raw("", page.html(), format="html")]
+        try:
+            page = TwinPage(file, sides, read_parity(PARITY), read_effects(EFFECTS))
+            return [nodes.raw("", page.html(), format="html")]
+        except ValueError as error:
+            raise self.error(str(error)) from error
 
 
 def _path(framework: str, file: str) -> Path:

@@ -43,7 +43,7 @@ def build(project: Path) -> subprocess.CompletedProcess[str]:
 def change(file: str, old: str, new: str) -> Callable[[Path], object]:
     def apply(project: Path) -> None:
         text = (project / file).read_text()
-        assert text.count(old) == 1
+        assert old in text
         (project / file).write_text(text.replace(old, new))
 
     return apply
@@ -65,15 +65,12 @@ def test_the_page_is_built(project):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (change("gpt_flax/model.py", "def head(", "def logits("), "GPT.head, GPT.logits"),
-        (
-            change("gpt_torch/model.py", "positions = torch.arange(T", "positions = arange(T"),
-            "once",
-        ),
+        (change("gpt_flax/model.py", " layer_norm(", " norm("), "order: layer_norm, norm"),
+        (change("gpt_torch/model.py", "is_causal=True", "is_causal=bool(1)"), "is_causal=True"),
         (raise_a_difference, "model.py::MLP, output in float64: expected at most"),
         (change("docs/twins/model.md", "(../porting.md)", "(../moved.md)"), "moved.md"),
     ],
-    ids=["renamed in one twin", "a line that a note is about", "a number", "a broken link"],
+    ids=["renamed in one twin", "a line with a fault is gone", "a number", "a broken link"],
 )
 def test_what_does_not_fit_fails_the_build(project, damage, message):
     damage(project)
