@@ -18,6 +18,7 @@ autodoc_inherit_docstrings = False  # Linen's own text on `setup`
 nitpick_ignore_regex = [("py:.*", ".*")]  # types of the frameworks, whose pages are elsewhere
 html_theme = "furo"
 html_static_path = ["_static"]
+html_favicon = "_static/favicon.svg"
 html_show_sourcelink = False
 html_show_copyright = False
 html_theme_options = {

@@ -9,6 +9,7 @@ REPLACEMENTS = (
     ('<aside class="sidebar-drawer">', '<aside class="sidebar-drawer" aria-label="This site">'),
     ('<aside class="toc-drawer', '<aside aria-label="This page" class="toc-drawer'),
     ('<div class="highlight"><pre>', '<div class="highlight"><pre tabindex="0">'),  # it may scroll
+    ('<div class="table-wrapper', '<div tabindex="0" class="table-wrapper'),
     ('<th class="head"><p></p></th>', "<td></td>"),
     ('<div id="search-results"></div>', '<h1>Search</h1><div id="search-results"> </div>'),
 )

@@ -172,4 +172,163 @@ NOTES = (
         "GPT-2's epsilon is 1e-5, as torch's default; Linen's default is 1e-6, and its default "
         "variance, E[x²] - E[x]², loses digits by cancellation.",
     ),
+    Note(
+        "weights.py::name_table:before",
+        '"attn.c_proj.weight": (',
+        '"attn.c_proj.weight": "',
+        "transposed or not",
+        "GPT-2's files are from TensorFlow, whose kernels are (in, out), as Linen's are; for "
+        "torch four weights of each block are transposed, and c_proj is square, so that "
+        "forgetting it raises no error.",
+    ),
+    Note(
+        "weights.py::name_table",
+        '(f"h.{layer}.{name}", transposed)',
+        'f"h_{layer}/{path}"',
+        "names of blocks",
+        "A module in a ModuleList is h.0; Linen calls the first of a list of layers h_0.",
+    ),
+    Note(
+        "optimizer.py::create_optimizer",
+        "AdamW(groups",
+        "learning_rate=1.0",
+        "the learning rate",
+        "torch's optimizer holds its learning rate, and each step sets it; optax's update is "
+        "multiplied by it outside, so that a new rate does not compile the step again.",
+    ),
+    Note(
+        "optimizer.py::create_optimizer",
+        '"params": no_decay',
+        "mask=",
+        "weight decay of matrices only",
+        "By default both decay biases and norms, too; torch takes groups of parameters, optax a"
+        " mask in the shape of the parameters. The defaults differ as well: 0.01 in torch, "
+        "0.0001 in optax.",
+    ),
+    Note(
+        "optimizer.py::global_norm",
+        "torch.linalg.vector_norm",
+        "optax.tree.norm",
+        "how a sum is added",
+        "On a CPU torch adds a norm's squares one by one, in float32 0.3 % too little for 38 "
+        "million of them; `sum` adds in pairs, as XLA does.",
+    ),
+    Note(
+        "optimizer.py::clip_by_global_norm",
+        "torch._foreach_mul_",
+        "gradients = jax.tree.map",
+        "in place, or a new value",
+        "torch scales the gradients where they are; JAX arrays never change, so clipped "
+        "gradients are new ones, and must be returned and used.",
+    ),
+    Note(
+        "optimizer.py::clip_and_update",
+        "optimizer.step()",
+        "optimizer.update(",
+        "the update",
+        "torch's step changes weights and moments; optax returns the change of the weights and "
+        "the new moments, and has to be given the weights for their decay.",
+    ),
+    Note(
+        "optimizer.py::clip_and_update",
+        'group["lr"] = learning_rate',
+        "p + learning_rate * u",
+        "where the learning rate is multiplied",
+        "AdamW multiplies the whole update by it, the weight decay included, so it can be done "
+        "afterwards.",
+    ),
+    Note(
+        "train.py::train_step",
+        "loss.backward()",
+        "value_and_grad(state.params",
+        "gradients",
+        "backward adds to each parameter's grad; in JAX the gradient of a function is another "
+        "function, which returns it.",
+    ),
+    Note(
+        "train.py::train_step",
+        "/ len(x)",
+        "/ len(x)",
+        "accumulated gradients are divided",
+        "Each batch's loss is divided by their number, or the sum of gradients is A times as "
+        "long as their mean.",
+    ),
+    Note(
+        "train.py::train_step",
+        "for number, (x_micro",
+        "jax.lax.scan",
+        "the loop over batches",
+        "A Python loop would be unrolled when JAX compiles it; scan is one loop in the program.",
+    ),
+    Note(
+        "train.py::train_step",
+        "state.optimizer.zero_grad()",
+        "zeros = ",
+        "gradients start at 0",
+        "torch keeps gradients until they are removed; in Flax the sum starts at zeros in each "
+        "step.",
+    ),
+    Note(
+        "train.py::compile_train_step",
+        "torch.compile(model.loss)",
+        "donate_argnames",
+        "memory of the old state",
+        "The state is an argument and a result: unless the old one is donated, both are in "
+        "memory at once.",
+    ),
+    Note(
+        "train.py::compile_train_step",
+        "rate = torch.tensor",
+        "static_argnames",
+        "what a compiled program depends on",
+        "torch.compile compiles again for each new Python number, so the rate is a tensor; jit "
+        "does so for static arguments alone, here the model and its options.",
+    ),
+    Note(
+        "sampling.py::sample",
+        "ordered.cumulative.gather",
+        "gather(ordered.cumulative",
+        "gather",
+        "jnp has take_along_axis, which is torch's gather.",
+    ),
+    Note(
+        "sampling.py::sample",
+        "largest = logits.abs()",
+        "largest = jnp.abs",
+        "float64",
+        "A torch tensor may always be float64; JAX has 64-bit types only where they are turned "
+        "on, as in `sample_arrays`.",
+    ),
+    Note(
+        "cache.py::CachedAttention.__call__",
+        "keys = update_cache",
+        "keys = update_cache",
+        "in place, or a new cache",
+        "torch writes into the cache, and both names are the same memory; in Flax the result is"
+        " a new cache, which must be kept: the next line.",
+    ),
+    Note(
+        "cache.py::update_cache",
+        "cached[at.rows",
+        "cached.at[at.rows",
+        "an index assignment",
+        "JAX arrays have no item assignment; `x.at[i].set(y)` returns the changed array, and "
+        "inside jit it is done in place if the old one is donated.",
+    ),
+    Note(
+        "cache.py::cache_positions",
+        "masked_fill",
+        "mask = ",
+        "the mask",
+        "torch's is added to the scores, 0 or -inf; Flax's is boolean, True where a key is "
+        "attended to.",
+    ),
+    Note(
+        "precision.py::autocast",
+        "torch.autocast",
+        "nn.intercept_methods",
+        "autocast",
+        "Flax has none: ours intercepts the calls of Linen's layers and gives them a dtype; it "
+        "must be entered inside the function that is compiled.",
+    ),
 )
