@@ -2,7 +2,6 @@
 
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,8 @@ from docs._twins.breaks import layer_of
 from docs._twins.charts import loss_curves, position
 from docs._twins.columns import Side
 from docs._twins.docstrings import with_tables
-from docs._twins.figures import read_effects, read_parity
-from docs._twins.notes import NOTES
+from docs._twins.figures import Effects, Found, Parity, Planted, Run, read_effects, read_parity
+from docs._twins.notes import Note
 from docs._twins.page import TwinPage
 from docs._twins.pairs import pairs, split
 from docs._twins.shapes import SIZES, flax_shapes, torch_shapes
@@ -21,78 +20,125 @@ from gpt_common.errors import InputError
 from tests.conftest import kept_jax_config
 
 ROOT = Path(__file__).parent.parent
-PARITY = ROOT / "docs/figures/parity.json"
 EFFECTS = ROOT / "docs/figures/faults.json"
-FILES = sorted(path.name for path in (ROOT / "gpt_torch").glob("[a-z]*.py"))
+FILES = sorted(path.stem for path in (ROOT / "gpt_torch").glob("[a-z]*.py"))
+
+TORCH = """class MLP(nn.Module):
+    def __init__(self): ...
+
+    def forward(self, x):
+        return torch.relu(x @ self.weight.T)
 
 
-def source(framework: str, file: str = "model.py") -> str:
-    return (ROOT / f"gpt_{framework}" / file).read_text()
+def loss(x):
+    return x.mean()
+"""
+FLAX = """class MLP(nn.Module):
+    def setup(self): ...
+
+    def __call__(self, x):
+        return jax.nn.relu(x @ self.kernel)
 
 
-def page(file: str = "model.py", torch: str = "", flax: str = "", **changes) -> TwinPage:
-    """A page of the real sources, or of others."""
+def loss(x):
+    return x.mean()
+"""
+NOTE = Note(
+    "mlp.py::MLP.forward", "self.weight.T", "self.kernel", "the kernel", "It is `(in, out)`."
+)
+FOUND = {"output": {"float64": Found(1e-16, 0.0, 1e-15)}}
+INTACT = Run([1e-16], {}, [3.0, 2.0])
+FAULT = Planted(
+    *("no-relu", "the ReLU is gone", "torch", "gpt_torch/mlp.py", "MLP.forward"),
+    *("return torch.relu(x @ self.weight.T)", "return x @ self.weight.T", "It is linear."),
+    *("caught", "tests/test_mlp.py::test_mlp[torch]", Run([0.5], {}, [3.0, 4.0])),
+)
+
+
+def html(torch: str = TORCH, flax: str = FLAX, notes: tuple[Note, ...] = (NOTE,)) -> str:
+    """The page of a file `mlp.py` with these sources, a strip, a note and a fault."""
     sides = {
-        "torch": Side("torch", torch or source("torch", file), {}),
-        "flax": Side("flax", flax or source("flax", file), {}),
+        "torch": Side("torch", torch, {5: "(B, C)"}),
+        "flax": Side("flax", flax, {5: "(B, C)"}),
     }
-    return replace(TwinPage(file, sides, read_parity(PARITY), read_effects(EFFECTS)), **changes)
+    parity = Parity("a machine", "a model", {"mlp.py::MLP": FOUND})
+    effects = Effects("a machine", "a model", ["mlp"], {"torch": INTACT, "flax": INTACT}, [FAULT])
+    return TwinPage("mlp.py", sides, parity, effects, notes).html()
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_each_file_has_a_page_with_all_of_its_lines(file):
-    html = page(file).html()
-    for framework in ("torch", "flax"):
-        lines = source(framework, file).splitlines()
-        numbers = {int(n) for n in re.findall(rf'id="{framework}-(\d+)"', html)}
-        assert {n for n, line in enumerate(lines, 1) if line.strip()} <= numbers
-    assert f"```{{twins}} {file}\n" in (ROOT / f"docs/twins/{file[:-3]}.md").read_text()
+def test_a_page_has_each_line_and_what_is_said_of_it():
+    text = html()
+    for framework, source in (("torch", TORCH), ("flax", FLAX)):
+        numbers = {int(n) for n in re.findall(rf'id="{framework}-(\d+)"', text)}
+        assert numbers == {n for n, line in enumerate(source.splitlines(), 1) if line}
+    assert '<section id="MLP.forward">' in text
+    assert "MLP.forward / __call__" in text
+    assert '<span class="shape">(B, C)</span>' in text
+    assert "<b>the kernel</b>: It is <code>(in, out)</code>." in text
+    assert 'data-function="MLP"' in text
+    assert "<td>1.00e-16</td><td>0</td><td>1.00e-15</td>" in text
+
+
+def test_a_page_says_what_a_fault_does():
+    article = html().split("<article")[1]
+    assert 'id="break-no-relu"' in article
+    assert 'data-section="MLP.forward" data-side="torch" data-line="5"' in article
+    assert "<del>return torch.relu(x @ self.weight.T)</del>" in article
+    assert "<ins>return x @ self.weight.T</ins>" in article
+    assert "The first that differs: mlp." in article
+    assert "The loss ends at 4, intact at 2." in article
+    assert "Caught by <code>tests/test_mlp.py::test_mlp[torch]</code>" in article
+
+
+def test_each_file_of_the_twins_has_a_page():
+    for file in FILES:
+        assert f"```{{twins}} {file}.py\n" in (ROOT / f"docs/twins/{file}.md").read_text()
 
 
 def test_a_function_renamed_in_one_twin_only_is_an_error():
-    renamed = source("flax").replace("def head(", "def logits(")
-    with pytest.raises(
-        ValueError, match=r"in both twins, in the same order: GPT\.head, GPT\.logits"
-    ):
-        page(flax=renamed).html()
+    with pytest.raises(ValueError, match=r"in both twins, in the same order: loss, mean_error"):
+        html(flax=FLAX.replace("def loss(", "def mean_error("))
 
 
 def test_two_functions_in_another_order_are_an_error():
-    swapped = (
-        source("torch").replace("def linear(", "def tmp(").replace("def layer_norm(", "def linear(")
-    )
+    first, second = FLAX.split("\n\n\n")
     with pytest.raises(ValueError, match="in the same order"):
-        page(torch=swapped.replace("def tmp(", "def layer_norm(")).html()
+        html(flax=f"{second}\n\n{first}\n")
 
 
 def test_a_line_that_a_note_is_about_must_be_there():
-    gone = source("flax").replace("jnp.unstack(qkv, axis=2)", "jnp.moveaxis(qkv, 2, 0)")
-    with pytest.raises(InputError, match=r"expected 'jnp\.unstack\(qkv' once"):
-        page(flax=gone).html()
+    with pytest.raises(InputError, match=r"expected 'self\.kernel' once in MLP\.__call__, got 0"):
+        html(flax=FLAX.replace("self.kernel", "self.weight"))
 
 
 def test_a_note_on_no_function_is_an_error():
-    note = NOTES[0]._replace(place="model.py::attend")
-    with pytest.raises(InputError, match=r"expected functions of model\.py, got \['attend'\]"):
-        page(all_notes=(note,)).html()
+    with pytest.raises(InputError, match=r"expected functions of mlp\.py, got \['MLP\.relu'\]"):
+        html(notes=(NOTE._replace(place="mlp.py::MLP.relu"),))
 
 
 def test_a_fault_whose_line_is_gone_is_an_error():
-    gone = source("torch").replace("y.transpose(1, 2).reshape", "y.mT.reshape")
-    with pytest.raises(InputError, match=r"once in CausalSelfAttention\.forward, got 0"):
-        page(torch=gone, all_notes=()).html()
+    """Also if another function has the same line."""
+    gone = TORCH.replace("torch.relu(", "F.relu(")
+    for torch in (gone, gone.replace("return x.mean()", FAULT.before)):
+        with pytest.raises(InputError, match=r"once in MLP\.forward, got 0"):
+            html(torch=torch)
 
 
 def test_a_difference_above_its_limit_is_an_error(tmp_path):
-    data = json.loads(PARITY.read_text())
-    numbers = data["functions"]["model.py::MLP"]["output"]["float64"]
-    for flax in (2 * numbers["limit"], "nan"):
+    numbers = {"torch": 1e-16, "flax": 2e-16, "limit": 1e-15}
+    functions = {"mlp.py::MLP": {"output": {"float64": numbers}}}
+    environment = {"hardware": "a CPU", "versions": {"jax": "1"}, "date": "2026-01-01"}
+    data = {"environment": environment, "model": "a model", "functions": functions}
+    path = tmp_path / "parity.json"
+    path.write_text(json.dumps(data))
+    assert read_parity(path).functions == {
+        "mlp.py::MLP": {"output": {"float64": Found(*numbers.values())}}
+    }
+    for flax in (2e-15, "nan"):
         numbers["flax"] = flax
-        (tmp_path / "parity.json").write_text(json.dumps(data))
-        with pytest.raises(
-            InputError, match=r"model\.py::MLP, output in float64: expected at most"
-        ):
-            read_parity(tmp_path / "parity.json")
+        path.write_text(json.dumps(data))
+        with pytest.raises(InputError, match=r"mlp\.py::MLP, output in float64: expected at most"):
+            read_parity(path)
 
 
 def test_the_parts_of_a_file():

@@ -51,6 +51,7 @@ TESTED_BY = {
     **dict.fromkeys(("recipes", "config"), ("recipes", "config")),
     **dict.fromkeys(("estimate", "dry_run"), ("estimate", "dry_run", "run")),
     "trackers": ("trackers",),
+    **dict.fromkeys(("pairs", "align", "figures", "columns", "shapes"), ("twin_pages",)),
     **dict.fromkeys(("generate", "inference"), ("generation", "inference", "generate", "torch")),
     "hellaswag": ("hellaswag", "evaluation"),
     **dict.fromkeys(("scoring", "evaluation", "evaluate"), ("evaluation", "evaluate")),
