@@ -13,6 +13,7 @@ from docs._twins.accessible import complete
 from docs._twins.columns import Side
 from docs._twins.docstrings import process_docstring
 from docs._twins.figures import read_effects, read_parity
+from docs._twins.links import link_twin_pages
 from docs._twins.page import TwinPage
 from docs._twins.shapes import Shapes, flax_shapes, torch_shapes
 
@@ -55,6 +56,7 @@ def setup(app: Sphinx) -> ExtensionMetadata:
     """Register what the site adds to Sphinx."""
     app.add_directive("twins", Twins)
     app.connect("autodoc-process-docstring", process_docstring)
+    app.connect("source-read", link_twin_pages)
     app.connect("build-finished", complete)
     app.add_css_file("twins.css")
     app.add_js_file("twins.js", loading_method="defer")
