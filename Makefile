@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help train train-flax test parity faults gpu-proof benchmark benchmark-gpu lint format clean
+.PHONY: help train train-flax test parity faults gpu-proof benchmark benchmark-gpu docs docs-test lint format clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -41,6 +41,13 @@ gpu-proof: .venv/installed-dev ## compile both twins for an NVIDIA GPU, without 
 benchmark-gpu: ## parity and the lecture's optimisations on an NVIDIA GPU, 15 minutes
 	benchmarks/gpu.sh $(ARGS)
 
+docs: .venv/installed-docs ## the site, in build/docs
+	$(BIN)/python -m sphinx --builder html --nitpicky --fail-on-warning --keep-going --quiet \
+		docs build/docs $(ARGS)
+
+docs-test: .venv/installed-docs-test docs ## the site in a browser: chromium, of Debian's package
+	$(BIN)/python -m pytest docs/tests --numprocesses auto $(ARGS)
+
 lint: .venv/installed-dev ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -60,6 +67,14 @@ clean: ## remove .venv and all caches
 	@test -e $@ || rm -rf .venv  # left by a failed attempt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+.venv/installed-docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	touch $@
+
+.venv/installed-docs-test: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable ".[docs-test]"
 	touch $@
 
 .venv/installed-dev: .venv/installed

@@ -38,10 +38,11 @@ def _cpu_footprint(ops: FastOps, size: int, width: int) -> Footprint:
 
     Forward, a block keeps what it does in torch, and queries, keys and values transposed. Before
     the first weight's gradient it has the inputs of its linear layers (7 numbers), the gradients
-    of their outputs (9, those of queries, keys and values twice in half precision) and of the norms' (2),
-    and for the norms two more of the residual stream's size. The two of the stream itself are there
-    or not, as XLA has ordered the program: half of them is counted. A weight in half precision has two
-    copies, one of them transposed; the head has a transposed one in float32, too.
+    of their outputs (9, those of queries, keys and values twice in half precision) and of the
+    norms' (2), and for the norms two more of the residual stream's size. The two of the stream
+    itself are there or not, as XLA has ordered the program: half of them is counted. A weight in
+    half precision has two copies, one of them transposed; the head has a transposed one in
+    float32, too.
     """
     copies = 2 * width if width < size else 0
     if not (ops.blockwise_attention and ops.loss_rows):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from docs._twins.pairs import ONLY_FLAX, ONLY_TORCH, common_name, names
 from tests.conftest import TINY
 
 ROOT = Path(__file__).parent.parent
@@ -121,69 +122,15 @@ runpy.run_module("gpt_{framework}.generate", run_name="__main__")
     assert "saved" in result.stdout
 
 
-def functions(path: Path) -> list[str]:
-    """The names of a file's functions, classes and methods, in order."""
-    names = []
-    for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            names.append(node.name)
-        if isinstance(node, ast.ClassDef):
-            methods = [n.name for n in node.body if isinstance(n, ast.FunctionDef)]
-            names += [f"{node.name}.{name}" for name in methods]
-    return names
-
-
-# The frameworks' own words for the same thing, and the few functions that only one of them needs.
-SAME_NAME = {"setup": "__init__", "__call__": "forward"}
-ONLY_TORCH = {
-    *("Loss", "Loss.__init__", "Loss.forward", "shard_model", "sum_gradients", "set_gradient_sync"),
-    *("whole", "mean", "reshard", "is_sharded", "iter_hf"),
-    *("compute_dtype", "to_device", "async_to_host"),
-    *("AsyncScalar", "AsyncScalar.__init__", "AsyncScalar.__float__"),
-    *("FastGPT.__init__", "onednn_linear", "onednn_matmul", "row_losses_"),
-    *("OneDNNLinear", "OneDNNLinear.forward", "OneDNNLinear.backward"),
-    *("BlockwiseAttention", "BlockwiseAttention.forward", "BlockwiseAttention.backward"),
-    *("ChunkedCrossEntropy", "ChunkedCrossEntropy.forward", "ChunkedCrossEntropy.backward"),
-    *("upcast_matmul", "scale_loss", "current_scale"),
-    *("attention_weights", "active_cache", "stack", "master_weights"),
-    *("drop_surplus_ties", "upload"),
-    *("sampling_device", "has_static_cache", "cache_length"),
-    *("InferenceLinear", "InferenceLinear.__init__", "InferenceLinear.forward"),
-    *("can_pack", "onednn_dtypes"),
-}
-ONLY_FLAX = {
-    *("own_devices", "sharding_of", "shard_state", "join_rows", "divide_rows", "mean_loss"),
-    "_cpu_footprint",
-    *("create_opt_state", "divided_step"),
-    *("eval_step", "enable_compilation_cache", "in_half"),
-    *("call_fast", "fast_attention", "train_step_options"),
-    *("is_small_batch", "small_batch_options", "choose_decode"),
-    *("matmul", "_matmul_backward", "transpose_contiguous"),
-    *("dense_2d", "_dense_2d_backward", "flatten_batch"),
-    *("remat_gelu", "_remat_gelu_backward", "upcast", "cudnn_attention"),
-    *("_blockwise_attention_forward", "_blockwise_attention_backward"),
-    *("swap_time_and_heads", "causal_scores", "row_losses"),
-    *("attention_block_forward", "attention_block_backward"),
-    *("_chunked_cross_entropy_forward", "has_cudnn_attention"),
-    *("prefill_step", "decode_steps", "gather"),
-    *("Scaler", "value_and_scaled_grad", "unscale", "unless_skipped", "update_scaler"),
-}
-
-
 @pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "gpt_torch").glob("*.py")))
 def test_twin_files_have_the_same_functions_in_the_same_order(name):
-    ours = renamed(functions(ROOT / "gpt_torch" / name), ONLY_TORCH)
-    theirs = renamed(functions(ROOT / "gpt_flax" / name), ONLY_FLAX)
-    assert ours == theirs
+    ours, theirs = ((ROOT / twin / name).read_text() for twin in ("gpt_torch", "gpt_flax"))
+    assert renamed(ours, ONLY_TORCH) == renamed(theirs, ONLY_FLAX)
 
 
-def renamed(names: list[str], only_here: set[str]) -> list[str]:
+def renamed(source: str, only_here: set[str]) -> list[str]:
     """The names that the other twin has too, under one name in both."""
-    return [
-        ".".join(SAME_NAME.get(part, part) for part in name.split("."))
-        for name in names
-        if name not in only_here
-    ]
+    return [common_name(name) for name in names(source) if name not in only_here]
 
 
 def test_the_twins_have_the_same_files():

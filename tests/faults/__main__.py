@@ -54,6 +54,7 @@ TESTED_BY = {
     "trackers": ("trackers",),
     "commands": ("commands",),
     "lazy": ("lazy",),
+    **dict.fromkeys(("pairs", "align", "figures", "columns", "shapes"), ("twin_pages",)),
     **dict.fromkeys(
         ("generate", "inference"), ("lazy", "generation", "inference", "generate", "torch")
     ),

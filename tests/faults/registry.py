@@ -17,6 +17,7 @@ from tests.faults import (
     prepare,
     run,
     sampling,
+    site,
     tokenizer,
     training,
 )
@@ -40,5 +41,6 @@ AREAS = (
     nanogpt,
     cli,
     benchmarks,
+    site,
 )
 FAULTS = tuple(fault for area in AREAS for fault in area.FAULTS)

@@ -1,0 +1,1 @@
+"""The twin pages: both twins side by side, generated from their source and the measurements."""

@@ -1,0 +1,149 @@
+"""The page of one file of the twins, as HTML."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from html import escape
+from pathlib import Path
+
+from docs._twins import breaks, strips
+from docs._twins.columns import Columns, Sides
+from docs._twins.figures import Change, Differences, Effects, Parity, Planted
+from docs._twins.notes import NOTES, Note
+from docs._twins.pairs import Pair, pairs
+from docs._twins.text import FRAMEWORKS, prose
+from gpt_common.errors import InputError
+
+LEGEND = """
+<p class="legend"><span class="same">Grey lines</span> are the same in both twins,
+<mark>marked words</mark> differ. Between them is the shape of the line's value: one where the
+twins have the same, else <span class="torch">PyTorch's</span> and
+<span class="flax">Flax's</span>. <span class="mark">1</span> is a place where they must differ;
+the reason is below. <span class="bolt">⚡</span> breaks the line. The chart below a function has
+the relative difference from the reference in float64 numpy: ● of PyTorch, ■ of Flax; filled of the
+function's output, ○ □ of its parameters' gradients; the lines are the limits that the tests hold,
+dashed for gradients.</p>
+"""
+
+
+@dataclass(frozen=True)
+class TwinPage:
+    """What the page of a file is made of."""
+
+    file: str
+    sides: Sides
+    parity: Parity
+    effects: Effects
+    all_notes: tuple[Note, ...] = NOTES
+
+    @cached_property
+    def pairs(self) -> list[Pair]:
+        """The parts of the file."""
+        return pairs(self.sides["torch"].source, self.sides["flax"].source)
+
+    @cached_property
+    def changes(self) -> list[tuple[Planted, Change]]:
+        """The faults of this file, and the lines that each changes."""
+        return [
+            (fault, fault.change(self.sides[fault.framework].source))
+            for fault in self.effects.faults
+            if Path(fault.file).name == self.file
+        ]
+
+    @cached_property
+    def names(self) -> set[str]:
+        """The names of the parts."""
+        return {pair.name for pair in self.pairs}
+
+    def html(self) -> str:
+        """Return the page below its title. Raises `ValueError` where something does not fit."""
+        self._check_names()
+        sections = "".join(self._section(pair) for pair in self.pairs)
+        return (
+            f'<div class="twin-page">{LEGEND}{_toolbar(self.changes)}{sections}{self._breaks()}'
+            f"{self._measured()}</div>"
+        )
+
+    def _check_names(self) -> None:
+        used = {note.place for note in self.all_notes} | set(self.parity.functions)
+        here = {place.partition("::")[2] for place in used if place.startswith(f"{self.file}::")}
+        if here - self.names:
+            raise InputError(f"expected functions of {self.file}, got {sorted(here - self.names)}")
+
+    def _section(self, pair: Pair) -> str:
+        notes = [note for note in self.all_notes if note.place == f"{self.file}::{pair.name}"]
+        code = Columns(pair, self.sides, notes, self.changes).html()
+        heading = _heading(pair) if pair.is_definition else ""
+        return f'<section id="{pair.name}">{heading}{code}{self._strip(pair.name)}</section>'
+
+    def _strip(self, name: str) -> str:
+        if f"{name}.forward" in self.names:
+            return ""  # a class is shown below the method that calls it
+        for key in (name, name.removesuffix(".forward")):
+            if found := self._measured_of(key):
+                return strips.figure(key, found)
+        return ""
+
+    def _measured_of(self, name: str) -> Differences | None:
+        return self.parity.functions.get(f"{self.file}::{name}")
+
+    def _breaks(self) -> str:
+        if not self.changes:
+            return ""
+        here = "".join(f"<li>{breaks.link(fault)}</li>" for fault, _ in self.changes)
+        articles = "".join(self._break(fault, change) for fault, change in self.changes)
+        return (
+            f'<section id="break-it"><h2>Break it</h2><ul>{here}</ul>{articles}'
+            f"<p>In other files:</p><ul>{self._elsewhere()}</ul></section>"
+        )
+
+    def _elsewhere(self) -> str:
+        other = [f for f in self.effects.faults if Path(f.file).name != self.file]
+        links = (breaks.link(f, f"{Path(f.file).stem}.html") for f in other)
+        return "".join(f"<li>{link}</li>" for link in links)
+
+    def _break(self, fault: Planted, change: Change) -> str:
+        section = self._section_of(fault.framework, change.line)
+        return breaks.article(fault, change, section, self.effects)
+
+    def _section_of(self, framework: str, line: int) -> str:
+        for pair in self.pairs:
+            part = pair.torch if framework == "torch" else pair.flax
+            if part and 0 <= line - part.start < len(part.lines):
+                return pair.name
+        raise InputError(f"expected line {line} in a function of {self.file}")
+
+    def _measured(self) -> str:
+        return (
+            f'<section id="measured"><h2>Measured</h2><p>{prose(self.parity.model)} '
+            f"{escape(self.parity.measured_on)}.</p><p>Faults: {prose(self.effects.model)} "
+            f"{escape(self.effects.measured_on)}.</p></section>"
+        )
+
+
+def _toolbar(changes: list[tuple[Planted, Change]]) -> str:
+    options = "".join(
+        f'<option value="break-{fault.id}">{escape(fault.name)} '
+        f"({FRAMEWORKS[fault.framework]})</option>"
+        for fault, _ in changes
+    )
+    buttons = "".join(
+        f'<button type="button" data-show="{framework}">{name}</button>'
+        for framework, name in FRAMEWORKS.items()
+    )
+    chooser = (
+        '<label>Break it <select id="chooser"><option value="">nothing is broken</option>'
+        f'{options}</select></label><button type="button" id="mend" hidden>Mend it</button>'
+    )
+    switch = f'<div class="switch" role="group" aria-label="Framework">{buttons}</div>'
+    return f'<div class="toolbar">{chooser if options else ""}{switch}</div>'
+
+
+def _heading(pair: Pair) -> str:
+    level = 3 if "." in pair.name else 2
+    own, other = (part.name.rpartition(".")[2] if part else "" for part in (pair.torch, pair.flax))
+    both = f" / {other}" if own and other and own != other else ""
+    only = "" if own and other else f" (only in {'PyTorch' if own else 'Flax'})"
+    return (
+        f'<h{level}><a class="permalink" href="#{pair.name}"><code>{pair.name}{both}</code>{only}'
+        f"</a></h{level}>"
+    )

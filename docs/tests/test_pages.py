@@ -1,0 +1,44 @@
+"""Each page of the site: accessible, readable at each width, and complete by itself."""
+
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from conftest import SITE
+
+PAGES = sorted(
+    str(path.relative_to(SITE)) for path in SITE.rglob("*.html") if "_static" not in path.parts
+)
+WIDTHS = (390, 900, 1400)
+MAX_BYTES = 500_000
+
+
+def test_there_are_pages():
+    assert {"index.html", "twins/model.html", "porting.html", "api/gpt_flax.html"} <= set(PAGES)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_in_light_and_dark_at_three_widths(name, page, site):
+    errors, requests = [], []
+    page.on("console", lambda message: message.type == "error" and errors.append(message.text))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(f"{site}/{name}")
+    for theme in ("light", "dark"):
+        page.emulate_media(color_scheme=theme)
+        for width in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 900})
+            problems = Axe().run(page, options={"resultTypes": ["violations"]}).response
+            assert [(v["id"], v["nodes"][0]["html"]) for v in problems["violations"]] == []
+            right = page.locator("article[role=main]").bounding_box()
+            assert right["x"] + right["width"] <= width, f"wider than {width} pixels"
+    assert errors == []
+    assert {url for url in requests if not url.startswith(site)} == set()
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if Path(name).parts[0] == "twins"])
+def test_a_twin_page_is_small(name, page, site):
+    sizes = []
+    page.on("response", lambda response: sizes.append(len(response.body())))
+    page.goto(f"{site}/{name}", wait_until="networkidle")
+    assert 0 < sum(sizes) < MAX_BYTES

@@ -1,0 +1,151 @@
+"""The twin pages in a browser: what they show, and how they are used."""
+
+import json
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+ROOT = Path(__file__).parents[2]
+PARITY = json.loads((ROOT / "docs/figures/parity.json").read_text())["functions"]
+FAULTS = json.loads((ROOT / "docs/figures/faults.json").read_text())["faults"]
+FILES = sorted(path.stem for path in (ROOT / "docs/twins").glob("*.md"))
+IN_MODEL = [fault for fault in FAULTS if fault["file"].endswith("/model.py")]
+
+
+@pytest.fixture
+def model(page: Page, site: str) -> Page:
+    page.goto(f"{site}/twins/model.html")
+    return page
+
+
+def hash_of(page: Page) -> str:
+    return page.evaluate("location.hash")
+
+
+def shown(value: float | str) -> str:
+    return "0" if float(value) == 0 else f"{float(value):.2e}"
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_both_columns_are_the_files(file, page, site):
+    """Every line, in order: what the page shows can be copied."""
+    page.goto(f"{site}/twins/{file}.html")
+    for side in ("torch", "flax"):
+        source = (ROOT / f"gpt_{side}" / f"{file}.py").read_text()
+        lines = page.locator(f".twins .{side} code > span[id]").all_text_contents()
+        assert [line.rstrip("\n") for line in lines if line.strip()] == [
+            line for line in source.splitlines() if line.strip()
+        ]
+
+
+def test_each_strip_says_what_the_json_says(page, site):
+    seen = set()
+    for file in FILES:
+        page.goto(f"{site}/twins/{file}.html")
+        for figure in page.locator("figure.parity").all():
+            name = f"{file}.py::{figure.get_attribute('data-function')}"
+            rows = [
+                f"{kind} {dtype} {' '.join(shown(n[k]) for k in ('torch', 'flax', 'limit'))}"
+                for kind in ("output", "gradients")
+                for dtype, n in PARITY[name].get(kind, {}).items()
+            ]
+            found = figure.locator("tbody tr").all()
+            assert [" ".join(r.locator("th, td").all_text_contents()) for r in found] == rows
+            seen.add(name)
+    assert seen == {name for name in PARITY if Path(name.split("::")[0]).stem in FILES}
+
+
+def test_each_fault_is_shown_as_measured(page, site):
+    for fault in FAULTS:
+        page.goto(f"{site}/twins/{Path(fault['file']).stem}.html#break-{fault['id']}")
+        article = page.locator(f"article#break-{fault['id']}")
+        expect(article).to_be_visible()
+        expect(article).to_contain_text(fault["caught_by"])
+        label = article.locator("svg").first.get_attribute("aria-label")
+        assert [f"{shown(d)}." in label for d in fault["layers"]] == [True] * len(fault["layers"])
+        assert page.locator(".broken ins").count() == 1
+
+
+def test_a_fault_turns_its_line_red_and_mending_restores_it(model):
+    fault = IN_MODEL[0]
+    before = model.locator(".twins").all_text_contents()
+    model.get_by_label("Break it", exact=False).first.select_option(f"break-{fault['id']}")
+    broken = model.locator(".broken").first
+    expect(broken).to_be_visible()
+    expect(broken).to_be_in_viewport()
+    assert broken.get_attribute("id").startswith(fault["framework"])
+    assert hash_of(model) == f"#break-{fault['id']}"
+    model.get_by_role("button", name="Mend it").click()
+    expect(model.locator(".broken")).to_have_count(0)
+    assert model.locator(".twins").all_text_contents() == before
+
+
+def test_the_back_button_restores_each_state(model):
+    first, second = IN_MODEL[0]["id"], IN_MODEL[1]["id"]
+    for state in (f"break-{first}", f"break-{second}", "GPT.hidden"):
+        model.evaluate("state => { location.hash = state }", state)
+    expect(model.locator(".broken")).to_have_count(0)
+    model.go_back()
+    expect(model.locator(f"#break-{second}")).to_be_visible()
+    model.go_back()
+    expect(model.locator(f"#break-{first}")).to_be_visible()
+    expect(model.locator(f"#break-{second}")).to_be_hidden()
+    model.go_back()
+    expect(model.locator(".broken")).to_have_count(0)
+    model.go_forward()
+    expect(model.locator(f"#break-{first}")).to_be_visible()
+
+
+def test_each_function_has_a_permalink(model):
+    links = model.locator("a.permalink")
+    names = [link.get_attribute("href")[1:] for link in links.all()]
+    assert {"causal_attention", "CausalSelfAttention.forward", "GPT.head"} <= set(names)
+    links.nth(names.index("GPT.head")).click()
+    assert hash_of(model) == "#GPT.head"
+    expect(model.locator('[id="GPT.head"] h3')).to_be_in_viewport()
+
+
+def test_the_keyboard_alone(model):
+    bolt = model.locator("a.bolt").first
+    bolt.focus()
+    model.keyboard.press("Enter")
+    article = model.locator("article.chosen")
+    expect(article).to_be_focused()
+    model.keyboard.press("Escape")
+    expect(article).to_have_count(0)
+    expect(bolt).to_be_focused()
+
+
+def test_one_column_on_a_phone(model, site):
+    model.set_viewport_size({"width": 390, "height": 844})
+    line = '[id="GPT.head"] .{} code'
+    torch, flax = (model.locator(line.format(side)) for side in ("torch", "flax"))
+    expect(torch).to_be_visible()
+    expect(flax).to_be_hidden()
+    model.get_by_role("button", name="Flax", exact=True).click()
+    expect(torch).to_be_hidden()
+    expect(flax).to_be_visible()
+    model.goto("about:blank")
+    model.goto(f"{site}/twins/model.html#GPT.head~flax")
+    expect(flax).to_be_visible()
+    expect(flax).to_be_in_viewport()
+    fault = next(fault for fault in IN_MODEL if fault["framework"] == "torch")
+    model.evaluate("state => { location.hash = state }", f"break-{fault['id']}")
+    expect(torch).to_be_visible()
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_without_javascript_both_columns_and_all_faults_are_there(width, browser, site):
+    with browser.new_context(java_script_enabled=False) as context:
+        page = context.new_page()
+        page.set_viewport_size({"width": width, "height": 900})
+        page.goto(f"{site}/twins/model.html")
+        for side in ("torch", "flax"):
+            for code in page.locator(f".twins .{side}:has(span[id])").all():
+                expect(code).to_be_visible()
+        for fault in IN_MODEL:
+            article = page.locator(f"#break-{fault['id']}")
+            expect(article.locator("ins")).to_be_visible()
+            expect(article.locator("svg").first).to_be_visible()
+        expect(page.locator(".toolbar")).to_be_hidden()

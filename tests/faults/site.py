@@ -1,0 +1,50 @@
+"""Faults of the site: pages that are built of what does not fit together."""
+
+from tests.faults.fault import Fault
+
+FAULTS = (
+    Fault(
+        "site: a function without a partner is shown alone",
+        "docs/_twins/pairs.py::pairs",
+        """raise ValueError(
+            f"expected these in both twins, in the same order: {', '.join(alone)}"
+        )""",
+        "pass",
+    ),
+    Fault(
+        "site: methods have one name only in both twins",
+        "docs/_twins/pairs.py::SAME_NAME",
+        '"setup": "__init__"',
+        "**{}",
+    ),
+    Fault(
+        "site: a line without a partner pushes the next one away",
+        "docs/_twins/align.py::align",
+        "max(together, best[i + 1][j], best[i][j + 1])",
+        "max(together, best[i + 1][j])",
+    ),
+    Fault(
+        "site: NaN is within any limit",
+        "docs/_twins/figures.py::_found",
+        "not (found.torch <= found.limit and found.flax <= found.limit)",
+        "max(found.torch, found.flax) > found.limit",
+    ),
+    Fault(
+        "site: a note may be about no line",
+        "docs/_twins/columns.py::_find",
+        "len(found) != 1",
+        "False",
+    ),
+    Fault(
+        "site: the line of a fault may be anywhere in the file",
+        "docs/_twins/figures.py::_is_in",
+        "bool(first <= line <= last)",
+        "True",
+    ),
+    Fault(
+        "site: a shape is that of the line before",
+        "docs/_twins/shapes.py::_Lines.note",
+        "self.previous.lineno",
+        "self.previous.lineno + 1",
+    ),
+)

@@ -1,0 +1,223 @@
+"""The twin pages: what is beside what, and that no page is built of what does not fit together."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from docs._twins.align import Row, align, differences
+from docs._twins.breaks import layer_of
+from docs._twins.charts import loss_curves, position
+from docs._twins.columns import Side
+from docs._twins.docstrings import with_tables
+from docs._twins.figures import Effects, Found, Parity, Planted, Run, read_effects, read_parity
+from docs._twins.notes import Note
+from docs._twins.page import TwinPage
+from docs._twins.pairs import pairs, split
+from docs._twins.shapes import SIZES, flax_shapes, torch_shapes
+from gpt_common.errors import InputError
+from tests.conftest import kept_jax_config
+
+ROOT = Path(__file__).parent.parent
+EFFECTS = ROOT / "docs/figures/faults.json"
+FILES = sorted(path.stem for path in (ROOT / "gpt_torch").glob("[a-z]*.py"))
+
+TORCH = """class MLP(nn.Module):
+    def __init__(self): ...
+
+    def forward(self, x):
+        return torch.relu(x @ self.weight.T)
+
+
+def loss(x):
+    return x.mean()
+"""
+FLAX = """class MLP(nn.Module):
+    def setup(self): ...
+
+    def __call__(self, x):
+        return jax.nn.relu(x @ self.kernel)
+
+
+def loss(x):
+    return x.mean()
+"""
+NOTE = Note(
+    "mlp.py::MLP.forward", "self.weight.T", "self.kernel", "the kernel", "It is `(in, out)`."
+)
+FOUND = {"output": {"float64": Found(1e-16, 0.0, 1e-15)}}
+INTACT = Run([1e-16], {}, [3.0, 2.0])
+FAULT = Planted(
+    *("no-relu", "the ReLU is gone", "torch", "gpt_torch/mlp.py", "MLP.forward"),
+    *("return torch.relu(x @ self.weight.T)", "return x @ self.weight.T", "It is linear."),
+    *("caught", "tests/test_mlp.py::test_mlp[torch]", Run([0.5], {}, [3.0, 4.0])),
+)
+
+
+def html(torch: str = TORCH, flax: str = FLAX, notes: tuple[Note, ...] = (NOTE,)) -> str:
+    """The page of a file `mlp.py` with these sources, a strip, a note and a fault."""
+    sides = {
+        "torch": Side("torch", torch, {5: "(B, C)"}),
+        "flax": Side("flax", flax, {5: "(B, C)"}),
+    }
+    parity = Parity("a machine", "a model", {"mlp.py::MLP": FOUND})
+    effects = Effects("a machine", "a model", ["mlp"], {"torch": INTACT, "flax": INTACT}, [FAULT])
+    return TwinPage("mlp.py", sides, parity, effects, notes).html()
+
+
+def test_a_page_has_each_line_and_what_is_said_of_it():
+    text = html()
+    for framework, source in (("torch", TORCH), ("flax", FLAX)):
+        numbers = {int(n) for n in re.findall(rf'id="{framework}-(\d+)"', text)}
+        assert numbers == {n for n, line in enumerate(source.splitlines(), 1) if line}
+    assert '<section id="MLP.forward">' in text
+    assert "MLP.forward / __call__" in text
+    assert '<span class="shape">(B, C)</span>' in text
+    assert "<b>the kernel</b>: It is <code>(in, out)</code>." in text
+    assert 'data-function="MLP"' in text
+    assert "<td>1.00e-16</td><td>0</td><td>1.00e-15</td>" in text
+
+
+def test_a_page_says_what_a_fault_does():
+    article = html().split("<article")[1]
+    assert 'id="break-no-relu"' in article
+    assert 'data-section="MLP.forward" data-side="torch" data-line="5"' in article
+    assert "<del>return torch.relu(x @ self.weight.T)</del>" in article
+    assert "<ins>return x @ self.weight.T</ins>" in article
+    assert "The first that differs: mlp." in article
+    assert "The loss ends at 4, intact at 2." in article
+    assert "Caught by <code>tests/test_mlp.py::test_mlp[torch]</code>" in article
+
+
+def test_each_file_of_the_twins_has_a_page():
+    for file in FILES:
+        assert f"```{{twins}} {file}.py\n" in (ROOT / f"docs/twins/{file}.md").read_text()
+
+
+def test_a_function_renamed_in_one_twin_only_is_an_error():
+    with pytest.raises(ValueError, match=r"in both twins, in the same order: loss, mean_error"):
+        html(flax=FLAX.replace("def loss(", "def mean_error("))
+
+
+def test_two_functions_in_another_order_are_an_error():
+    first, second = FLAX.split("\n\n\n")
+    with pytest.raises(ValueError, match="in the same order"):
+        html(flax=f"{second}\n\n{first}\n")
+
+
+def test_a_line_that_a_note_is_about_must_be_there():
+    with pytest.raises(InputError, match=r"expected 'self\.kernel' once in MLP\.__call__, got 0"):
+        html(flax=FLAX.replace("self.kernel", "self.weight"))
+
+
+def test_a_note_on_no_function_is_an_error():
+    with pytest.raises(InputError, match=r"expected functions of mlp\.py, got \['MLP\.relu'\]"):
+        html(notes=(NOTE._replace(place="mlp.py::MLP.relu"),))
+
+
+def test_a_fault_whose_line_is_gone_is_an_error():
+    """Also if another function has the same line."""
+    gone = TORCH.replace("torch.relu(", "F.relu(")
+    for torch in (gone, gone.replace("return x.mean()", FAULT.before)):
+        with pytest.raises(InputError, match=r"once in MLP\.forward, got 0"):
+            html(torch=torch)
+
+
+def test_a_difference_above_its_limit_is_an_error(tmp_path):
+    numbers = {"torch": 1e-16, "flax": 2e-16, "limit": 1e-15}
+    functions = {"mlp.py::MLP": {"output": {"float64": numbers}}}
+    environment = {"hardware": "a CPU", "versions": {"jax": "1"}, "date": "2026-01-01"}
+    data = {"environment": environment, "model": "a model", "functions": functions}
+    path = tmp_path / "parity.json"
+    path.write_text(json.dumps(data))
+    assert read_parity(path).functions == {
+        "mlp.py::MLP": {"output": {"float64": Found(*numbers.values())}}
+    }
+    for flax in (2e-15, "nan"):
+        numbers["flax"] = flax
+        path.write_text(json.dumps(data))
+        with pytest.raises(InputError, match=r"mlp\.py::MLP, output in float64: expected at most"):
+            read_parity(path)
+
+
+def test_the_parts_of_a_file():
+    text = (
+        '"""Doc."""\nA = 1\n\n# About f.\n@cache\ndef f():\n    pass\n\n\nclass C:\n    x: int\n\n'
+    )
+    parts = split(text + "    def __call__(self):\n        pass\n\n\nB = f()\n")
+    assert [(part.name, part.start, part.lines[0]) for part in parts] == [
+        ("f:before", 1, '"""Doc."""'),
+        ("f", 4, "# About f."),
+        ("C", 10, "class C:"),
+        ("C.__call__", 13, "    def __call__(self):"),
+        ("end:before", 17, "B = f()"),
+    ]
+
+
+def test_the_same_method_under_the_frameworks_names_is_a_pair():
+    torch = "class C:\n    def __init__(self): ...\n    def forward(self): ...\n"
+    flax = "class C:\n    def setup(self): ...\n    def __call__(self): ...\n"
+    found = [(pair.torch.name, pair.flax.name) for pair in pairs(torch, flax)]
+    assert found == [("C", "C"), ("C.__init__", "C.setup"), ("C.forward", "C.__call__")]
+
+
+def test_similar_lines_are_side_by_side():
+    ours = ["def f(x: Tensor):", "    y = torch.exp(x)", "    return y"]
+    theirs = ["def f(x: Array):", "    import math", "    y = jnp.exp(x)", "    return y"]
+    assert align(ours, theirs) == [Row(0, 0), Row(None, 1), Row(1, 2), Row(2, 3)]
+    assert align([], ["a"]) == [Row(None, 0)]
+
+
+def test_the_words_that_differ():
+    a, b = "    y = qkv.view(B, T)  # heads", "    y = qkv.reshape(B, T)  # heads"
+    marks = differences(a, b)
+    assert [
+        [line[m.start : m.end] for m in found] for line, found in zip((a, b), marks, strict=True)
+    ] == [
+        ["view"],
+        ["reshape"],
+    ]
+    assert differences("x: Tensor", "x: Array") == ([], [])  # only the frameworks' names
+
+
+def test_the_axis_is_logarithmic_and_has_ends():
+    ends = [position(d) for d in (0.0, 1e-17, 1.0, 50.0, float("inf"), float("nan"))]
+    assert ends == [0, 0, 100, 100, 100, 100]
+    assert position(1e-8) - position(1e-9) == pytest.approx(100 / 17, abs=0.11)
+
+
+def test_a_loss_curve_ends_where_the_loss_is_nan():
+    chart = loss_curves([4.0, 3.0, 2.0], [4.0, float("inf"), float("nan")], "text")
+    intact, faulty = re.findall(r'points="([^"]*)"', chart)
+    assert len(intact.split()) == 3
+    assert len(faulty.split()) == 2
+
+
+def test_each_parameter_belongs_to_a_layer_that_was_measured():
+    effects = read_effects(EFFECTS)
+    for run in (*effects.intact.values(), *(fault.run for fault in effects.faults)):
+        assert {layer_of(name) for name in run.gradients} == set(effects.layers) - {"logits"}
+
+
+@pytest.mark.parametrize(("framework", "shapes"), [("torch", torch_shapes), ("flax", flax_shapes)])
+def test_shapes_in_comments_are_those_of_a_pass(framework, shapes):
+    file = ROOT / f"gpt_{framework}/model.py"
+    with kept_jax_config():
+        found = shapes(file)
+    stated = {
+        number: re.search(r"# (\((?:\w+, )+\w+\))", line)
+        for number, line in enumerate(file.read_text().splitlines(), 1)
+    }
+    stated = {number: match[1] for number, match in stated.items() if match and number in found}
+    assert len(stated) >= 4
+    assert {number: found[number] for number in stated} == stated
+    assert len(set(SIZES.values())) == len(SIZES)
+
+
+def test_a_docstring_as_restructuredtext():
+    assert with_tables(["a `b*` *c* d_ |e|", "| x |", "end"]) == [
+        r"a ``b*`` \*c\* d\_ \|e\|",
+        *("::", "", "    | x |", ""),
+        "end",
+    ]
