@@ -70,11 +70,11 @@ clean: ## remove .venv and all caches
 	touch $@
 
 .venv/installed-docs: .venv/installed
-	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
 	touch $@
 
 .venv/installed-docs-test: .venv/installed
-	$(BIN)/python -m pip install --quiet --editable ".[docs-test]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs-test]"
 	touch $@
 
 .venv/installed-dev: .venv/installed

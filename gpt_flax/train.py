@@ -234,11 +234,11 @@ def train_together(
     if config.runtime.fast_ops:
         cudnn = has_cudnn_attention(device, dtype)
         ops = choose_fast_ops(device.platform, dtype, processor(), cudnn)
-    planned = config.with_dtype(dtype), "flax", target(device, ops, dtype, mesh), read_weights
+    plan = config.with_dtype(dtype), "flax", target(device, ops, dtype, mesh), read_weights
     if config.output.dry_run:
-        processes.on_first(lambda: dry_run(*planned))
+        processes.on_first(lambda: dry_run(*plan))
         return None
-    run = start_run(*planned, processes)
+    run = start_run(*plan, processes)
     model = create_model(run.start.config, ops, dtype, mesh)
     optimizer = create_optimizer(options)
     state = create_state(run.start, run.config, optimizer, mesh)

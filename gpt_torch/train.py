@@ -244,11 +244,11 @@ def train_together(
     ops = None
     if runtime.fast_ops:
         ops = choose_fast_ops(device.type, dtype, processor(), runtime.compile)
-    planned = config.with_dtype(dtype), "torch", target(device, ops, dtype, mesh), read_weights
+    plan = config.with_dtype(dtype), "torch", target(device, ops, dtype, mesh), read_weights
     if config.output.dry_run:
-        processes.on_first(lambda: dry_run(*planned))
+        processes.on_first(lambda: dry_run(*plan))
         return None
-    run = start_run(*planned, processes)
+    run = start_run(*plan, processes)
     state = create_state(run.start, run.config, device, ops, mesh)
     step_fn = compile_train_step(state.model) if runtime.compile else train_step
     sum_gradients(state.model, mesh)
