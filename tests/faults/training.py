@@ -261,10 +261,10 @@ FAULTS = (
     Fault(
         "flax: no bias correction",
         "gpt_flax/optimizer.py::clip_and_update",
-        "updates, opt_state = optimizer.update(gradients, opt_state, params)",
+        "updates, new_opt_state = optimizer.update(gradients, opt_state, params)",
         """
         opt_state = optax.tree.set(opt_state, count=jnp.int32(10**6))
-        updates, opt_state = optimizer.update(gradients, opt_state, params)
+        updates, new_opt_state = optimizer.update(gradients, opt_state, params)
         """,
     ),
     Fault(

@@ -1,6 +1,7 @@
 """`gpt_flax`, called with numpy arrays; `torch_twin.py` has the same functions."""
 
 import contextlib
+from functools import partial
 
 import jax
 import numpy as np
@@ -20,8 +21,10 @@ from gpt_flax.evaluate import numpy_logprobs
 from gpt_flax.fast import FastOps
 from gpt_flax.generate import generate, load_model
 from gpt_flax.inference import prepare_for_inference
+from gpt_flax.loss_scale import create_scaler, unscale, value_and_scaled_grad
+from gpt_flax.model import GPT
 from gpt_flax.precision import autocast
-from gpt_flax.weights import to_hf
+from gpt_flax.weights import Params, to_hf
 from tests.conftest import kept_jax_config
 from tests.parity.reference import Outcome
 
@@ -29,7 +32,15 @@ value_and_grad = jax.jit(
     jax.value_and_grad(flax_loss_and_layers, has_aux=True), static_argnums=(1, 4)
 )
 loss_and_layers = jax.jit(flax_loss_and_layers, static_argnums=(1, 4))
-loss_and_gradients = jax.jit(jax.value_and_grad(trainer.loss_fn), static_argnums=(1, 4))
+
+
+@partial(jax.jit, static_argnums=(1, 4))
+def loss_and_gradients(params: Params, model: GPT, x: Array, y: Array, dtype: Dtype) -> tuple:
+    """As in training: in float16 with a loss scale."""
+    scaler = create_scaler(dtype, None, None)
+    loss_fn = partial(trainer.loss_fn, model=model, x=x, y=y, dtype=dtype)
+    loss, gradients = value_and_scaled_grad(loss_fn, scaler)(params)
+    return loss, gradients if scaler is None else unscale(gradients, scaler)[0]
 
 
 def require(device: Device, dtype: Dtype) -> None:
@@ -47,13 +58,16 @@ def outcome(
     compiled: bool = True,
     fast: bool = False,
 ) -> Outcome:
-    """The loss and the gradients are those of `GPT.loss`, the trainer's, where it is `fast`."""
+    """The loss and the gradients are those of `GPT.loss`, the trainer's, where it is `fast`.
+
+    In float16 they are computed with a loss scale, as in training.
+    """
     with kept_jax_config(), contextlib.nullcontext() if compiled else jax.disable_jit():
         select_device(device, dtype)
         ops = FastOps(True, True, True, loss_rows=512) if fast else None
         params, model = load_model(checkpoint, dtype, ops)
         inputs = params, model, x.astype(np.int32), y.astype(np.int32), dtype
-        if fast:
+        if fast or dtype == "float16":
             _, layers = loss_and_layers(*inputs)
             loss, gradients = loss_and_gradients(*inputs)
         else:

@@ -44,6 +44,7 @@ from tests.parity.twins import outcome
         ("float32", 3, 17, "gelu_new"),
         ("bfloat16", 3, 17, "gelu_new"),
         ("bfloat16", 3, 17, "gelu"),
+        ("float16", 3, 17, "gelu_new"),
     ],
 )
 @pytest.mark.parametrize("fast", [False, True])

@@ -66,7 +66,7 @@ def adamw(**changes) -> OptimizerOptions:
     [
         *((variant, "float64") for variant in VARIANTS),
         *((variant, "float32") for variant in ("as it comes", "warm-up and cosine")),
-        ("as it comes", "bfloat16"),
+        *(("as it comes", dtype) for dtype in ("bfloat16", "float16")),
     ],
 )
 def test_every_step_and_what_is_left(framework, variant, dtype, start, tokens, tmp_path, agree):

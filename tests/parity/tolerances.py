@@ -75,6 +75,16 @@ LIMITS: dict[Dtype, Limits] = {
         losses=3e-4,
         norms=3e-3,
     ),
+    "float16": Limits(
+        layers=8e-3,
+        logits=6e-3,
+        loss=5e-4,
+        gradients=2e-2,
+        weights=3e-2,
+        first_losses=3e-4,
+        losses=3e-4,
+        norms=2e-3,
+    ),
     "bfloat16": Limits(
         layers=2e-2,
         logits=2e-2,

@@ -18,6 +18,7 @@ from gpt_torch.evaluate import numpy_logprobs
 from gpt_torch.fast import FastOps
 from gpt_torch.generate import generate, load_model
 from gpt_torch.inference import prepare_for_inference
+from gpt_torch.loss_scale import create_scaler, scale_loss
 from gpt_torch.precision import autocast, master_dtype
 from gpt_torch.weights import to_hf
 from tests.parity.reference import Outcome
@@ -38,7 +39,10 @@ def outcome(
     fast: bool = False,
     onednn: bool = True,
 ) -> Outcome:
-    """The loss and the gradients are those of `GPT.loss`, the trainer's, where it is `fast`."""
+    """The loss and the gradients are those of `GPT.loss`, the trainer's, where it is `fast`.
+
+    In float16 they are computed with a loss scale, as in training.
+    """
     place = select_device(device, dtype)
     ops = FastOps(onednn and dtype == "float32", True, 512) if fast else None
     model = load_model(checkpoint, master_dtype(dtype), place, ops)
@@ -51,9 +55,11 @@ def outcome(
         logits, loss = model(tokens, targets)
     if fast:
         loss = trainer.loss_fn(model, tokens, targets, dtype)
-    loss.backward()
+    scaler = create_scaler(dtype, None, place)
+    scale_loss(loss, scaler).backward()
+    scale = scaler.get_scale() if scaler else 1
     layers["logits"] = logits.detach().cpu().double().numpy()
-    gradients = {name: p.grad for name, p in model.named_parameters()}
+    gradients = {name: p.grad / scale for name, p in model.named_parameters()}
     return Outcome(layers, loss.item(), to_hf(gradients, checkpoint.config))
 
 
