@@ -239,7 +239,7 @@ NOTES = (
     ),
     Note(
         "train.py::train_step",
-        "loss.backward()",
+        "scale_loss(loss, state.scaler).backward()",
         "value_and_grad(state.params",
         "gradients",
         "backward adds to each parameter's grad; in JAX the gradient of a function is another "

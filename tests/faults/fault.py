@@ -67,7 +67,8 @@ def _parse(source: str) -> list:
         return ast.parse(source).body
     except SyntaxError:
         (statement,) = ast.parse(f"{{{source}}}").body
-        assert isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Dict)
+        assert isinstance(statement, ast.Expr)
+        assert isinstance(statement.value, ast.Dict)
         return _items(statement.value)
 
 
