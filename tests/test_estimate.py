@@ -174,6 +174,16 @@ def test_weights_in_bfloat16_have_copies_in_xlas_loop_on_a_cpu():
     assert three.parameters == one.parameters + 2 * 2 * blocks
 
 
+def test_what_waits_for_the_gradients_of_weights():
+    """Of all blocks but the one in whose attention the peak is, of which the scores count."""
+    model, tokens = GPTConfig(5, 2, 8, 64, 64), 8 * 64
+    footprint = Footprint(channel=1, backward_channel=2, block_scores=(3, 0), block_rows=16)
+    step = estimate_step(model, options(8, 64), Target("cpu", footprint))
+    head, scores = 4 * 64 * 8, 3 * 2 * 16
+    assert step.activations == tokens * (8 * (5 * 1 + 4 * 2) + scores) - 2 * head
+    assert (step.gradients, step.logits) == (0, 3 * head)
+
+
 def test_devices_share_the_batch_and_along_fsdp_the_state():
     model, config = PRESETS["gpt2"], options(64, 1024)
     kept = gpt_torch.memory.footprint(None, "float32", "cuda")
