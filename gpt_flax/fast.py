@@ -2,7 +2,7 @@
 
 | plain                  | fast                    | used on        | gain                      |
 | ---------------------- | ----------------------- | -------------- | ------------------------- |
-| `nn.Dense.__call__`    | `dense_2d`              | CPUs (1)       | speed                     |
+| `nn.Dense.__call__`    | `dense_2d`              | CPUs (1), (5)  | speed; precision (5)      |
 | `jax.nn.gelu` in `MLP` | `remat_gelu`            | CPUs, (3)      | memory; speed in bfloat16 |
 | `causal_attention`     | `blockwise_attention`   | CPUs (1), (2)  | speed, memory             |
 | `causal_attention`     | `cudnn_attention`       | GPUs (4)       | not measured yet          |
@@ -14,6 +14,8 @@ in the backward pass of the plain one. Not in float16, as it would round smaller
 (3) In float16 everywhere: the cube of a number above 40 overflows, and so does the square of one
 above 255, in its gradient.
 (4) In bfloat16 and float16, on GPUs that have bfloat16.
+(5) From jax 0.11 on also on other CPUs: there XLA sums the gradient of Linen's kernel in bfloat16,
+with an error of 13 % after a thousand tokens; that of `dense_2d` is summed in float32.
 
 `docs/speed.md` has the measurements.
 """
@@ -74,7 +76,7 @@ def choose_fast_ops(
     if device_type == "cpu":
         native = dtype not in HALF or (dtype == "bfloat16" and processor.bfloat16)
         return FastOps(
-            dense_2d=native,
+            dense_2d=native or jax.__version_info__ >= (0, 11),  # see (5)
             remat_gelu=True,
             blockwise_attention=native,
             loss_rows=CPU_LOSS_ROWS,

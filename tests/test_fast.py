@@ -334,7 +334,8 @@ def test_what_torch_chooses():
         assert choose(device, "float64", ZEN_5) == ops()
 
 
-def test_what_flax_chooses():
+def test_what_flax_chooses(monkeypatch):
+    monkeypatch.setattr(jax, "__version_info__", (0, 10, 2))
     choose, ops = flax_fast.choose_fast_ops, flax_fast.FastOps
     everything = ops(True, True, True, loss_rows=512, memory_scheduler=True)
     assert choose("cpu", "float32", ZEN_3) == choose("cpu", "bfloat16", XEON) == everything
@@ -347,6 +348,10 @@ def test_what_flax_chooses():
     without_cudnn = ops(blockwise_attention=True, loss_rows=4096)
     assert choose("gpu", "bfloat16", ZEN_3, False) == without_cudnn
     assert choose("gpu", "float32", ZEN_3, False) == ops(loss_rows=4096)
+    monkeypatch.setattr(jax, "__version_info__", (0, 11, 0))
+    assert choose("cpu", "bfloat16", ZEN_3) == ops(
+        dense_2d=True, remat_gelu=True, loss_rows=512, memory_scheduler=True
+    )
 
 
 SHAPE = GPTConfig(n_layer=2, n_head=2, n_embd=16, block_size=16, vocab_size=97)

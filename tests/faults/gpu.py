@@ -124,6 +124,12 @@ FAULTS = (
         "return False",
     ),
     Fault(
+        "flax: a kernel's gradient is summed in bfloat16 by jax 0.11 on CPUs",
+        "gpt_flax/fast.py::choose_fast_ops",
+        "native or jax.__version_info__ >= (0, 11)",
+        "native",
+    ),
+    Fault(
         "flax: without cuDNN a GPU attends in the plain way",
         "gpt_flax/fast.py::choose_fast_ops",
         'dtype == "bfloat16" and not cudnn',

@@ -9,6 +9,7 @@ PARITY_DEVICE=cpu the same tests run on a CPU, except for what it does not have.
 
 import dataclasses
 import os
+from importlib import metadata
 
 import numpy as np
 import pytest
@@ -136,11 +137,18 @@ def test_the_whole_vocabulary(training_agrees):
 
 
 @in_dtypes("float32", "bfloat16")
-def test_a_token_a_thousand_times(gradients_agree):
+def test_a_token_a_thousand_times(gradients_agree, framework, dtype, request):
     """Its embedding's gradient is a sum of a thousand, to which a GPU adds in any order."""
+    if (DEVICE, framework, dtype) == ("cpu", "flax", "bfloat16") and jax_version() >= (0, 11):
+        reason = "XLA sums the gradient of Linen's kernel in bfloat16; see gpt_flax/fast.py"
+        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     tokens = np.full((1, 1024), 7)
     targets = real_tokens(LONG.vocab_size)[None, :1024].astype(np.int64)
     gradients_agree("one token", random_start(LONG), tokens, targets)
+
+
+def jax_version() -> tuple[int, ...]:
+    return tuple(map(int, metadata.version("jax").split(".")[:2]))
 
 
 def differing(start: Checkpoint, completion: Completion, sampling: SamplingOptions) -> list[float]:
