@@ -43,4 +43,4 @@ def test_a_notebook_is_its_text(name):
     text = (NOTEBOOKS / f"{name}.py").read_text()
     assert [(cell.cell_type, cell.source) for cell in notebook.cells] == [
         (cell.cell_type, cell.source) for cell in jupytext.reads(text, "py:percent").cells
-    ], f"jupytext --to ipynb notebooks/{name}.py"
+    ], f"jupytext --update --to ipynb notebooks/{name}.py"
