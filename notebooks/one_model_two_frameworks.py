@@ -33,13 +33,15 @@ import jax
 import numpy as np
 import torch
 
-import gpt_flax.generate
-import gpt_torch.generate
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import PRESETS, SamplingOptions, StoppingOptions
 from gpt_common.formats.registry import read_weights
 from gpt_common.initialization import initialize_weights
 from gpt_common.tokenizer import encode
+from gpt_flax.generate import generate as generate_flax
+from gpt_flax.generate import load_model as load_flax
+from gpt_torch.generate import generate as generate_torch
+from gpt_torch.generate import load_model as load_torch
 
 jax.config.update("jax_enable_x64", True)  # before the first array: JAX has no float64 else
 SOURCE = os.environ.get("SOURCE", "gpt2")
@@ -57,8 +59,8 @@ print(config)
 # table. GPT-2's kernels are `(in, out)`: PyTorch transposes them, Flax does not.
 
 # %%
-model_t = gpt_torch.generate.load_model(checkpoint, torch.float64, torch.device("cpu"))
-params, model_f = gpt_flax.generate.load_model(checkpoint, "float64")
+model_t = load_torch(checkpoint, torch.float64, torch.device("cpu"))
+params, model_f = load_flax(checkpoint, "float64")
 print("PyTorch", tuple(model_t.h[0].attn.c_attn.weight.shape))
 print("Flax   ", params["h_0"]["attn"]["c_attn"]["kernel"].shape)
 assert np.array_equal(
@@ -133,8 +135,8 @@ prompt, sampling, stopping = (
     SamplingOptions(top_k=50),
     StoppingOptions(max_new_tokens=20),
 )
-written_t = gpt_torch.generate.generate(model_t, prompt, sampling, stopping, dtype="float64")
-written_f = gpt_flax.generate.generate(params, model_f, prompt, sampling, stopping, dtype="float64")
+written_t = generate_torch(model_t, prompt, sampling, stopping, dtype="float64")
+written_f = generate_flax(params, model_f, prompt, sampling, stopping, dtype="float64")
 print(written_t[0].text)
 assert written_t[0].tokens == written_f[0].tokens
 
