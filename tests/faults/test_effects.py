@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from docs._twins.pairs import SAME_NAME
 from gpt_common.weights import weight_shapes
 from tests.faults.__main__ import ROOT, faulty_copy
 from tests.faults.effects import described, measure_in
@@ -14,7 +15,6 @@ from tests.faults.measure import CHARACTERS, LOSS_DIGITS, MEAN_OF, MODEL, OPTION
 from tests.faults.mistakes import MISTAKES, Mistake
 from tests.figures import DIGITS
 from tests.parity.tolerances import FAST_LIMITS
-from tests.test_imports import SAME_NAME
 
 MEASURED = json.loads((ROOT / "docs/figures/faults.json").read_text())
 FAULTS = {fault["id"]: fault for fault in MEASURED["faults"]}
