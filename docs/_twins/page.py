@@ -16,7 +16,8 @@ from gpt_common.errors import InputError
 LEGEND = """
 <p class="legend"><span class="same">Grey lines</span> are the same in both twins,
 <mark>marked words</mark> differ. Between them is the shape of the line's value: one where the
-twins have the same, else <span class="torch">PyTorch's</span> and
+twins have the same (B sequences of T tokens, C numbers each, in nh heads of hs; V tokens in the
+vocabulary), else <span class="torch">PyTorch's</span> and
 <span class="flax">Flax's</span>. <span class="mark">1</span> is a place where they must differ;
 the reason is below. <span class="bolt">⚡</span> breaks the line. The chart below a function has
 the relative difference from the reference in float64 numpy: ● of PyTorch, ■ of Flax; filled of the
