@@ -34,7 +34,10 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class ConvertConfig:
-    """Convert a GPT-2 checkpoint, bit for bit. The format of the source is detected."""
+    """Convert a GPT-2 checkpoint, bit for bit. The format of the source is detected.
+
+    python -m convert gpt2 gpt2.bin --to llmc
+    """
 
     source: Annotated[
         tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE", help_behavior_hint="")

@@ -69,6 +69,8 @@ class VerifyConfig:
 
     Exit code 0 if they agree, 1 if they do not. Everything runs on the CPU. To tell a fault from
     rounding, use --dtype float64.
+
+    python -m convert.verify runs/mine --against huggingface
     """
 
     checkpoint: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")]

@@ -311,7 +311,12 @@ class OutputOptions:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Train a GPT-2; `gpt_torch.train` and `gpt_flax.train` take the same flags."""
+    """Train a GPT-2; `gpt_torch.train` and `gpt_flax.train` take the same flags.
+
+    python -m gpt_torch.train --init gpt2 --data my_text.txt --out_dir runs/mine
+
+    python -m gpt_flax.train --resume runs/mine --steps 200
+    """
 
     model: ModelOptions = field(default_factory=ModelOptions)
     data: DataOptions = field(default_factory=DataOptions)
@@ -478,7 +483,10 @@ class PromptOptions:
 
 @dataclass(frozen=True)
 class GenerateConfig:
-    """Continue a prompt; `gpt_torch.generate` and `gpt_flax.generate` take the same flags."""
+    """Continue a prompt; `gpt_torch.generate` and `gpt_flax.generate` take the same flags.
+
+    python -m gpt_torch.generate --init gpt2 --prompt "The answer is" --top_p 0.9
+    """
 
     init: Annotated[str, tyro.conf.arg(metavar="PATH|NAME")]
     """A run, a checkpoint in any format that `python -m convert` reads, or a Hub name: gpt2."""
@@ -512,6 +520,8 @@ class EvaluateConfig:
     """Evaluate a model: validation loss, perplexity of a text, HellaSwag; one or several of them.
 
     `gpt_torch.evaluate` and `gpt_flax.evaluate` take the same flags.
+
+    python -m gpt_torch.evaluate --init gpt2 --hellaswag val --limit 200
     """
 
     init: Annotated[str, tyro.conf.arg(metavar="PATH|NAME")]

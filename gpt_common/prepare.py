@@ -42,6 +42,8 @@ class PrepareConfig:
     """Make token shards of texts, GPT-2's tokens with <|endoftext|> before each document.
 
     If it was interrupted, the same command continues, and the result is the same.
+
+    python -m gpt_common.prepare texts shards --shard_tokens 1000000
     """
 
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]

@@ -36,6 +36,8 @@ def test_usage_is_the_command_that_was_typed(command, call):
     result = call(command, "--help")
     assert result.returncode == 0
     assert result.stdout.startswith(f"usage: python -m {command.removesuffix('.__main__')} ")
+    has_example = re.search(r"^python -m \S+ \S+", result.stdout, re.MULTILINE)
+    assert has_example or command.startswith("benchmarks")
 
 
 @pytest.fixture
