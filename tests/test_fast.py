@@ -327,7 +327,8 @@ def test_what_torch_chooses():
     assert choose("cpu", "float32", XEON) == ops(loss_rows=512)
     assert choose("cpu", "bfloat16", XEON) == ops(blockwise_attention=True, loss_rows=512)
     assert choose("cpu", "bfloat16", ZEN_3) == ops(loss_rows=512)
-    for dtype in ("float32", "tf32", "bfloat16"):
+    assert choose("cpu", "float16", XEON) == ops(loss_rows=512)
+    for dtype in ("float32", "tf32", "bfloat16", "float16"):
         assert choose("cuda", dtype, ZEN_5) == ops(loss_rows=4096)
         assert choose("mps", dtype, ZEN_5) == ops()
     for device in ("cpu", "cuda", "mps"):
@@ -339,15 +340,17 @@ def test_what_flax_chooses(monkeypatch):
     choose, ops = flax_fast.choose_fast_ops, flax_fast.FastOps
     everything = ops(True, True, True, loss_rows=512, memory_scheduler=True)
     assert choose("cpu", "float32", ZEN_3) == choose("cpu", "bfloat16", XEON) == everything
-    assert choose("cpu", "bfloat16", ZEN_3) == ops(
-        remat_gelu=True, loss_rows=512, memory_scheduler=True
-    )
+    without_products = ops(remat_gelu=True, loss_rows=512, memory_scheduler=True)
+    assert choose("cpu", "bfloat16", ZEN_3) == choose("cpu", "float16", XEON) == without_products
     assert choose("cpu", "float64", ZEN_5) == choose("gpu", "float64", ZEN_5) == ops()
     assert choose("gpu", "float32", ZEN_5) == choose("gpu", "tf32", ZEN_5) == ops(loss_rows=4096)
     assert choose("gpu", "bfloat16", ZEN_3) == ops(cudnn_attention=True, loss_rows=4096)
     without_cudnn = ops(blockwise_attention=True, loss_rows=4096)
     assert choose("gpu", "bfloat16", ZEN_3, False) == without_cudnn
     assert choose("gpu", "float32", ZEN_3, False) == ops(loss_rows=4096)
+    float16 = {"remat_gelu": True, "loss_rows": 4096}
+    assert choose("gpu", "float16", ZEN_3) == ops(cudnn_attention=True, **float16)
+    assert choose("gpu", "float16", ZEN_3, False) == ops(**float16)
     monkeypatch.setattr(jax, "__version_info__", (0, 11, 0))
     assert choose("cpu", "bfloat16", ZEN_3) == ops(
         dense_2d=True, remat_gelu=True, loss_rows=512, memory_scheduler=True
@@ -462,7 +465,8 @@ def test_jax_refuses_what_it_does_not_support_by_name(backend, version, called, 
 
 def test_jax_refuses_bfloat16_before_ampere():
     turing = SimpleNamespace(platform="gpu", compute_capability="7.5")
-    with pytest.raises(InputError, match="device cuda cannot compute in bfloat16"):
+    message = "device cuda cannot compute in bfloat16; try --dtype float16 or float32"
+    with pytest.raises(InputError, match=message):
         flax_device.check_dtype("cuda", "bfloat16", turing)
 
 
@@ -547,7 +551,7 @@ def test_cudnn_is_asked_only_for_what_it_can_do(T, hs, taken, monkeypatch):
 
 def test_a_gpu_without_cudnn_says_so(capsys, monkeypatch):
     """Attention by cuDNN does not compile for a CPU, as it does not where cuDNN is missing."""
-    gpu = SimpleNamespace(platform="gpu")
+    gpu = SimpleNamespace(platform="gpu", compute_capability="8.0")
     assert not flax_device.has_cudnn_attention(gpu, "bfloat16")
     note = capsys.readouterr().err
     assert note.startswith("note: attention is XLA's, as cuDNN's does not compile: ")
@@ -556,6 +560,9 @@ def test_a_gpu_without_cudnn_says_so(capsys, monkeypatch):
     assert not flax_device.has_cudnn_attention(jax.devices("cpu")[0], "bfloat16")
     monkeypatch.setattr(jax.nn, "dot_product_attention", lambda q, k, v, **_: q)
     assert flax_device.has_cudnn_attention(gpu, "bfloat16")
+    assert flax_device.has_cudnn_attention(gpu, "float16")
+    t4 = SimpleNamespace(platform="gpu", compute_capability="7.5")
+    assert not flax_device.has_cudnn_attention(t4, "float16")
     assert not capsys.readouterr().err
 
 

@@ -48,6 +48,13 @@ def test_the_peaks_are_those_of_the_datasheets(name):
     assert found == pytest.approx([1e12 * value for value in dense], rel=0.015)
 
 
+def test_float16_is_as_fast_as_bfloat16_or_the_only_one():
+    """A T4's datasheet has 65 TFLOP/s of float16, and 8.1 of float32."""
+    assert datasheet_peak("NVIDIA L4", "float16") == datasheet_peak("NVIDIA L4", "bfloat16")
+    found = [datasheet_peak("Tesla T4", dtype) for dtype in ("float16", "float32")]
+    assert found == [65e12, 8.1e12]
+
+
 @pytest.mark.parametrize(
     "name",
     ["Tesla V100-SXM2-16GB", "NVIDIA A1000", "NVIDIA GeForce RTX 3090 Ti", "NVIDIA L400",

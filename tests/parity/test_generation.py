@@ -58,18 +58,19 @@ def test_both_twins_write_the_same(setting, dtype, start):
     assert differing(ours, theirs, dtype) <= (0 if dtype == "float64" else 2)
 
 
-def test_in_bfloat16_twins_part_at_a_close_draw(start):
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_in_16_bits_twins_part_at_a_close_draw(start, dtype):
     """Whose margin is ten times what was seen at most: half of what is held to be rounding."""
     prompts = ragged_prompts(start.config, 24)
     ours, theirs = (
-        completions(framework, start, prompts, SamplingOptions(), LONG, dtype="bfloat16")
+        completions(framework, start, prompts, SamplingOptions(), LONG, dtype=dtype)
         for framework in FRAMEWORKS
     )
     assert sum(len(c.tokens) for c in ours) > 350
     for a, b in zip(ours, theirs, strict=True):
         if a.tokens != b.tokens:
             place = first_difference(a.tokens, b.tokens)
-            assert min(a.margins[place], b.margins[place]) <= 0.5 * ROUNDING["bfloat16"]
+            assert min(a.margins[place], b.margins[place]) <= 0.5 * ROUNDING[dtype]
 
 
 @pytest.mark.parametrize("setting", ["as it comes", "all at once"])
