@@ -48,9 +48,9 @@ FAULTS = (
     ),
     Fault(
         "a run forgets how far AdamW's count is off its own",
-        "gpt_common/run.py::Run._training_state",
-        "optimizer_step=optimizer_step",
-        "optimizer_step=step",
+        "gpt_common/run.py::Run.save",
+        "partial(self._write, folder, step, *streamed, optimizer_step, loss_scale)",
+        "partial(self._write, folder, step, *streamed, step, loss_scale)",
     ),
     Fault(
         "a run forgets what the file it came from says",
