@@ -463,6 +463,33 @@ def test_jax_refuses_what_it_does_not_support_by_name(backend, version, called, 
         flax_device.available_devices()
 
 
+def test_float16_keeps_small_gradients_of_the_logits_and_large_ones_of_the_head(framework):
+    """Those of a mean over 1,000 rows and 8,000 tokens are 1e-7, which float16 has to one digit.
+
+    Those of a sum are not, but of the token that is the target of half the rows it overflows.
+    """
+    random = np.random.default_rng(0)
+    x = (1 + random.standard_normal((1000, 16))).astype(np.float32)
+    weight = 0.01 * random.standard_normal((8000, 16)).astype(np.float32)
+    inputs = x, weight, np.arange(1000) % 2
+    expected, found = (head_gradient(framework, *inputs, dtype) for dtype in ("float32", "float16"))
+    for tokens in (slice(2), slice(2, None)):
+        assert relative(found[tokens], expected[tokens]) < 2e-3
+
+
+def head_gradient(framework, x, weight, targets, dtype):
+    """The gradient of the head's weight, from the loss by rows."""
+    if framework == "flax":
+        options = len(weight), jnp.dtype(dtype), 512
+        loss = flax_fast.chunked_cross_entropy
+        return np.asarray(jax.grad(lambda w: loss(x, w, targets, *options))(weight))
+    head, ops = torch.from_numpy(weight).requires_grad_(), torch_fast.FastOps(loss_rows=512)
+    rows, targets = torch.from_numpy(x)[None], torch.from_numpy(targets)[None]
+    with torch.autocast("cpu", torch.float16, enabled=dtype == "float16"):
+        torch_fast.chunked_cross_entropy(rows, head, targets, len(weight), ops).backward()
+    return head.grad.numpy()
+
+
 def test_jax_refuses_bfloat16_before_ampere():
     turing = SimpleNamespace(platform="gpu", compute_capability="7.5")
     message = "device cuda cannot compute in bfloat16; try --dtype float16 or float32"

@@ -27,7 +27,7 @@ NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", 
 TESTED_BY = {
     "model": ("generation", "model"),
     "train": ("training", "fast", "run", "train", "generate", "torch", "parallel"),
-    "optimizer": ("training", "train", "torch"),
+    "optimizer": ("training", "loss_scale", "train", "torch"),
     "fast": ("fast", "model", "torch"),
     "sampling": ("sampling", "torch"),
     "precision": ("precision", "model", "train"),
@@ -44,10 +44,15 @@ TESTED_BY = {
     "watchdog": ("processes", "failures"),
     **dict.fromkeys(
         ("run", "resume"),
+<<<<<<< HEAD
         ("prefetch", "recipes", "run", "train", "generate", "processes", "failures", "recovery"),
+=======
+        ("prefetch", "recipes", "run", "train", "loss_scale", "generate", "processes", "failures"),
+>>>>>>> float16
     ),
     **dict.fromkeys(("run_folder", "hf_config"), ("checkpoint", "run")),
-    **{name: (name, "run") for name in ("checkpoint", "cli", "lock", "metrics")},
+    **{name: (name, "run") for name in ("checkpoint", "cli", "lock")},
+    "metrics": ("metrics", "run", "loss_scale"),
     **dict.fromkeys(("memory", "startup"), ("estimate", "cli", "run")),
     **dict.fromkeys(("recipes", "config"), ("recipes", "config")),
     **dict.fromkeys(("estimate", "dry_run"), ("estimate", "dry_run", "run")),

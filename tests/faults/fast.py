@@ -276,4 +276,28 @@ FAULTS = (
         "not self.ops.loss_rows",
         "True",
     ),
+    Fault(
+        "torch: in float16 small gradients of the logits are 0",
+        "gpt_torch/fast.py::ChunkedCrossEntropy.forward",
+        "len(x) if dtype != torch.float16 else 1 / FLOAT16_UNIT",
+        "len(x)",
+    ),
+    Fault(
+        "torch: in float16 the head's gradient overflows",
+        "gpt_torch/fast.py::ChunkedCrossEntropy.forward",
+        "matmul if dtype != torch.float16 else upcast_matmul",
+        "matmul",
+    ),
+    Fault(
+        "flax: in float16 small gradients of the logits are 0",
+        "gpt_flax/fast.py::_chunked_cross_entropy_forward",
+        "1 / FLOAT16_UNIT if dtype == jnp.float16 else len(x)",
+        "len(x)",
+    ),
+    Fault(
+        "flax: without bfloat16 a GPU is asked for cuDNN's attention",
+        "gpt_flax/device.py::has_cudnn_attention",
+        "dtype not in HALF or not has_bfloat16(device)",
+        "dtype not in HALF",
+    ),
 )

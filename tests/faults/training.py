@@ -480,4 +480,100 @@ FAULTS = (
         "step >= end",
         "step == end",
     ),
+    # The loss scale of float16.
+    Fault(
+        "torch: gradients are clipped before they are unscaled",
+        "gpt_torch/optimizer.py::clip_and_update",
+        "scaler.unscale_(optimizer)",
+        "pass",
+    ),
+    Fault(
+        "flax: gradients are clipped as if they had no scale",
+        "gpt_flax/optimizer.py::clip_and_update",
+        "gradients, finite = unscale(gradients, scaler)",
+        "finite = unscale(gradients, scaler)[1]",
+    ),
+    Fault(
+        "torch: the checkpoint's AdamW has counted skipped updates",
+        "gpt_torch/train.py::save",
+        "optimizer_step(state.optimizer)",
+        "step",
+    ),
+    Fault(
+        "flax: AdamW counts skipped updates",
+        "gpt_flax/optimizer.py::clip_and_update",
+        "(params, opt_state)",
+        "(params, new_opt_state)",
+    ),
+    Fault(
+        "torch: a process ignores an overflow in another's part",
+        "gpt_torch/optimizer.py::clip_and_update",
+        "scaler.unscale_(optimizer)",
+        """
+        scaler.unscale_(optimizer)
+        found = scaler._per_optimizer_states[id(optimizer)]["found_inf_per_device"]
+        for number in found.values():
+            number *= torch.distributed.is_initialized() and torch.distributed.get_rank()
+        """,
+    ),
+    Fault(
+        "torch: the loss has no scale",
+        "gpt_torch/loss_scale.py::scale_loss",
+        "scaler.scale(loss)",
+        "loss",
+    ),
+    Fault(
+        "torch: steps in a row are forgotten in a resume",
+        "gpt_torch/loss_scale.py::create_scaler",
+        "start.growth_tracker",
+        "0",
+    ),
+    Fault(
+        "flax: steps in a row are forgotten in a resume",
+        "gpt_flax/loss_scale.py::create_scaler",
+        "start.growth_tracker",
+        "0",
+    ),
+    Fault(
+        "torch: a resumed run starts with a new scale",
+        "gpt_torch/loss_scale.py::create_scaler",
+        "(training and training.loss_scale) or LossScale()",
+        "LossScale()",
+    ),
+    Fault(
+        "flax: a resumed run starts with a new scale",
+        "gpt_flax/loss_scale.py::create_scaler",
+        "(training and training.loss_scale) or LossScale()",
+        "LossScale()",
+    ),
+    Fault(
+        "flax: the scale grows one step late, as Flax's DynamicScale's",
+        "gpt_flax/loss_scale.py::update_scaler",
+        "tracker == GROWTH_INTERVAL",
+        "scaler.growth_tracker == GROWTH_INTERVAL",
+    ),
+    Fault(
+        "flax: steps in a row are counted on after one that is skipped",
+        "gpt_flax/loss_scale.py::update_scaler",
+        "jnp.zeros_like(tracker)",
+        "tracker",
+    ),
+    Fault(
+        "the scale is not in the checkpoint",
+        "gpt_common/run.py::Run.save",
+        "partial(self._write, folder, step, *streamed, optimizer_step, loss_scale)",
+        "partial(self._write, folder, step, *streamed, optimizer_step, None)",
+    ),
+    Fault(
+        "a skipped step may have a loss that is not finite",
+        "gpt_common/metrics.py::checked",
+        "math.isfinite(loss) and (skipped or math.isfinite(grad_norm))",
+        "skipped or (math.isfinite(loss) and math.isfinite(grad_norm))",
+    ),
+    Fault(
+        "a run goes on at any scale",
+        "gpt_common/metrics.py::checked",
+        "skipped and loss_scale * BACKOFF_FACTOR < MINIMUM",
+        "False",
+    ),
 )

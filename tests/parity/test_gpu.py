@@ -40,7 +40,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores"),  # torch.compile in float32
 ]
 DEVICE = os.environ.get("PARITY_DEVICE", "cuda")
-DTYPES = ("float64", "float32", "tf32", "bfloat16")
+DTYPES = ("float64", "float32", "tf32", "float16", "bfloat16")
 # Heads of GPT-2's size, for which the frameworks have fast attention.
 LONG = GPTConfig(n_layer=2, n_head=2, n_embd=128, block_size=1024, vocab_size=997)
 LARGE_VOCAB = GPTConfig(n_layer=1, n_head=2, n_embd=16, block_size=64)
@@ -48,7 +48,7 @@ ONE_STEP = OptimizerOptions(), (1,)
 ONE_LAYER = dataclasses.replace(SMALL, n_layer=1)  # torch.compile takes half a minute for three
 # The part of the tokens that may differ, each with a margin of at most half of `ROUNDING`. On a CPU
 # in bfloat16 a fifth did, with margins of at most a twentieth of it.
-MAY_DIFFER = {"float64": 0.0, "float32": 0.01, "tf32": 0.1, "bfloat16": 0.4}
+MAY_DIFFER = {"float64": 0.0, "float32": 0.01, "tf32": 0.1, "float16": 0.1, "bfloat16": 0.4}
 
 
 @pytest.fixture(params=["float32"])
@@ -131,7 +131,7 @@ def test_fast_attention(B, T, training_agrees):
     training_agrees(f"T={T}", random_start(LONG), tokens, B, T, *ONE_STEP)
 
 
-@in_dtypes("float32", "bfloat16")
+@in_dtypes("float32", "float16", "bfloat16")
 def test_the_whole_vocabulary(training_agrees):
     training_agrees("V=50257", random_start(LARGE_VOCAB), real_tokens(), 2, 64, *ONE_STEP)
 
@@ -276,7 +276,7 @@ def test_a_run_goes_on_that_began_on_a_cpu(framework, dtype, tmp_path, agree):
 
 
 @pytest.mark.parametrize("framework", ["torch"])
-@in_dtypes("float32", "bfloat16")
+@in_dtypes("float32", "float16", "bfloat16")
 def test_compiled_training(training_agrees):
     start, tokens = random_start(ONE_LAYER), real_tokens(ONE_LAYER.vocab_size)
     training_agrees("compiled", start, tokens, 2, 16, *ONE_STEP, compile=True)
