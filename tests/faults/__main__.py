@@ -44,11 +44,10 @@ TESTED_BY = {
     "watchdog": ("processes", "failures"),
     **dict.fromkeys(
         ("run", "resume"),
-<<<<<<< HEAD
-        ("prefetch", "recipes", "run", "train", "generate", "processes", "failures", "recovery"),
-=======
-        ("prefetch", "recipes", "run", "train", "loss_scale", "generate", "processes", "failures"),
->>>>>>> float16
+        (
+            *("prefetch", "recipes", "run", "train", "loss_scale", "generate"),
+            *("processes", "failures", "recovery"),
+        ),
     ),
     **dict.fromkeys(("run_folder", "hf_config"), ("checkpoint", "run")),
     **{name: (name, "run") for name in ("checkpoint", "cli", "lock")},
