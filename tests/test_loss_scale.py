@@ -131,7 +131,7 @@ def step(loss=1.0, grad_norm=math.inf, loss_scale=1.0, skipped=1.0):
     [
         (
             step(),
-            "step 4: gradients are not finite at loss scale 1, the minimum is 1; try --dtype float32",
+            "step 4: gradients are not finite at loss scale 1, the minimum is 1; try --dtype ",
         ),
         (step(loss=math.nan, loss_scale=65536.0), "step 4: loss nan, gradient norm inf"),
         (step(loss_scale=65536.0, skipped=0.0), "step 4: loss 1.0, gradient norm inf"),
