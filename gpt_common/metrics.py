@@ -174,7 +174,7 @@ def checked(
         return {"loss": loss, "grad_norm": grad_norm}
     if skipped and loss_scale * BACKOFF_FACTOR < MINIMUM:
         raise NonFiniteError(
-            f"step {step}: gradients that are not finite at loss scale {loss_scale:g}, "
+            f"step {step}: gradients are not finite at loss scale {loss_scale:g}, "
             f"the minimum is {MINIMUM:g}; try --dtype float32"
         )
     norm = None if skipped else grad_norm  # JSON has no infinity
@@ -198,7 +198,7 @@ def step_line(
     if grad_norm is None:
         return (
             f"step {step:5d} | loss {loss:9.6f} | skipped at loss scale {loss_scale:g} | "
-            f"{tokens_per_second:,.0f} tok/s | eta {rounded_time(eta)}"
+            f"eta {rounded_time(eta)}"
         )
     if mfu is None:
         return (

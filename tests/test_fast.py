@@ -428,7 +428,8 @@ def test_tensorfloat32_is_for_tf32_alone(framework, dtype, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "dtype"), [("mps", "float64"), ("mps", "tf32"), ("cuda", "bfloat16")]
+    ("name", "dtype"),
+    [("mps", "float64"), ("mps", "tf32"), ("mps", "float16"), ("cuda", "bfloat16")],
 )
 def test_a_device_that_cannot_compute_in_a_type_is_refused(name, dtype, monkeypatch):
     monkeypatch.setattr(torch_device, "available_devices", lambda: [name, "cpu"])

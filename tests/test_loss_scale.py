@@ -129,7 +129,10 @@ def step(loss=1.0, grad_norm=math.inf, loss_scale=1.0, skipped=1.0):
 @pytest.mark.parametrize(
     ("metrics", "message"),
     [
-        (step(), "step 4: .* not finite at loss scale 1, the minimum is 1; try --dtype float32"),
+        (
+            step(),
+            "step 4: gradients are not finite at loss scale 1, the minimum is 1; try --dtype ",
+        ),
         (step(loss=math.nan, loss_scale=65536.0), "step 4: loss nan, gradient norm inf"),
         (step(loss_scale=65536.0, skipped=0.0), "step 4: loss 1.0, gradient norm inf"),
     ],
@@ -141,12 +144,12 @@ def test_what_ends_a_run(metrics, message, tmp_path):
 
 def test_a_skipped_step_has_a_line_of_80_columns(tmp_path, capsys):
     with RunLog(tmp_path, 0, 9, 1, 1) as log:
-        log.step(4, 1e-3, step(loss=10.8, grad_norm=math.nan, loss_scale=2.0))
+        log.step(4, 1e-3, step(loss=10.8, grad_norm=math.nan, loss_scale=2.0**127))
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("step     4 | loss 10.800000 | skipped at loss scale 2 | ")
+    assert line.startswith("step     4 | loss 10.800000 | skipped at loss scale 1.70141e+38 | eta ")
     assert len(line) <= 80
     (entry,) = read_log(tmp_path / "log.jsonl")
-    assert (entry["grad_norm"], entry["loss_scale"], entry["skipped"]) == (None, 2.0, True)
+    assert (entry["grad_norm"], entry["loss_scale"], entry["skipped"]) == (None, 2.0**127, True)
 
 
 @pytest.mark.parametrize(
