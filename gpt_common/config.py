@@ -565,7 +565,7 @@ class EvaluateConfig:
 
 def require_exact(dtype: Dtype) -> None:
     """Raise `InputError` for a `dtype` in which nearly every token is borderline."""
-    if dtype in ("bfloat16", "tf32"):
+    if dtype in ("bfloat16", "float16", "tf32"):
         raise InputError(
             f"exact: expected --dtype float32 or float64, as {dtype} rounds too much; got {dtype}"
         )

@@ -58,7 +58,7 @@ class Float64GPT:
     """GPT-2 in float64: what the twins would compute without rounding.
 
     `dtype` is the twin's. `weights` is called at the first use; each weight is converted to the
-    twin's dtype, then to float64, when it is used. Raises `InputError` for bfloat16 and tf32.
+    twin's dtype, then to float64, when it is used. Raises `InputError` for 16 bits and tf32.
     """
 
     def __init__(

@@ -256,7 +256,7 @@ def test_bfloat16_is_too_coarse_in_the_library(framework, tied):
         completions(framework, tied, PROMPTS[:1], *SETTINGS["window"], dtype="bfloat16", exact=True)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "tf32"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "tf32"])
 def test_coarse_types_are_refused(call, framework, dtype):
     """Before a model is looked for."""
     args = ("--init", "nowhere", "--exact", "--dtype", dtype)

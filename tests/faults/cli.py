@@ -147,8 +147,8 @@ FAULTS = (
     Fault(
         "exact: bfloat16 is taken",
         "gpt_common/config.py::require_exact",
-        'dtype in ("bfloat16", "tf32")',
-        'dtype == "tf32"',
+        'dtype in ("bfloat16", "float16", "tf32")',
+        'dtype in ("float16", "tf32")',
     ),
     Fault(
         "a run's options may be of any type",
