@@ -164,6 +164,19 @@ def test_an_error_of_a_module_is_that_of_gpt_twins(gpt_twins):
     assert_one_line_error(gpt_twins("convert", "nowhere", "there"), "nowhere")
 
 
+def test_a_framework_that_gpt_twins_does_not_find_is_an_error_of_one_line():
+    script = """
+import importlib.util, sys
+from gpt_common import commands
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name: None if name == "torch" else find_spec(name)
+sys.argv = ["gpt-twins", "train", "--framework", "torch"]
+commands.main()
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert_one_line_error(result, "gpt_torch needs torch: pip install torch")
+
+
 @pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
 def test_bash_completes_commands_flags_and_values(select, tmp_path):
     """As readline calls the function that `complete` has registered."""
