@@ -14,7 +14,19 @@ from gpt_common import cli
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Programs that are not ours, and pytest's flags.
-OTHERS = {"source", "export", "cd", "diff", "git", "hf", "pip", "python3", "pytest", "sbatch"}
+OTHERS = {
+    "cd",
+    "diff",
+    "export",
+    "git",
+    "hf",
+    "lm_eval",
+    "pip",
+    "pytest",
+    "python3",
+    "sbatch",
+    "source",
+}
 
 
 def shell_lines(page: Path) -> list[str]:
