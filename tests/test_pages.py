@@ -17,8 +17,6 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Programs that are not ours, and pytest's flags.
 OTHERS = {"cd", "diff", "export", "git", "hf", "lm_eval", "pip", "pytest", "python3", "sbatch"}
 OTHERS |= {"source"}
-    ["cd", "diff", "export", "git", "hf", "lm_eval", "pip", "pytest", "python3", "sbatch", "source"]
-)
 
 
 def shell_lines(page: Path) -> list[str]:
