@@ -21,7 +21,7 @@ def requirements(*extras):
 def test_make_installs_a_version_of_each_requirement_that_it_allows():
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = dict(line.split("==") for line in lines if not line.startswith("#"))
-    wanted = requirements("dev", "data", "tensorboard")
+    wanted = requirements("dev", "data", "tensorboard", "docs", "docs-test")
     assert {r.name for r in wanted} <= pins.keys()
     for requirement in wanted:
         assert pins[requirement.name] in requirement.specifier, requirement
