@@ -47,6 +47,7 @@ def only_parse(monkeypatch):
         raise ParsedError
 
     monkeypatch.setattr(cli, "parse", parse_and_stop)
+    monkeypatch.setattr(cli, "typed_as", None)  # which gpt-twins sets, for its process
 
 
 def module_and_flags(line: str) -> tuple[str, list[str]]:
