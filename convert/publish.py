@@ -83,9 +83,10 @@ def upload_format(name: str | None) -> Format:
     Raises `InputError` for any other format.
     """
     forms = {form.name: form for form in huggingface.FORMATS}
-    if (name or "huggingface") not in forms:
+    target = forms.get(name or "huggingface")
+    if target is None:
         raise InputError(f"{SCHEME}: expected --to {', '.join(forms)}, got {name}")
-    return replace(forms[name or "huggingface"], keeps_training=False)
+    return replace(target, keeps_training=False)
 
 
 def publish(

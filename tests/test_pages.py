@@ -15,8 +15,10 @@ from gpt_common import cli, commands
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Programs that are not ours, and pytest's flags.
-OTHERS = {"cd", "diff", "export", "git", "hf", "lm_eval", "pip", "pytest", "python3", "sbatch"}
-OTHERS |= {"source"}
+OTHERS = {
+    *("cd", "diff", "export", "git", "hf", "lm_eval", "pip", "pytest", "python3", "sbatch"),
+    "source",
+}
 
 
 def shell_lines(page: Path) -> list[str]:

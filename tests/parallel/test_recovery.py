@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from gpt_common.metrics import read_log
 from tests.conftest import FRAMEWORKS
 from tests.parallel.launch import SECONDS, torchrun
 from tests.parallel.test_parallel import FLOAT64_LOSS, FSDP, OPTIONS, assert_same, launch
-from tests.parity.tolerances import LIMITS, relative, without_key_bias
+from tests.parity.tolerances import LIMITS, training_differences
+from tests.parity.twins import read_training
 
 SHORT = ("--block_size", "16", "--eval_every", "0", "--sample_every", "0")
 SEQ_LEN, BATCH, WINDOWS, STEPS = 16, 3 * 4, 50, 9  # of OPTIONS, but for the last two
@@ -24,21 +26,12 @@ KILLS, KILLED_STEPS = 10, 40
 
 def assert_as_twins_agree(run, other):
     """Steps in one framework that follow steps in the other agree as the twins do."""
-    limits, logs = LIMITS["float64"], [read_log(folder / "log.jsonl") for folder in (run, other)]
-    for name, limit in (("loss", FLOAT64_LOSS), ("grad_norm", limits.norms)):
-        found, expected = ([entry[name] for entry in log if name in entry] for log in logs)
-        assert found == pytest.approx(expected, rel=limit, abs=0)
-    ours, theirs = (read_checkpoint(folder) for folder in (run, other))
-    assert ours.training.loader == theirs.training.loader
-    for found, expected in zip(states(ours), states(theirs), strict=True):
-        for name in expected:
-            assert relative(found[name], expected[name]) <= limits.weights, name
-
-
-def states(checkpoint):
-    training = checkpoint.training
-    states = (checkpoint.weights, training.exp_avg, training.exp_avg_sq)
-    return [without_key_bias(arrays) for arrays in states]
+    limits = replace(LIMITS["float64"], first_losses=FLOAT64_LOSS, losses=FLOAT64_LOSS)
+    differences = training_differences(read_training(run), read_training(other))
+    for quantity, found in differences.items():
+        assert all(each <= getattr(limits, quantity) for each in found.values()), quantity
+    ours, theirs = (read_checkpoint(folder).training for folder in (run, other))
+    assert ours.loader == theirs.loader
 
 
 @pytest.mark.parametrize(
