@@ -198,5 +198,5 @@ for completion in generate(
 #
 #     python -m gpt_flax.train --preset tiny --out_dir runs/notebook
 #
-# GPT-2's own weights: `load_model(read_weights("gpt2"), "float32")` downloads them from the
-# Hugging Face Hub. Next: [one model, two frameworks](one_model_two_frameworks.ipynb).
+# GPT-2's own weights: `gpt_flax.load("gpt2")` downloads them from the Hugging Face Hub. Next:
+# [one model, two frameworks](one_model_two_frameworks.ipynb).

@@ -183,5 +183,5 @@ for completion in generate(
 #
 #     python -m gpt_torch.train --preset tiny --out_dir runs/notebook
 #
-# GPT-2's own weights: `load_model(read_weights("gpt2"), torch.float32, device)` downloads them
-# from the Hugging Face Hub. Next: [one model, two frameworks](one_model_two_frameworks.ipynb).
+# GPT-2's own weights: `gpt_torch.load("gpt2")` downloads them from the Hugging Face Hub. Next:
+# [one model, two frameworks](one_model_two_frameworks.ipynb).
