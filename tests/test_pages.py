@@ -1,37 +1,19 @@
 """What README.md and docs/ tell a reader to type is accepted, and what they name exists."""
 
-import importlib
 import re
-import shlex
 import sys
-from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
-from gpt_common import cli, commands
-
-ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-# Programs that are not ours, and pytest's flags.
-OTHERS = {
-    *("cd", "diff", "export", "git", "hf", "lm_eval", "pip", "pytest", "python3", "sbatch"),
-    "source",
-}
-
-
-def shell_lines(page: Path) -> list[str]:
-    """Return the commands of a page: of its `sh` blocks, and of its indented lines."""
-    text = page.read_text()
-    blocks = re.findall(r"```sh\n(.*?)```", text, re.S)
-    blocks += re.findall(r"^ {4}(python -m (?:[^\\\n]|\\\n)*)", text, re.M)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [line for line in (re.sub(r"(^|\s)#.*", "", line).strip() for line in lines) if line]
-
+from gpt_common import cli
+from tests.pages import OTHERS, PAGES, ROOT, blocks, main_of, module_and_flags, shell_lines
 
 COMMANDS = [
-    pytest.param(line, id=f"{page.name}: {line}") for page in PAGES for line in shell_lines(page)
+    pytest.param(line, id=f"{page.name}: {line}")
+    for page in PAGES
+    for block in blocks(page)
+    for line in shell_lines(block)
 ]
 
 
@@ -50,21 +32,6 @@ def only_parse(monkeypatch):
 
     monkeypatch.setattr(cli, "parse", parse_and_stop)
     monkeypatch.setattr(cli, "typed_as", None)  # which gpt-twins sets, for its process
-
-
-def module_and_flags(line: str) -> tuple[str, list[str]]:
-    """Return what a command runs, a module after `-m` or else a program, and its flags."""
-    words = [word for word in shlex.split(line.partition(" > ")[0]) if word != "ARGS"]
-    if "-m" in words and words[0] not in OTHERS:
-        words = words[words.index("-m") + 1 :]
-    return words[0], words[1:]
-
-
-def main_of(module: str) -> Callable[[], None]:
-    if module == "gpt-twins":
-        return commands.main
-    has_main = (ROOT / module.replace(".", "/") / "__main__.py").is_file()
-    return importlib.import_module(f"{module}.__main__" if has_main else module).main
 
 
 # A module that another command has imported is run again.
