@@ -23,6 +23,9 @@ BLOCK = re.compile(
     re.MULTILINE,
 )
 
+# A command within a line: with an argument, else it is the name of one.
+SPAN = re.compile(r"`((?:(?:torchrun|python)[^`]* -m [\w.]+|make|gpt-twins [a-z]+)\s[^`]+)`")
+
 
 class Block(NamedTuple):
     """A block of a page: its language, empty for what a command prints, and its text."""
@@ -47,6 +50,13 @@ def shell_lines(block: Block) -> list[str]:
         return []
     lines = block.code.replace("\\\n", " ").splitlines()
     return [line for line in (re.sub(r"(^|\s)#.*", "", line).strip() for line in lines) if line]
+
+
+def commands_of(page: Path) -> list[str]:
+    """Return the commands of a page: those of its blocks, and those with arguments in its lines."""
+    lines = [line for block in blocks(page) for line in shell_lines(block)]
+    text = BLOCK.sub("", page.read_text())
+    return lines + [" ".join(span.split()) for span in SPAN.findall(text)]
 
 
 def module_and_flags(line: str) -> tuple[str, list[str]]:

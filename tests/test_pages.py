@@ -7,13 +7,10 @@ from contextlib import suppress
 import pytest
 
 from gpt_common import cli
-from tests.pages import OTHERS, PAGES, ROOT, blocks, main_of, module_and_flags, shell_lines
+from tests.pages import OTHERS, PAGES, ROOT, commands_of, main_of, module_and_flags
 
 COMMANDS = [
-    pytest.param(line, id=f"{page.name}: {line}")
-    for page in PAGES
-    for block in blocks(page)
-    for line in shell_lines(block)
+    pytest.param(line, id=f"{page.name}: {line}") for page in PAGES for line in commands_of(page)
 ]
 
 
@@ -49,7 +46,7 @@ def test_a_command_is_accepted(line, only_parse, monkeypatch):
 
 
 def test_the_pages_have_commands():
-    assert len(COMMANDS) > 80
+    assert len(COMMANDS) > 150
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

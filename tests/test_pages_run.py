@@ -7,6 +7,7 @@ be downloaded is a stand-in, and a run has at most 60 steps.
 
 import contextlib
 import io
+import json
 import re
 import shlex
 import shutil
@@ -23,8 +24,8 @@ from gpt_common import config, downloads
 from gpt_common.config import GPTConfig, TrainConfig
 from gpt_common.formats.registry import FORMATS
 from gpt_common.tokenizer import encode
-from tests.conftest import kept_jax_config, random_checkpoint
-from tests.pages import PAGES, Block, blocks, main_of, module_and_flags, shell_lines
+from tests.conftest import CPU, FLOAT32, FRAMEWORKS, command, kept_jax_config, random_checkpoint
+from tests.pages import PAGES, ROOT, Block, blocks, main_of, module_and_flags, shell_lines
 
 SMALL = GPTConfig(n_layer=1, n_head=2, n_embd=8)
 STEPS = 60
@@ -186,3 +187,25 @@ def test_each_block_is_a_command_or_says_why_not():
         "python",
         *NO_COMMANDS,
     }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_the_losses_on_the_pages(framework, tmp_path):
+    """Of GPT-2 124M: at the first step, after 50 on one batch, and after 50 of README's."""
+    lecture, readme = ((ROOT / page).read_text() for page in ("docs/lecture.md", "README.md"))
+    first, last = re.search(r"loss (\d+\.\d{6})", lecture), re.search(r"to (0\.\d{4}) in", lecture)
+    validation = re.search(r"validation loss (\S+)", readme)
+    one_batch = losses(framework, tmp_path / "one", "--overfit_batch")
+    assert one_batch["loss"][0] == pytest.approx(float(first[1]), rel=1e-6)
+    assert one_batch["loss"][-1] == pytest.approx(float(last[1]), abs=5e-5)
+    fresh = losses(framework, tmp_path / "fresh")
+    assert fresh["val_loss"][-1] == pytest.approx(float(validation[1]), rel=2e-5)
+
+
+def losses(framework: str, out: Path, *flags: str) -> dict[str, list[float]]:
+    """Train GPT-2 124M as by default; return the losses in its log."""
+    result = command(f"gpt_{framework}.train", *flags, "--out_dir", out, *FLOAT32, *CPU)
+    assert result.returncode == 0, result.stderr
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return {name: [line[name] for line in lines if name in line] for name in ("loss", "val_loss")}
