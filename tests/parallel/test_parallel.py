@@ -92,8 +92,15 @@ def test_two_processes_of_flax(alone, tmp_path):
     assert_same(tmp_path / "fsdp", alone / "flax")
 
 
-def test_four_devices_of_flax(alone, tmp_path):
-    kinds = {"ddp": (), "fsdp": FSDP, "both": ("--mesh", "2", "2"), "none": ("--parallel", "none")}
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        {"ddp": (), "both": ("--mesh", "2", "2")},
+        pytest.param({"fsdp": FSDP, "none": ("--parallel", "none")}, marks=pytest.mark.slow),
+    ],
+    ids="-".join,
+)
+def test_four_devices_of_flax(kinds, alone, tmp_path):
     launch(1, "flax", runs_of(tmp_path, **kinds), JAX_NUM_CPU_DEVICES="4")
     for name in kinds:
         assert_same(tmp_path / name, alone / "flax")
