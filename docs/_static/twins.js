@@ -58,6 +58,9 @@
     if (mend) mend.hidden = !fault;
     if (fault) {
       page.querySelector(".broken").scrollIntoView({ behavior: "instant" });
+      if (fault.querySelector(".outcome").getBoundingClientRect().bottom > innerHeight) {
+        fault.scrollIntoView({ behavior: "instant" }); // it repeats the line on a narrow screen
+      }
       fault.focus({ preventScroll: true });
     } else if (side && anchor) {
       document.getElementById(anchor)?.scrollIntoView({ behavior: "instant" });

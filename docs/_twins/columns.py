@@ -41,8 +41,8 @@ class Side:
 
     @property
     def dimensions(self) -> set[str]:
-        """The names of dimensions in the shapes."""
-        return set(re.findall(r"[A-Za-z]+", " ".join(self.shapes.values())))
+        """The names of dimensions in the shapes, and `()` if a line has a scalar."""
+        return set(re.findall(r"[A-Za-z]+|\(\)", " ".join(self.shapes.values())))
 
 
 Sides = Mapping[str, Side]  # by framework

@@ -67,14 +67,21 @@ class TwinPage:
         sections = "".join(map(self._section, self.pairs))
         bar = f'<div class="bar">{_toolbar(self.changes)}{self._heads()}</div>'
         return (
-            f'<div class="twin-page{"" if self.dimensions else " no-shapes"}">{self._legend()}{bar}'
+            f'<div class="twin-page" style="--shape:{self._longest_shape}">{self._legend()}{bar}'
             f"{sections}{self._breaks()}{self._measured()}</div>"
         )
 
     @cached_property
     def dimensions(self) -> set[str]:
-        """The names of dimensions in the gutter, which otherwise has marks only."""
+        """The names of dimensions in the gutter."""
         return self.sides["torch"].dimensions | self.sides["flax"].dimensions
+
+    @property
+    def _longest_shape(self) -> int:
+        """The characters of a shape for which the gutter has room."""
+        return max(
+            (len(s) for side in self.sides.values() for s in side.shapes.values()), default=0
+        )
 
     def _legend(self) -> str:
         used = [name for name in MEANINGS if name in self.dimensions]

@@ -25,6 +25,7 @@ MEANINGS = {
     **{"A": "batches", "B": "sequences", "R": "rows", "n": "steps", "T": "tokens"},
     **{"C": "numbers for each token", "nh": "heads", "hs": "numbers in each head"},
     **{"V": "tokens in the vocabulary", "S": "tokens in the cache", "K": "most probable tokens"},
+    "()": "a single number",
 }
 # In the other files shapes are those of whatever is passed to them.
 FILES = ("model", "cache", "sampling", "generate", "evaluate", "fast", "optimizer", "train")
