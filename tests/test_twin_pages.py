@@ -5,7 +5,10 @@ import json
 import re
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
+import torch
 
 from docs._twins.align import Row, align, differences
 from docs._twins.breaks import layer_of
@@ -16,9 +19,11 @@ from docs._twins.figures import Effects, Found, Parity, Planted, Run, read_effec
 from docs._twins.notes import Note
 from docs._twins.page import TwinPage
 from docs._twins.pairs import pairs, split
-from docs._twins.shapes import SIZES, flax_shapes, torch_shapes
+from docs._twins.shapes import CONFIG, SIZES, flax_shapes, symbolic, torch_shapes
 from docs._twins.words import WORDS, is_used
 from gpt_common.errors import InputError
+from gpt_flax import model as flax_model
+from gpt_torch import model as torch_model
 from tests.conftest import kept_jax_config
 
 ROOT = Path(__file__).parent.parent
@@ -153,9 +158,9 @@ def test_a_note_on_no_function_is_an_error():
 def test_a_fault_whose_line_is_gone_is_an_error():
     """Also if another function has the same line."""
     gone = TORCH.replace("torch.relu(", "F.relu(")
-    for torch in (gone, gone.replace("return x.mean()", FAULT.before)):
+    for source in (gone, gone.replace("return x.mean()", FAULT.before)):
         with pytest.raises(InputError, match=r"once in MLP\.forward, got 0"):
-            html(torch=torch)
+            html(torch=source)
 
 
 def test_a_difference_above_its_limit_is_an_error(tmp_path):
@@ -267,6 +272,22 @@ def test_a_line_whose_shape_varies_has_none(shapes):
     found = {lines[number - 1].strip(): shape for number, shape in shapes[file].items()}
     assert found["last = cutoff_index(ordered, options)"] == "(R, 1)"
     assert not [line for line in found if line.startswith("odds =")]
+
+
+def test_the_code_at_the_top_of_the_page_of_the_model_is_true():
+    """It runs, and the weights in its last lines have the shapes that are stated there."""
+    page = (ROOT / "docs/twins/model.md").read_text()
+    blocks = re.search(r"```python\n(.*?)```", page, re.S)[1].split("\n\n")
+    tokens = np.zeros((SIZES["B"], SIZES["T"]), np.int32)
+
+    def run(block, model, tokens):
+        names = {"jax": jax, "model": model, "tokens": tokens, "targets": tokens}
+        exec(block, names)
+        weight, stated = block.strip().splitlines()[-1].split("  # ")
+        assert symbolic(eval(weight, names).shape) == stated.partition(", which")[0]
+
+    run(blocks[0], torch_model.GPT(CONFIG), torch.from_numpy(tokens).long())
+    jax.eval_shape(lambda tokens: run(blocks[1], flax_model.GPT(CONFIG), tokens), tokens)
 
 
 def test_a_docstring_as_restructuredtext():

@@ -164,7 +164,7 @@ def observe(folder: Path, runs: Sequence[Callable[[], object]]) -> dict[str, Sha
     shapes: dict[str, Shapes] = {Path(file).name: {} for file in statements}
     for run in runs:
         for file, found in _found(statements, run).items():
-            one = {line: next(iter(all_)) if len(all_) == 1 else "" for line, all_ in found.items()}
+            one = {line: next(iter(s)) if len(s) == 1 else "" for line, s in found.items()}
             shapes[file] = one | shapes[file]
     return {file: {k: v for k, v in lines.items() if v} for file, lines in shapes.items()}
 
