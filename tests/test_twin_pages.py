@@ -19,7 +19,8 @@ from docs._twins.figures import Effects, Found, Parity, Planted, Run, read_effec
 from docs._twins.notes import Note
 from docs._twins.page import TwinPage
 from docs._twins.pairs import pairs, split
-from docs._twins.shapes import CONFIG, SIZES, flax_shapes, symbolic, torch_shapes
+from docs._twins.runs import flax_shapes, torch_shapes
+from docs._twins.shapes import CONFIG, SIZES, symbolic
 from docs._twins.words import WORDS, is_used
 from gpt_common.errors import InputError
 from gpt_flax import model as flax_model

@@ -15,7 +15,8 @@ from docs._twins.docstrings import process_docstring
 from docs._twins.figures import read_effects, read_parity
 from docs._twins.links import link_twin_pages
 from docs._twins.page import TwinPage
-from docs._twins.shapes import Shapes, flax_shapes, torch_shapes
+from docs._twins.runs import flax_shapes, torch_shapes
+from docs._twins.shapes import Shapes
 
 ROOT = Path(__file__).parents[2]
 PARITY = ROOT / "docs/figures/parity.json"
