@@ -187,12 +187,19 @@ def test_the_parts_of_a_file():
     )
     parts = split(text + "    def __call__(self):\n        pass\n\n\nB = f()\n")
     assert [(part.name, part.start, part.lines[0]) for part in parts] == [
-        ("f:before", 1, '"""Doc."""'),
+        ("start:before", 1, '"""Doc."""'),
         ("f", 4, "# About f."),
         ("C", 10, "class C:"),
         ("C.__call__", 13, "    def __call__(self):"),
         ("end:before", 17, "B = f()"),
     ]
+
+
+def test_the_imports_are_side_by_side_whatever_follows_them():
+    """Also where one twin's first definition has no partner."""
+    torch, flax = "import torch\n\ndef f(): ...\n", "import jax\n\ndef eval_step(): ...\n\n"
+    first = pairs(torch, f"{flax}def f(): ...\n")[0]
+    assert (first.torch.lines, first.flax.lines) == (("import torch",), ("import jax",))
 
 
 def test_the_same_method_under_the_frameworks_names_is_a_pair():

@@ -19,8 +19,10 @@ LEGEND = """
 <dl class="legend simple">
 <div><dt><span class="same">grey line</span></dt><dd>the same in both twins</dd></div>
 <div><dt><mark>marked</mark></dt><dd>words that differ</dd></div>
-<div><dt><span class="mark">1</span></dt><dd>they must differ here: why is below the code</dd></div>
 {more}</dl>
+"""
+NOTE = """
+<div><dt><span class="mark">1</span></dt><dd>they must differ here: why is below the code</dd></div>
 """
 BOLT = """
 <div><dt><span class="bolt">⚡</span></dt><dd>break this line, and see what happens</dd></div>
@@ -87,7 +89,8 @@ class TwinPage:
         used = [name for name in MEANINGS if name in self.dimensions]
         names = ", ".join(f"<code>{name}</code> {MEANINGS[name]}" for name in used)
         shapes = SHAPES.format(names=names) if names else ""
-        return LEGEND.format(more=(BOLT if self.changes else "") + shapes)
+        notes = NOTE if any(map(self._notes, self.names)) else ""
+        return LEGEND.format(more=notes + (BOLT if self.changes else "") + shapes)
 
     def _heads(self) -> str:
         """Return the headings of the columns, which stay in sight."""
@@ -105,11 +108,14 @@ class TwinPage:
             raise InputError(f"expected functions of {self.file}, got {sorted(here - self.names)}")
 
     def _section(self, pair: Pair) -> str:
-        notes = [note for note in self.all_notes if note.place == f"{self.file}::{pair.name}"]
-        code = Columns(pair, self.sides, notes, self.changes).html()
+        code = Columns(pair, self.sides, self._notes(pair.name), self.changes).html()
         heading = _heading(pair) if pair.is_definition else ""
         words = vocabulary(self.words.get(pair.name, []))
-        return f'<section id="{pair.name}">{heading}{code}{words}{self._strip(pair.name)}</section>'
+        strip = self._strip(pair.name)
+        return f'<section id="{pair.name}"{_only(pair)}>{heading}{code}{words}{strip}</section>'
+
+    def _notes(self, name: str) -> list[Note]:
+        return [note for note in self.all_notes if note.place == f"{self.file}::{name}"]
 
     @cached_property
     def words(self) -> dict[str, list[Word]]:
@@ -181,6 +187,13 @@ def _toolbar(changes: list[tuple[Planted, Change]]) -> str:
     )
     switch = f'<div class="switch" role="group" aria-label="Framework">{buttons}</div>'
     return f'<div class="toolbar">{chooser if options else ""}{switch}</div>'
+
+
+def _only(pair: Pair) -> str:
+    """Return the attribute of a section that one twin does not have."""
+    if pair.torch and pair.flax:
+        return ""
+    return f' class="only-{"torch" if pair.torch else "flax"}"'
 
 
 def _heading(pair: Pair) -> str:

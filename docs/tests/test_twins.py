@@ -176,6 +176,15 @@ def test_marks_and_labels_have_room(file, width, page, site):
     assert page.evaluate(OVERLAPPING) == []
 
 
+@pytest.mark.parametrize("file", FILES)
+def test_no_empty_box_on_a_phone(file, page, site):
+    page.set_viewport_size({"width": 390, "height": 844})
+    for side in ("torch", "flax"):
+        page.goto(f"{site}/twins/{file}.html#~{side}")
+        boxes = page.locator(".twins").evaluate_all("boxes => boxes.map((box) => box.offsetHeight)")
+        assert min(height for height in boxes if height) > 10
+
+
 @pytest.mark.parametrize("width", [390, 1400])
 def test_what_is_chosen_stays_in_sight(width, model):
     model.set_viewport_size({"width": width, "height": 844})
