@@ -408,7 +408,7 @@ def _chunked_cross_entropy_forward(
         sums: tuple[Array, Array], rows: tuple[Array, Array]
     ) -> tuple[tuple[Array, Array], Array]:
         (loss, d_weight), (x_rows, targets) = sums, rows
-        logits = matmul(x_rows, w_transpose)  # (R, V)
+        logits = matmul(x_rows, w_transpose)  # (R, padded V)
         logits = jnp.where(jnp.arange(len(w)) < vocab_size, logits, -jnp.inf)
         losses, d_logits = row_losses(logits, targets)
         d_logits = (d_logits / divisor).astype(dtype)

@@ -227,7 +227,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         for start in range(0, len(x), ops.loss_rows):
             rows = slice(start, start + ops.loss_rows)
             x_rows = x[rows].to(dtype)
-            logits = matmul(x_rows, w)  # (R, V)
+            logits = matmul(x_rows, w)  # (R, padded V)
             logits[:, vocab_size:] = -math.inf
             blocks = zip(logits.split(softmax_rows), targets[rows].split(softmax_rows), strict=True)
             losses += [row_losses_(*block, divisor, weight.dtype) for block in blocks]

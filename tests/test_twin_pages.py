@@ -1,10 +1,14 @@
 """The twin pages: what is beside what, and that no page is built of what does not fit together."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
+import torch
 
 from docs._twins.align import Row, align, differences
 from docs._twins.breaks import layer_of
@@ -15,8 +19,12 @@ from docs._twins.figures import Effects, Found, Parity, Planted, Run, read_effec
 from docs._twins.notes import Note
 from docs._twins.page import TwinPage
 from docs._twins.pairs import pairs, split
-from docs._twins.shapes import SIZES, flax_shapes, torch_shapes
+from docs._twins.runs import flax_shapes, torch_shapes
+from docs._twins.shapes import CONFIG, SIZES, symbolic
+from docs._twins.words import WORDS, is_used
 from gpt_common.errors import InputError
+from gpt_flax import model as flax_model
+from gpt_torch import model as torch_model
 from tests.conftest import kept_jax_config
 
 ROOT = Path(__file__).parent.parent
@@ -55,14 +63,19 @@ FAULT = Planted(
 )
 
 
-def html(torch: str = TORCH, flax: str = FLAX, notes: tuple[Note, ...] = (NOTE,)) -> str:
+def html(
+    torch: str = TORCH,
+    flax: str = FLAX,
+    notes: tuple[Note, ...] = (NOTE,),
+    fault: Planted = FAULT,
+) -> str:
     """The page of a file `mlp.py` with these sources, a strip, a note and a fault."""
     sides = {
         "torch": Side("torch", torch, {5: "(B, C)"}),
         "flax": Side("flax", flax, {5: "(B, C)"}),
     }
     parity = Parity("a machine", "a model", {"mlp.py::MLP": FOUND})
-    effects = Effects("a machine", "a model", ["mlp"], {"torch": INTACT, "flax": INTACT}, [FAULT])
+    effects = Effects("a machine", "a model", ["mlp"], {"torch": INTACT, "flax": INTACT}, [fault])
     return TwinPage("mlp.py", sides, parity, effects, notes).html()
 
 
@@ -85,9 +98,36 @@ def test_a_page_says_what_a_fault_does():
     assert 'data-section="MLP.forward" data-side="torch" data-line="5"' in article
     assert "<del>return torch.relu(x @ self.weight.T)</del>" in article
     assert "<ins>return x @ self.weight.T</ins>" in article
-    assert "The first that differs: mlp." in article
-    assert "The loss ends at 4, intact at 2." in article
-    assert "Caught by <code>tests/test_mlp.py::test_mlp[torch]</code>" in article
+    assert "<code>gpt_torch/mlp.py</code>, line 5. It is linear." in article
+    assert "<dt>First layer that differs</dt><dd><code>mlp</code></dd>" in article
+    assert "<dt>Loss after 2 steps</dt><dd><b>4</b> with the fault, 2 without</dd>" in article
+    caught = "<code>tests/test_mlp.py::<wbr>test_mlp<wbr>[torch]</code>"
+    assert f"<dt>Caught by</dt><dd>{caught}</dd>" in article
+
+
+@pytest.mark.parametrize(
+    ("gradient", "where"), [(0.1, "the fault is in the loss"), (1e-16, "in the training step")]
+)
+def test_a_fault_that_no_layer_shows(gradient, where):
+    run = Run([1e-16], {"transformer.ln_f.bias": gradient}, INTACT.losses)
+    article = html(fault=dataclasses.replace(FAULT, run=run)).split("<article")[1]
+    assert re.search(f"First layer that differs</dt><dd>none[^<]*{where}</dd>", article)
+    assert "<dd>the same with the fault as without</dd>" in article
+
+
+def test_a_word_of_jax_is_explained_once_where_it_is_first_used():
+    text = html(flax=FLAX.replace("x.mean()", "jax.jit(jnp.mean)(x)"))
+    assert text.count("<dt><code>jnp</code></dt>") == 1
+    assert text.index("<dt><code>jnp</code></dt>") > text.index('<section id="loss">')
+    assert "<dt><code>jnp</code></dt>" not in html()  # nor for a word in a string or a comment
+    assert "<dt><code>jnp</code></dt>" not in html(flax=FLAX.replace("x.mean()", "x  # jnp"))
+
+
+def test_each_word_of_jax_is_in_the_code():
+    """A word that the twin no longer uses is not explained."""
+    codes = [Side("flax", (ROOT / f"gpt_flax/{file}.py").read_text(), {}) for file in FILES]
+    text = "\n".join(code for side in codes for code in side.code)
+    assert [word.name for word in WORDS if not is_used(word, text)] == []
 
 
 def test_each_file_of_the_twins_has_a_page():
@@ -119,9 +159,9 @@ def test_a_note_on_no_function_is_an_error():
 def test_a_fault_whose_line_is_gone_is_an_error():
     """Also if another function has the same line."""
     gone = TORCH.replace("torch.relu(", "F.relu(")
-    for torch in (gone, gone.replace("return x.mean()", FAULT.before)):
+    for source in (gone, gone.replace("return x.mean()", FAULT.before)):
         with pytest.raises(InputError, match=r"once in MLP\.forward, got 0"):
-            html(torch=torch)
+            html(torch=source)
 
 
 def test_a_difference_above_its_limit_is_an_error(tmp_path):
@@ -147,12 +187,19 @@ def test_the_parts_of_a_file():
     )
     parts = split(text + "    def __call__(self):\n        pass\n\n\nB = f()\n")
     assert [(part.name, part.start, part.lines[0]) for part in parts] == [
-        ("f:before", 1, '"""Doc."""'),
+        ("start:before", 1, '"""Doc."""'),
         ("f", 4, "# About f."),
         ("C", 10, "class C:"),
         ("C.__call__", 13, "    def __call__(self):"),
         ("end:before", 17, "B = f()"),
     ]
+
+
+def test_the_imports_are_side_by_side_whatever_follows_them():
+    """Also where one twin's first definition has no partner."""
+    torch, flax = "import torch\n\ndef f(): ...\n", "import jax\n\ndef eval_step(): ...\n\n"
+    first = pairs(torch, f"{flax}def f(): ...\n")[0]
+    assert (first.torch.lines, first.flax.lines) == (("import torch",), ("import jax",))
 
 
 def test_the_same_method_under_the_frameworks_names_is_a_pair():
@@ -200,19 +247,55 @@ def test_each_parameter_belongs_to_a_layer_that_was_measured():
         assert {layer_of(name) for name in run.gradients} == set(effects.layers) - {"logits"}
 
 
-@pytest.mark.parametrize(("framework", "shapes"), [("torch", torch_shapes), ("flax", flax_shapes)])
-def test_shapes_in_comments_are_those_of_a_pass(framework, shapes):
-    file = ROOT / f"gpt_{framework}/model.py"
+@pytest.fixture(scope="module", params=["torch", "flax"])
+def shapes(request):
+    """The shapes of a twin's lines: by the path of the file, then the number of the line."""
     with kept_jax_config():
-        found = shapes(file)
+        found = {"torch": torch_shapes, "flax": flax_shapes}[request.param]()
+    return {ROOT / f"gpt_{request.param}" / name: lines for name, lines in found.items()}
+
+
+def test_shapes_in_comments_are_those_of_a_run(shapes):
     stated = {
-        number: re.search(r"# (\((?:\w+, )+\w+\))", line)
+        (file, number): match[1]
+        for file, lines in shapes.items()
         for number, line in enumerate(file.read_text().splitlines(), 1)
+        if number in lines and (match := re.search(r"# (\((?:[\w ]+, )+[\w ]+\))", line))
     }
-    stated = {number: match[1] for number, match in stated.items() if match and number in found}
-    assert len(stated) >= 4
-    assert {number: found[number] for number in stated} == stated
+    assert stated == {(file, number): shapes[file][number] for file, number in stated}
+    assert {file.name for file, _ in stated} == {"model.py", "evaluate.py", "fast.py"}
     assert len(set(SIZES.values())) == len(SIZES)
+
+
+def test_each_dimension_has_a_name(shapes):
+    """A number other than the code's own literals is a size that nobody has named."""
+    found = " ".join(shape for lines in shapes.values() for shape in lines.values())
+    assert set(re.findall(r"(?<=[(\s])\d+(?=[,)])", found)) == {"1", "2", "3"}
+
+
+def test_a_line_whose_shape_varies_has_none(shapes):
+    """`boundary_margin` is called on two shapes, `sample` on one."""
+    file = next(file for file in shapes if file.name == "sampling.py")
+    lines = file.read_text().splitlines()
+    found = {lines[number - 1].strip(): shape for number, shape in shapes[file].items()}
+    assert found["last = cutoff_index(ordered, options)"] == "(R, 1)"
+    assert not [line for line in found if line.startswith("odds =")]
+
+
+def test_the_code_at_the_top_of_the_page_of_the_model_is_true():
+    """It runs, and the weights in its last lines have the shapes that are stated there."""
+    page = (ROOT / "docs/twins/model.md").read_text()
+    blocks = re.search(r"```python\n(.*?)```", page, re.S)[1].split("\n\n")
+    tokens = np.zeros((SIZES["B"], SIZES["T"]), np.int32)
+
+    def run(block, model, tokens):
+        names = {"jax": jax, "model": model, "tokens": tokens, "targets": tokens}
+        exec(block, names)
+        weight, stated = block.strip().splitlines()[-1].split("  # ")
+        assert symbolic(eval(weight, names).shape) == stated.partition(", which")[0]
+
+    run(blocks[0], torch_model.GPT(CONFIG), torch.from_numpy(tokens).long())
+    jax.eval_shape(lambda tokens: run(blocks[1], flax_model.GPT(CONFIG), tokens), tokens)
 
 
 def test_a_docstring_as_restructuredtext():

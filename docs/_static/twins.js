@@ -31,12 +31,15 @@
 
   const plant = (article) => {
     const line = document.getElementById(`${article.dataset.side}-${article.dataset.line}`);
-    const del = document.createElement("del");
-    const ins = document.createElement("ins");
     const indent = " ".repeat(line.style.getPropertyValue("--i"));
+    const del = document.createElement("del");
     del.append(...line.childNodes);
-    ins.textContent = article.querySelector("ins").textContent.replace(/^/gm, indent);
-    line.append(del, ins);
+    const planted = article.querySelector("ins").textContent.split("\n").map((text) => {
+      const ins = document.createElement("ins");
+      ins.textContent = indent + text;
+      return ins;
+    });
+    line.append(del, ...planted);
     line.classList.add("broken");
     article.classList.add("chosen");
     document.getElementById(article.dataset.section).querySelector(".twins").after(article);
@@ -55,6 +58,9 @@
     if (mend) mend.hidden = !fault;
     if (fault) {
       page.querySelector(".broken").scrollIntoView({ behavior: "instant" });
+      if (fault.querySelector(".outcome").getBoundingClientRect().bottom > innerHeight) {
+        fault.scrollIntoView({ behavior: "instant" }); // it repeats the line on a narrow screen
+      }
       fault.focus({ preventScroll: true });
     } else if (side && anchor) {
       document.getElementById(anchor)?.scrollIntoView({ behavior: "instant" });

@@ -7,6 +7,8 @@ from docs._twins import charts
 from docs._twins.figures import Change, Effects, Planted, Run
 from docs._twins.text import FRAMEWORKS, number, prose
 
+SAME = 1e-12  # differences below it are rounding, in float64
+
 
 def article(fault: Planted, change: Change, section: str, effects: Effects) -> str:
     """Return the account of a fault in `section`, complete without JavaScript."""
@@ -14,24 +16,50 @@ def article(fault: Planted, change: Change, section: str, effects: Effects) -> s
     return (
         f'<article class="break" id="break-{fault.id}" tabindex="-1" data-section="{section}" '
         f'data-side="{fault.framework}" data-line="{change.line}">'
-        f"<h3>{prose(fault.name)}</h3><p>{prose(fault.why)}</p>"
+        f"<h3>{prose(fault.name)}</h3>"
+        f"<p><code>{escape(fault.file)}</code>, line {change.line}. {prose(fault.why)}</p>"
         f'<pre class="change"><del>{escape(change.before)}</del>\n'
-        f"<ins>{escape(change.after)}</ins></pre>"
+        f"<ins>{escape(change.after)}</ins></pre>{_outcome(fault, intact, effects.layers)}"
         f'<div class="effect">{_layers(fault.run, intact, effects.layers)}'
-        f"<div>{_losses(fault.run, intact)}<p>{_caught(fault)}</p></div></div></article>"
+        f"{_losses(fault.run, intact)}</div></article>"
     )
+
+
+def _outcome(fault: Planted, intact: Run, layers: list[str]) -> str:
+    """Return the answers to the three questions that a reader has first."""
+    rows = {
+        "First layer that differs": prose(_first(fault.run, layers)),
+        f"Loss after {len(intact.losses)} steps": _last_loss(fault.run, intact),
+        "Caught by": _breakable(fault.caught_by) if fault.caught_by else prose(fault.outcome),
+    }
+    items = "".join(f"<div><dt>{name}</dt><dd>{text}</dd></div>" for name, text in rows.items())
+    return f'<dl class="outcome simple">{items}</dl>'
+
+
+def _first(run: Run, layers: list[str]) -> str:
+    first = next((i for i, d in enumerate(run.layers) if not d < SAME), None)
+    if first is not None:
+        return f"`{layers[first]}`"
+    if any(not d < SAME for d in run.gradients.values()):
+        return "none, but the gradients do: the fault is in the loss"
+    return "none, nor do the gradients: the fault is in the training step"
+
+
+def _last_loss(run: Run, intact: Run) -> str:
+    if run.losses == intact.losses:
+        return "the same with the fault as without"
+    return f"<b>{run.losses[-1]:.4g}</b> with the fault, {intact.losses[-1]:.4g} without"
+
+
+def _breakable(test: str) -> str:
+    """Return a test's name, which a browser may break before its function and parameters."""
+    return f"<code>{escape(test).replace('::', '::<wbr>').replace('[', '<wbr>[')}</code>"
 
 
 def link(fault: Planted, page: str = "") -> str:
     """Return the name of a fault as a link to its account, on this page or another one."""
     framework = FRAMEWORKS[fault.framework]
     return f'<a href="{page}#break-{fault.id}">{prose(fault.name)}</a> ({framework})'
-
-
-def _caught(fault: Planted) -> str:
-    if not fault.caught_by:
-        return f"Outcome: {prose(fault.outcome)}."
-    return f"Caught by <code>{escape(fault.caught_by)}</code>."
 
 
 def _layers(run: Run, intact: Run, layers: list[str]) -> str:
@@ -42,12 +70,11 @@ def _layers(run: Run, intact: Run, layers: list[str]) -> str:
         gradient = worst_gradient(run, name)
         if gradient is not None:
             marks.append(charts.square(gradient, row, "faulty gradients"))
-    first = next((i for i, d in enumerate(run.layers) if not d < 1e-12), None)
-    where = "No layer differs." if first is None else f"The first that differs: {layers[first]}."
     text = " ".join(f"{n} {number(d)}." for n, d in zip(layers, run.layers, strict=True))
     return (
-        f"<figure><figcaption>Each layer in float64, from the reference: ● its output, □ "
-        f"its gradients; grey: intact. {where}</figcaption>"
+        "<figure><figcaption>Relative difference of each layer from the reference, in float64: "
+        '<span class="key faulty">● output, □ gradients</span>; '
+        '<span class="key intact">● output without the fault</span></figcaption>'
         f"{charts.strip(layers, marks, text)}</figure>"
     )
 
@@ -71,8 +98,10 @@ def layer_of(parameter: str) -> str:
 
 
 def _losses(run: Run, intact: Run) -> str:
-    same = run.losses == intact.losses
-    end = f"The loss ends at {run.losses[-1]:.4g}, intact at {intact.losses[-1]:.4g}."
-    text = "The losses of training are the same." if same else end
-    chart = charts.loss_curves(intact.losses, run.losses, text)
-    return f"<figure><figcaption>{text}</figcaption>{chart}</figure>"
+    text = f"The loss ends at {run.losses[-1]:.4g}, intact at {intact.losses[-1]:.4g}."
+    return (
+        "<figure><figcaption>Loss of each training step: "
+        '<span class="key faulty">━ with the fault</span>, '
+        '<span class="key intact">━ without</span></figcaption>'
+        f"{charts.loss_curves(intact.losses, run.losses, text)}</figure>"
+    )

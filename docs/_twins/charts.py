@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 SMALLEST, LARGEST = -17, 0  # exponents of ten, at the ends of the axis
-TICKS = (-16, -12, -8, -4, 0)
+TICKS = (0.0, 1e-15, 1e-10, 1e-5, 1.0)  # where the labels have room on a phone
 ROW = 18  # pixels
 
 
@@ -45,14 +45,10 @@ def strip(labels: Sequence[str], marks: Iterable[str], description: str) -> str:
     """Return a chart with a row for each label, above the axis from 1e-17 to 1."""
     height = ROW * len(labels)
     grid = "".join(
-        f'<line class="grid" x1="{position(10.0**t)}%" x2="{position(10.0**t)}%" y1="0" '
-        f'y2="{height}"/>'
-        for t in TICKS
+        f'<line class="grid" x1="{position(tick)}%" x2="{position(tick)}%" y1="0" y2="{height}"/>'
+        for tick in TICKS
     )
-    ticks = "".join(
-        f'<span style="left:{position(10.0**t)}%">{"1" if t == 0 else f"1e{t}"}</span>'
-        for t in TICKS
-    )
+    ticks = "".join(f'<span style="left:{position(tick)}%">{tick:.0g}</span>' for tick in TICKS)
     names = "".join(f"<span>{escape(label)}</span>" for label in labels)
     return (
         f'<div class="strip"><div class="labels" aria-hidden="true">{names}</div><div class="plot">'
@@ -74,7 +70,9 @@ def loss_curves(intact: Sequence[float], faulty: Sequence[float], description: s
     return (
         f'<div class="losses"><div class="range" aria-hidden="true">{top}{bottom}</div>'
         f'<svg role="img" aria-label="{escape(description)}" viewBox="0 0 100 100" '
-        f'preserveAspectRatio="none" width="100%" height="120">{lines}</svg></div>'
+        f'preserveAspectRatio="none" width="100%" height="120">{lines}</svg>'
+        f'<div class="steps" aria-hidden="true"><span>step 0</span><span>{len(intact) - 1}</span>'
+        "</div></div>"
     )
 
 

@@ -1,5 +1,6 @@
 """One part of a file in both twins: two columns of code, and the gutter between them."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,6 +33,16 @@ class Side:
     def words(self) -> list[Words]:
         """The words of each line."""
         return highlight(self.source)
+
+    @cached_property
+    def code(self) -> list[str]:
+        """The lines without their strings and comments."""
+        return ["".join(text for kind, text in w if kind not in ("s", "c")) for w in self.words]
+
+    @property
+    def dimensions(self) -> set[str]:
+        """The names of dimensions in the shapes, and `()` if a line has a scalar."""
+        return set(re.findall(r"[A-Za-z]+|\(\)", " ".join(self.shapes.values())))
 
 
 Sides = Mapping[str, Side]  # by framework
@@ -84,7 +95,8 @@ class Columns:
     def _gutter(self, numbers: Numbers) -> str:
         shapes = {f: self.sides[f].shapes.get(number, "") for f, number in numbers.items()}
         marks = self._note_marks(numbers) + self._fault_marks(numbers)
-        return f"<span><span>{marks}</span><span>{_shapes(shapes)}</span></span>"
+        only = f' class="only-{next(iter(numbers))}"' if len(numbers) == 1 else ""
+        return f"<span{only}><span>{marks}</span><span>{_shapes(shapes)}</span></span>"
 
     def _note_marks(self, numbers: Numbers) -> str:
         return "".join(

@@ -15,12 +15,13 @@ from docs._twins.docstrings import process_docstring
 from docs._twins.figures import read_effects, read_parity
 from docs._twins.links import link_twin_pages
 from docs._twins.page import TwinPage
-from docs._twins.shapes import Shapes, flax_shapes, torch_shapes
+from docs._twins.runs import flax_shapes, torch_shapes
+from docs._twins.shapes import Shapes
 
 ROOT = Path(__file__).parents[2]
 PARITY = ROOT / "docs/figures/parity.json"
 EFFECTS = ROOT / "docs/figures/faults.json"
-SHAPES: dict[str, Callable[[Path], Shapes]] = {"torch": torch_shapes, "flax": flax_shapes}
+SHAPES: dict[str, Callable[[], dict[str, Shapes]]] = {"torch": torch_shapes, "flax": flax_shapes}
 
 
 class Twins(SphinxDirective):
@@ -48,8 +49,8 @@ def _path(framework: str, file: str) -> Path:
 
 @cache
 def _side(framework: str, file: str) -> Side:
-    path = _path(framework, file)
-    return Side(framework, path.read_text(), SHAPES[framework](path) if file == "model.py" else {})
+    shapes = SHAPES[framework]().get(file, {})
+    return Side(framework, _path(framework, file).read_text(), shapes)
 
 
 def setup(app: Sphinx) -> ExtensionMetadata:

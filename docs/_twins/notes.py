@@ -173,7 +173,7 @@ NOTES = (
         "variance, E[x²] - E[x]², loses digits by cancellation.",
     ),
     Note(
-        "weights.py::name_table:before",
+        "weights.py::start:before",
         '"attn.c_proj.weight": (',
         '"attn.c_proj.weight": "',
         "transposed or not",

@@ -10,19 +10,27 @@ from docs._twins.columns import Columns, Sides
 from docs._twins.figures import Change, Differences, Effects, Parity, Planted
 from docs._twins.notes import NOTES, Note
 from docs._twins.pairs import Pair, pairs
+from docs._twins.shapes import MEANINGS
 from docs._twins.text import FRAMEWORKS, prose
+from docs._twins.words import Word, first_uses, vocabulary
 from gpt_common.errors import InputError
 
 LEGEND = """
-<p class="legend"><span class="same">Grey lines</span> are the same in both twins,
-<mark>marked words</mark> differ. Between them is the shape of the line's value: one where the
-twins have the same (B sequences of T tokens, C numbers each, in nh heads of hs; V tokens in the
-vocabulary), else <span class="torch">PyTorch's</span> and
-<span class="flax">Flax's</span>. <span class="mark">1</span> is a place where they must differ;
-the reason is below. <span class="bolt">⚡</span> breaks the line. The chart below a function has
-the relative difference from the reference in float64 numpy: ● of PyTorch, ■ of Flax; filled of the
-function's output, ○ □ of its parameters' gradients; the lines are the limits that the tests hold,
-dashed for gradients.</p>
+<dl class="legend simple">
+<div><dt><span class="same">grey line</span></dt><dd>the same in both twins</dd></div>
+<div><dt><mark>marked</mark></dt><dd>words that differ</dd></div>
+{more}</dl>
+"""
+NOTE = """
+<div><dt><span class="mark">1</span></dt><dd>they must differ here: why is below the code</dd></div>
+"""
+BOLT = """
+<div><dt><span class="bolt">⚡</span></dt><dd>break this line, and see what happens</dd></div>
+"""
+SHAPES = """
+<div><dt><code>(B, T)</code></dt><dd>the shape of the line's value, of its first if it has several:
+{names}; where the twins differ,
+<span class="torch">PyTorch's</span> and <span class="flax">Flax's</span></dd></div>
 """
 
 
@@ -58,11 +66,40 @@ class TwinPage:
     def html(self) -> str:
         """Return the page below its title. Raises `ValueError` where something does not fit."""
         self._check_names()
-        sections = "".join(self._section(pair) for pair in self.pairs)
+        sections = "".join(map(self._section, self.pairs))
+        bar = f'<div class="bar">{_toolbar(self.changes)}{self._heads()}</div>'
         return (
-            f'<div class="twin-page">{LEGEND}{_toolbar(self.changes)}{sections}{self._breaks()}'
-            f"{self._measured()}</div>"
+            f'<div class="twin-page" style="--shape:{self._longest_shape}">{self._legend()}{bar}'
+            f"{sections}{self._breaks()}{self._measured()}</div>"
         )
+
+    @cached_property
+    def dimensions(self) -> set[str]:
+        """The names of dimensions in the gutter."""
+        return self.sides["torch"].dimensions | self.sides["flax"].dimensions
+
+    @property
+    def _longest_shape(self) -> int:
+        """The characters of a shape for which the gutter has room."""
+        return max(
+            (len(s) for side in self.sides.values() for s in side.shapes.values()), default=0
+        )
+
+    def _legend(self) -> str:
+        used = [name for name in MEANINGS if name in self.dimensions]
+        names = ", ".join(f"<code>{name}</code> {MEANINGS[name]}" for name in used)
+        shapes = SHAPES.format(names=names) if names else ""
+        notes = NOTE if any(map(self._notes, self.names)) else ""
+        return LEGEND.format(more=notes + (BOLT if self.changes else "") + shapes)
+
+    def _heads(self) -> str:
+        """Return the headings of the columns, which stay in sight."""
+        torch, flax = (
+            f'<div class="{framework}"><b>{name}</b> <code>gpt_{framework}/{self.file}</code></div>'
+            for framework, name in FRAMEWORKS.items()
+        )
+        shape = "<div>shape</div>" if self.dimensions else "<div></div>"
+        return f'<div class="heads">{torch}{shape}{flax}</div>'
 
     def _check_names(self) -> None:
         used = {note.place for note in self.all_notes} | set(self.parity.functions)
@@ -71,10 +108,23 @@ class TwinPage:
             raise InputError(f"expected functions of {self.file}, got {sorted(here - self.names)}")
 
     def _section(self, pair: Pair) -> str:
-        notes = [note for note in self.all_notes if note.place == f"{self.file}::{pair.name}"]
-        code = Columns(pair, self.sides, notes, self.changes).html()
+        code = Columns(pair, self.sides, self._notes(pair.name), self.changes).html()
         heading = _heading(pair) if pair.is_definition else ""
-        return f'<section id="{pair.name}">{heading}{code}{self._strip(pair.name)}</section>'
+        words = vocabulary(self.words.get(pair.name, []))
+        strip = self._strip(pair.name)
+        return f'<section id="{pair.name}"{_only(pair)}>{heading}{code}{words}{strip}</section>'
+
+    def _notes(self, name: str) -> list[Note]:
+        return [note for note in self.all_notes if note.place == f"{self.file}::{name}"]
+
+    @cached_property
+    def words(self) -> dict[str, list[Word]]:
+        """The words of JAX that each part is the first to use, by its name."""
+        code = self.sides["flax"].code
+        parts = {pair.name: pair.flax for pair in self.pairs if pair.flax}
+        return first_uses(
+            {n: "\n".join(code[p.start - 1 : p.start - 1 + len(p.lines)]) for n, p in parts.items()}
+        )
 
     def _strip(self, name: str) -> str:
         if f"{name}.forward" in self.names:
@@ -137,6 +187,13 @@ def _toolbar(changes: list[tuple[Planted, Change]]) -> str:
     )
     switch = f'<div class="switch" role="group" aria-label="Framework">{buttons}</div>'
     return f'<div class="toolbar">{chooser if options else ""}{switch}</div>'
+
+
+def _only(pair: Pair) -> str:
+    """Return the attribute of a section that one twin does not have."""
+    if pair.torch and pair.flax:
+        return ""
+    return f' class="only-{"torch" if pair.torch else "flax"}"'
 
 
 def _heading(pair: Pair) -> str:

@@ -122,7 +122,8 @@ def split(source: str) -> list[Part]:
     parts, end = [], 0
     for name, first, last in [*_definitions(ast.parse(source)), ("end", len(lines) + 1, end)]:
         first = _with_comments(lines, first, end)
-        parts.append(_part(f"{name}:before", lines, end + 1, first - 1))
+        before = f"{name}:before" if end else "start:before"  # beside the other twin's imports
+        parts.append(_part(before, lines, end + 1, first - 1))
         parts.append(_part(name, lines, first, last))
         end = last
     return [part for part in parts if part.lines]

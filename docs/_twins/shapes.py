@@ -1,77 +1,86 @@
-"""The shape of the value of each line of the twins, read from a pass of a tiny model."""
+"""The shape of the value of each line of a file, read while it runs on a tiny model."""
 
 import ast
 import sys
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from gpt_common.config import GPTConfig
+from gpt_common.config import GPTConfig, SamplingOptions
 
-# Each size is another number, so that a number says which dimension it is.
-SIZES = {"B": 2, "T": 9, "nh": 5, "hs": 7, "C": 35, "3C": 105, "4C": 140, "V": 67}
-CONFIG = GPTConfig(n_layer=1, n_head=5, n_embd=35, block_size=11, vocab_size=67)
-NAMES = {size: name for name, size in SIZES.items()} | {128: "padded V"}
+# Each size is another number, so that a number says which dimension it is; 1 to 4 are literals
+# of the code.
+SIZES = {
+    **{"A": 10, "B": 9, "T": 8, "nh": 5, "hs": 7, "C": 35, "3C": 105, "4C": 140, "V": 67},
+    **{"padded V": 128, "R": 6, "n": 16, "S": 11, "K": 13, "K+1": 14, "K+2": 15},
+    **{"B·T": 72, "B·nh": 45, "chunks": 12},
+}
+MEANINGS = {
+    **{"A": "batches", "B": "sequences", "R": "rows", "n": "steps", "T": "tokens"},
+    **{"C": "numbers for each token", "nh": "heads", "hs": "numbers in each head"},
+    **{"V": "tokens in the vocabulary", "S": "tokens in the cache", "K": "most probable tokens"},
+    "()": "a single number",
+}
+# In the other files shapes are those of whatever is passed to them.
+FILES = ("model", "cache", "sampling", "generate", "evaluate", "fast", "optimizer", "train")
+CONFIG = GPTConfig(n_layer=1, n_head=5, n_embd=35, block_size=SIZES["S"], vocab_size=67)
+SAMPLING = SamplingOptions(top_k=SIZES["K"], top_p=0.9, min_p=0.01, repetition_penalty=1.1)
+NAMES = {size: name for name, size in SIZES.items()}
 
 Shapes = dict[int, str]  # by the number of a line
+Found = dict[int, set[str]]  # all shapes of a line in a run
+Statements = dict[int, ast.stmt]
 
 
-def torch_shapes(file: Path) -> Shapes:
-    """Return the shapes in a file of the PyTorch twin."""
-    import torch
+def observe(folder: Path, runs: Sequence[Callable[[], object]]) -> dict[str, Shapes]:
+    """Return the shapes of assignments and returns in each of `FILES` of a folder, by its name.
 
-    from gpt_torch.model import GPT
-
-    model = GPT(CONFIG)
-    tokens = torch.zeros(SIZES["B"], SIZES["T"], dtype=torch.int64)
-    return observe(file, lambda: model(tokens, tokens))
-
-
-def flax_shapes(file: Path) -> Shapes:
-    """Return the shapes in a file of the Flax twin."""
-    import jax
-    import jax.numpy as jnp
-
-    from gpt_flax.model import GPT
-
-    model = GPT(CONFIG)
-    tokens = jnp.zeros((SIZES["B"], SIZES["T"]), jnp.int32)
-    params = jax.eval_shape(model.init, jax.random.key(0), tokens)
-    return observe(file, lambda: jax.eval_shape(model.apply, params, tokens, tokens))
+    A line has the shape of the first run that reaches it, and none if that varies within this run.
+    """
+    files = [folder / f"{name}.py" for name in FILES]
+    statements = {str(file): _statements(file.read_text()) for file in files}
+    shapes: dict[str, Shapes] = {Path(file).name: {} for file in statements}
+    for run in runs:
+        for file, found in _found(statements, run).items():
+            one = {line: next(iter(s)) if len(s) == 1 else "" for line, s in found.items()}
+            shapes[file] = one | shapes[file]
+    return {file: {k: v for k, v in lines.items() if v} for file, lines in shapes.items()}
 
 
-def observe(file: Path, call: Callable[[], object]) -> Shapes:
-    """Call a function; return what each assignment and each return in `file` had as its shape."""
-    statements = _statements(file.read_text())
-    shapes: Shapes = {}
+def _found(statements: dict[str, Statements], run: Callable[[], object]) -> dict[str, Found]:
+    found: dict[str, Found] = defaultdict(lambda: defaultdict(set))
 
     def trace(frame: FrameType, event: str, arg: Any) -> Any:
-        return _Lines(statements, shapes) if frame.f_code.co_filename == str(file) else None
+        file, is_named = frame.f_code.co_filename, not frame.f_code.co_name.startswith("<")
+        known = file in statements and is_named  # a comprehension is a part of its statement
+        return _Lines(statements[file], found[Path(file).name]) if known else None
 
+    previous = sys.gettrace()
     sys.settrace(trace)
     try:
-        call()
+        run()
     finally:
-        sys.settrace(None)
-    return shapes
+        sys.settrace(previous)
+    return found
 
 
 class _Lines:
     """Follows one call of a function: a statement's value is known when the next one begins."""
 
-    def __init__(self, statements: dict[int, ast.stmt], shapes: Shapes) -> None:
-        self.statements, self.shapes = statements, shapes
+    def __init__(self, statements: Statements, found: Found) -> None:
+        self.statements, self.found = statements, found
         self.previous: ast.stmt | None = None
 
     def __call__(self, frame: FrameType, event: str, arg: Any) -> "_Lines":
         match self.previous:
-            case ast.Assign(targets=[ast.Name(id=name)]):
+            case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
                 self.note(frame.f_locals.get(name))
             case ast.Assign(targets=[ast.Tuple(elts=[ast.Name(id=name), *_])]):
                 self.note(frame.f_locals.get(name))
             case ast.Return() if event == "return":
-                self.note(arg[0] if isinstance(arg, tuple) else arg)
+                self.note(arg[0] if type(arg) is tuple and arg else arg)
         if event == "line":
             self.previous = self.statements.get(frame.f_lineno)
         return self
@@ -79,7 +88,7 @@ class _Lines:
     def note(self, value: object) -> None:
         """Store the shape of the previous statement's value, if it has one."""
         if self.previous is not None and hasattr(value, "reshape") and hasattr(value, "shape"):
-            self.shapes.setdefault(self.previous.lineno, symbolic(value.shape))
+            self.found[self.previous.lineno].add(symbolic(value.shape))
 
 
 def symbolic(shape: tuple[int, ...]) -> str:
@@ -87,9 +96,10 @@ def symbolic(shape: tuple[int, ...]) -> str:
     return f"({', '.join(NAMES.get(size, str(size)) for size in shape)})"
 
 
-def _statements(source: str) -> dict[int, ast.stmt]:
+def _statements(source: str) -> Statements:
     """Return the simple statement on each line."""
-    simple = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Assign | ast.Return)]
+    kinds = ast.Assign | ast.AnnAssign | ast.Return
+    simple = [node for node in ast.walk(ast.parse(source)) if isinstance(node, kinds)]
     return {
         line: node for node in simple for line in range(node.lineno, (node.end_lineno or 0) + 1)
     }

@@ -4,6 +4,12 @@ from docs._twins import charts
 from docs._twins.figures import DTYPES, Differences, Found
 from docs._twins.text import FRAMEWORKS, number
 
+CAPTION = (
+    "<figcaption>Relative difference from the reference in float64 numpy: "
+    '<span class="key torch">● PyTorch</span>, <span class="key flax">■ Flax</span>, | the largest '
+    "that the tests allow{gradients}</figcaption>"
+)
+
 
 def figure(name: str, differences: Differences) -> str:
     """Return the chart and the table of a function."""
@@ -16,9 +22,14 @@ def figure(name: str, differences: Differences) -> str:
     ]
     chart = charts.strip(dtypes, marks, f"Differences of {name}. {_summary(differences)}")
     return (
-        f'<figure class="parity" data-function="{name}">{chart}'
+        f'<figure class="parity" data-function="{name}">{_caption(differences)}{chart}'
         f"<details><summary>Numbers</summary>{_table(differences)}</details></figure>"
     )
+
+
+def _caption(differences: Differences) -> str:
+    has_gradients = "gradients" in differences
+    return CAPTION.format(gradients="; ○ □ ┊ of the gradients" if has_gradients else "")
 
 
 def _marks(kind: str, found: Found, row: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""What makes `make docs` fail: a copy of the project with one page is built, intact and damaged."""
+"""What makes `make docs` fail: a copy of the project with two pages, intact and damaged."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ("gpt_torch", "gpt_flax", "gpt_common", "docs/_twins", "docs/_static", "docs/figures")
-FILES = ("docs/conf.py", "docs/twins/model.md", "tests/__init__.py")
+FILES = ("docs/conf.py", "docs/twins/model.md", "docs/twins/weights.md", "tests/__init__.py")
 FAULTS = ("tests/faults/__init__.py", "tests/faults/fault.py")
 
 
@@ -24,7 +24,9 @@ def project(tmp_path: Path) -> Path:
     for name in (*FILES, *FAULTS):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
-    (tmp_path / "docs/index.md").write_text("# Index\n\n```{toctree}\ntwins/model\n```\n")
+    (tmp_path / "docs/index.md").write_text(
+        "# Index\n\n```{toctree}\ntwins/model\ntwins/weights\n```\n"
+    )
     (tmp_path / "docs/porting.md").write_text("---\norphan: true\n---\n\n# Porting\n")
     return tmp_path
 

@@ -23,6 +23,11 @@ TOO_WIDE = """() => {
     .map((element) => element.outerHTML.slice(0, 100));
 }"""
 
+# A command of which a part is not in sight until the box is scrolled.
+CUT_OFF = """() => [...document.querySelectorAll(".highlight-sh pre")]
+  .filter((box) => box.scrollWidth > box.clientWidth)
+  .map((box) => box.textContent)"""
+
 
 def violations(page: Page) -> list[tuple[str, str]]:
     """What axe finds, and the first place of each."""
@@ -55,6 +60,14 @@ def test_a_page_in_light_and_dark_at_three_widths(name, page, site):
             assert page.evaluate(TOO_WIDE) == [], f"wider than {width} pixels"
     assert errors == []
     assert {url for url in requests if not url.startswith(site)} == set()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_command_is_not_cut_off(name, page, site):
+    page.goto(f"{site}/{name}")
+    for width in (390, 1400):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate(CUT_OFF) == [], f"at {width} pixels"
 
 
 @pytest.mark.parametrize(("theme", "width"), [("light", 390), ("dark", 1400)])

@@ -64,7 +64,10 @@ def test_each_fault_is_shown_as_measured(page, site):
         expect(article).to_contain_text(fault["caught_by"])
         label = article.locator("svg").first.get_attribute("aria-label")
         assert [f"{shown(d)}." in label for d in fault["layers"]] == [True] * len(fault["layers"])
-        assert page.locator(".broken ins").count() == 1
+        lines = page.locator(".broken ins").all_text_contents()
+        assert [line.strip() for line in lines] == [
+            line.strip() for line in fault["after"].split("\n")
+        ]
 
 
 def test_a_fault_turns_its_line_red_and_mending_restores_it(model):
@@ -149,3 +152,80 @@ def test_without_javascript_both_columns_and_all_faults_are_there(width, browser
             expect(article.locator("ins")).to_be_visible()
             expect(article.locator("svg").first).to_be_visible()
         expect(page.locator(".toolbar")).to_be_hidden()
+
+
+# A box that sticks out of the box that cuts it off.
+CUT_OFF = """() => [...document.querySelectorAll(".gutter > span > span > *")]
+  .filter((element) => element.getClientRects().length && element.parentElement.offsetHeight)
+  .filter((element) => element.getBoundingClientRect().right
+    > element.closest(".gutter").getBoundingClientRect().right + 1)
+  .map((element) => element.outerHTML)"""
+# Labels of one axis that overlap.
+OVERLAPPING = """() => [...document.querySelectorAll(".ticks")].flatMap((ticks) => {
+  const boxes = [...ticks.children].map((label) => label.getBoundingClientRect());
+  return boxes.filter((box, i) => i && boxes[i - 1].right > box.left).map((box) => box.left);
+})"""
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+@pytest.mark.parametrize("file", FILES)
+def test_marks_and_labels_have_room(file, width, page, site):
+    page.set_viewport_size({"width": width, "height": 844})
+    page.goto(f"{site}/twins/{file}.html")
+    assert page.evaluate(CUT_OFF) == []
+    assert page.evaluate(OVERLAPPING) == []
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_no_empty_box_on_a_phone(file, page, site):
+    page.set_viewport_size({"width": 390, "height": 844})
+    for side in ("torch", "flax"):
+        page.goto(f"{site}/twins/{file}.html#~{side}")
+        boxes = page.locator(".twins").evaluate_all("boxes => boxes.map((box) => box.offsetHeight)")
+        assert min(height for height in boxes if height) > 10
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_what_is_chosen_stays_in_sight(width, model):
+    model.set_viewport_size({"width": width, "height": 844})
+    model.evaluate("scrollTo(0, document.body.scrollHeight / 2)")
+    expect(model.get_by_label("Break it")).to_be_in_viewport()
+    side = model.locator(".switch" if width == 390 else ".heads .flax")
+    expect(side).to_be_in_viewport()
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault["id"])
+def test_a_fault_is_seen_at_once(fault, width, page, site):
+    """The line as it was and as it is, below what covers the page's top, and what came of it.
+
+    In a long function on a narrow screen the line is in the account of the fault.
+    """
+    page.set_viewport_size({"width": width, "height": 844})
+    page.goto(f"{site}/twins/{Path(fault['file']).stem}.html#break-{fault['id']}")
+    for what in (".chosen h3", ".chosen .outcome"):
+        expect(page.locator(what)).to_be_in_viewport(ratio=1)
+    bar = page.locator(".bar").bounding_box()
+    line, article = (page.locator(what).bounding_box() for what in (".broken", ".chosen"))
+    assert max(line["y"], article["y"] if width == 390 else 0) >= bar["y"] + bar["height"]
+    changed = page.locator(".chosen .change" if width == 390 else ".broken")
+    expect(changed).to_be_in_viewport(ratio=1)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_each_chart_has_its_legend_above_it(file, page, site):
+    page.goto(f"{site}/twins/{file}.html")
+    for figure in page.locator("figure:has(svg)").all():
+        caption = figure.locator("figcaption").text_content()
+        assert "■ Flax" in caption or "with the fault" in caption or "without the fault" in caption
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_a_permalink_leads_below_what_stays_in_sight(width, model):
+    model.set_viewport_size({"width": width, "height": 844})
+    model.add_style_tag(content="html { scroll-behavior: auto !important }")
+    model.evaluate("location.hash = 'linear'")
+    heading = model.locator('[id="linear"] h2')
+    expect(heading).to_be_in_viewport()
+    bar = model.locator(".bar").bounding_box()
+    assert heading.bounding_box()["y"] >= bar["y"] + bar["height"]

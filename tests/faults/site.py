@@ -47,4 +47,28 @@ FAULTS = (
         "self.previous.lineno",
         "self.previous.lineno + 1",
     ),
+    Fault(
+        "site: a line whose shape varies has one of them",
+        "docs/_twins/shapes.py::observe",
+        "len(s) == 1",
+        "bool(s)",
+    ),
+    Fault(
+        "site: a line has the shape of a comprehension in it",
+        "docs/_twins/shapes.py::_found",
+        'not frame.f_code.co_name.startswith("<")',
+        "True",
+    ),
+    Fault(
+        "site: a word in a comment is explained",
+        "docs/_twins/columns.py::Side.code",
+        '("s", "c")',
+        '("s",)',
+    ),
+    Fault(
+        "site: a fault of the loss is one of the training step",
+        "docs/_twins/breaks.py::_first",
+        "any(not d < SAME for d in run.gradients.values())",
+        "False",
+    ),
 )
