@@ -3,6 +3,7 @@
 import re
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
