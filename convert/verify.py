@@ -83,7 +83,7 @@ class VerifyConfig:
     dtype: CpuDtype = "float32"
     """The dtype to compute in, as in training."""
     against: Annotated[
-        Literal["huggingface"] | None,
+        Literal["huggingface", None],
         tyro.conf.arg(metavar="huggingface", help_behavior_hint="(default: none)"),
     ] = None
     """Also compare CHECKPOINT in PyTorch with transformers' GPT2LMHeadModel."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from rich import box
 from rich.table import Table
 
+from gpt_common import cli
 from gpt_common.checkpoint import Checkpoint, read_checkpoint
 from gpt_common.config import Dtype, GPTConfig, TrainConfig
 from gpt_common.distributed import mesh_shape
@@ -33,10 +34,8 @@ def dry_run(
     """Print what a run would take. Raises `InputError` if it does not fit the device."""
     model = planned_model(config, read_weights)
     step = estimate_step(model, config, target)
-    title = (
-        f"{framework} on {target.name or target.kind}, {config.runtime.dtype} | "
-        f"{num_parameters(model):,} parameters"
-    )
+    device, dtype = target.name or target.kind, config.runtime.dtype
+    title = cli.summary(framework, device, dtype, num_parameters(model))
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="none")
     table.add_column("each device, at the peak of a step")
     table.add_column(justify="right", no_wrap=True)

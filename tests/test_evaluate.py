@@ -147,6 +147,9 @@ def test_the_processes_of_a_run_add_their_counts_up(framework, start):
         (("--hellaswag", "absent.jsonl"), ["absent.jsonl: no such file"]),
         (("--hellaswag", MINIATURE, "--limit", -1), ["limit must not be negative"]),
         (("--hellaswag", MINIATURE, "--protocol", "x"), ["--protocol", "build-nanogpt"]),
+        (("--text", "text.txt", "--limit", 5), ["limit: expected --hellaswag with it, got 5"]),
+        (("--text", "text.txt", "--seq_len", 8), ["seq_len: expected --data with it, got 8"]),
+        (("--data", "text.txt", "--stride", 8), ["stride: expected --text with it, got 8"]),
     ],
 )
 def test_wrong_input_is_one_line(args, words, evaluate, tmp_path, text, monkeypatch):

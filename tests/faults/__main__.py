@@ -53,7 +53,7 @@ TESTED_BY = {
     **{name: (name, "run") for name in ("checkpoint", "cli", "lock")},
     "metrics": ("metrics", "run", "loss_scale"),
     **dict.fromkeys(("memory", "startup"), ("estimate", "cli", "run")),
-    **dict.fromkeys(("recipes", "config"), ("recipes", "config")),
+    **dict.fromkeys(("recipes", "config"), ("recipes", "config", "commands")),
     **dict.fromkeys(("estimate", "dry_run"), ("estimate", "dry_run", "run")),
     "trackers": ("trackers",),
     "commands": ("commands",),
