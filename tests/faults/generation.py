@@ -103,8 +103,8 @@ FAULTS = (
     Fault(
         "torch: the command generates in float32",
         "gpt_torch/generate.py::main",
-        "generate_stream(model, rows, config.sampling, dtype, exact)",
-        'generate_stream(model, rows, config.sampling, "float32", exact)',
+        "config.sampling, dtype, exact",
+        'config.sampling, "float32", exact',
     ),
     Fault(
         "torch: the command holds float32",
