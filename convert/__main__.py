@@ -20,6 +20,7 @@ from gpt_common.checkpoint import Checkpoint
 from gpt_common.errors import InputError
 from gpt_common.formats import registry
 from gpt_common.formats.base import Format
+from gpt_common.progress import table_console
 from gpt_common.tokenizer import VOCAB_SIZE
 from gpt_common.weights import EMBEDDING, Weights, num_parameters
 
@@ -193,7 +194,7 @@ def list_formats() -> Table:
 def main() -> None:
     """Run the command line."""
     config = cli.parse(ConvertConfig, "convert")
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = table_console()
     if config == ConvertConfig(list=True):
         console.print(list_formats())
     elif config.list:

@@ -23,7 +23,7 @@ MAX_ERROR_LENGTH = 500  # characters
 # Packages that may not be installed, by module, with what to pass to pip.
 OPTIONAL = {name: name for name in ("torch", "jax", "flax", "optax", "transformers")}
 OPTIONAL |= {name: name for name in ("tensorboardX", "wandb", "trackio")}
-OPTIONAL |= {"orbax": "orbax-checkpoint"} | dict.fromkeys(
+OPTIONAL |= {"jax": "jax flax optax", "orbax": "orbax-checkpoint"} | dict.fromkeys(
     ("datasets", "pyarrow"), "datasets pyarrow"
 )
 # Sent by Ctrl-C, `kill`, a closed terminal, and schedulers before the time limit.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
 from rich import box
@@ -21,7 +20,7 @@ from gpt_common.estimate import (
     flops_per_step,
 )
 from gpt_common.flops import DATASHEETS, datasheet_peak
-from gpt_common.progress import plain_console
+from gpt_common.progress import table_console
 from gpt_common.run import MEMORY_OPTIONS
 from gpt_common.weights import num_parameters
 
@@ -41,7 +40,7 @@ def dry_run(
     table.add_column(justify="right", no_wrap=True)
     for row in (*memory_rows(step, target), *time_rows(model, config, step, target)):
         table.add_row(*row)
-    plain_console(sys.stdout).print(table)
+    table_console().print(table)
     if target.available is not None and step.memory > target.available:
         raise InputError(
             f"a step takes {gigabytes(step.memory)} of memory, {gigabytes(target.available)} are "

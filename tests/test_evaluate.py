@@ -186,7 +186,8 @@ def test_much_work_is_told(evaluate, framework, text, monkeypatch):
     assert result.stderr.splitlines() == [f"{text}: 512 tokens", "HellaSwag, lm-eval: 384 tokens"]
 
 
-def test_a_long_name_does_not_break_the_table(evaluate, tmp_path):
+def test_a_long_name_on_a_narrow_terminal_does_not_break_the_table(evaluate, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
     path = tmp_path / ("a-long-name-" * 9 + ".txt")
     path.write_text(TEXT)
     *_, row = evaluate("torch", "--text", path).stdout.splitlines()

@@ -35,7 +35,7 @@ TESTED_BY = {
     "token_files": ("data",),
     **dict.fromkeys(("texts", "downloads"), ("data",)),
     "cache": ("data", "generation", "torch"),
-    "progress": ("data",),
+    "progress": ("data", "evaluate"),
     "documents": ("documents", "prepare"),
     "shards": ("shards", "prepare"),
     "tokenizer": ("tokenizer", "prepare"),

@@ -303,6 +303,12 @@ FAULTS = (
         'sys.argv = ["gpt-twins", *rest]',
     ),
     Fault(
+        "a narrow terminal cuts off digits",
+        "gpt_common/progress.py::table_console",
+        "max(TABLE_WIDTH, console.width)",
+        "console.width",
+    ),
+    Fault(
         "zsh completes to a description's second line",
         "gpt_common/commands.py::with_one_line_descriptions",
         r'spec[0].replace(r"\n", " ")',
