@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Programs that are not ours, and pytest's flags.
 OTHERS = {
-    *("cd", "diff", "export", "git", "hf", "lm_eval", "pip", "pytest", "python3", "sbatch"),
-    "source",
+    *("cd", "diff", "export", "git", "hf", "lm_eval", "mkdir", "pip", "pytest"),
+    *("python3", "sbatch", "source"),
 }
 
 
