@@ -47,7 +47,7 @@ from gpt_torch.model import GPT
 from gpt_torch.parallel import divide, shard_model
 from gpt_torch.precision import autocast, master_dtype, product_dtype
 from gpt_torch.sampling import sample, sample_arrays
-from gpt_torch.weights import iter_hf, name_table, to_hf
+from gpt_torch.weights import NoInitialization, iter_hf, name_table, to_hf
 
 
 def load_model(
@@ -61,7 +61,7 @@ def load_model(
 
     It is a `FastGPT` if `ops` are given.
     """
-    with torch.device("meta"):  # without memory or initialization: the weights follow
+    with torch.device("meta"), NoInitialization():  # the weights follow
         model = create_model(checkpoint.config, ops).to(dtype)
     shard_model(model, mesh)
     parameters = dict(model.named_parameters())

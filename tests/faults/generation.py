@@ -278,6 +278,12 @@ FAULTS = (
         "pass",
     ),
     Fault(
+        "torch: weights that follow are initialized",
+        "gpt_torch/weights.py::NoInitialization.__torch_function__",
+        'getattr(func, "__module__", None) == "torch.nn.init"',
+        "False",
+    ),
+    Fault(
         "Ctrl-C in an answer ends the session",
         "gpt_common/repl.py::run_repl",
         "print()",
