@@ -122,6 +122,12 @@ def test_a_fault_that_no_layer_shows(gradient, where):
     assert "<dd>the same with the fault as without</dd>" in article
 
 
+def test_a_loss_that_the_chart_does_not_show_is_said_to_be_higher():
+    text = ", at the top where it is higher than the chart"
+    assert text not in html(fault=dataclasses.replace(FAULT, run=INTACT))
+    assert text in html()  # 4 of at most 3.75
+
+
 def test_each_added_line_of_a_fault_is_one():
     article = html(fault=dataclasses.replace(FAULT, after="x = -x\nreturn x")).split("<article")[1]
     assert "</del>\n<ins>x = -x</ins>\n<ins>return x</ins></pre>" in article

@@ -111,9 +111,11 @@ def layer_of(parameter: str) -> str:
 def _losses(run: Run, intact: Run, steps: int) -> str:
     text = f"The loss ends at {_loss(run)}, intact at {_loss(intact)}."
     each = steps // len(intact.losses)
+    is_cut = any(loss > charts.highest(intact.losses) for loss in run.losses)
+    cut = ", at the top where it is higher than the chart" if is_cut else ""
     return (
         f"<figure><figcaption>Loss while training, the mean of each {each} steps: "
-        '<span class="key faulty">━ with the fault</span>, '
+        f'<span class="key faulty">━ with the fault</span>{cut}, '
         '<span class="key intact">━ without</span></figcaption>'
         f"{charts.loss_curves(intact.losses, run.losses, steps, text)}</figure>"
     )

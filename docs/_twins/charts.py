@@ -81,12 +81,12 @@ def loss_curves(
 ) -> str:
     """Return both curves over `steps`, each loss in the middle of the steps that it is the mean of.
 
-    A faulty loss above the highest shown is cut off.
+    A faulty loss above the highest shown is at the top.
     """
     ticks = round_ticks(
         min(loss for loss in (*intact, *faulty) if math.isfinite(loss)), max(intact)
     )
-    low, high = ticks[0], max(ticks[-1], 1.25 * max(intact))
+    low, high = ticks[0], highest(intact)
     lines = "".join(
         f'<polyline class="{kind}" points="{_points(losses, low, high)}"/>'
         for kind, losses in (("intact", intact), ("faulty", faulty))
@@ -100,6 +100,11 @@ def loss_curves(
         f'preserveAspectRatio="none" width="100%" height="120">{grid}{lines}</svg>'
         f'<div class="steps" aria-hidden="true"><span>step 1</span><span>{steps}</span></div></div>'
     )
+
+
+def highest(intact: Sequence[float]) -> float:
+    """Return the highest loss that a chart shows."""
+    return 1.25 * max(intact)
 
 
 def round_ticks(low: float, high: float) -> list[float]:

@@ -160,6 +160,10 @@ CUT_OFF = """() => [...document.querySelectorAll(".gutter > span > span > *")]
   .filter((element) => element.getBoundingClientRect().right
     > element.closest(".gutter").getBoundingClientRect().right + 1)
   .map((element) => element.outerHTML)"""
+# Numbers of lines that are broken in two.
+BROKEN_NUMBERS = """() => [...document.querySelectorAll(".twins code > span[id]")]
+  .filter((line) => parseFloat(getComputedStyle(line, "::before").height) > 20)
+  .map((line) => line.id)"""
 # Labels of one axis that overlap.
 OVERLAPPING = """() => [...document.querySelectorAll(".ticks")].flatMap((ticks) => {
   const boxes = [...ticks.children].map((label) => label.getBoundingClientRect());
@@ -173,6 +177,7 @@ def test_marks_and_labels_have_room(file, width, page, site):
     page.set_viewport_size({"width": width, "height": 844})
     page.goto(f"{site}/twins/{file}.html")
     assert page.evaluate(CUT_OFF) == []
+    assert page.evaluate(BROKEN_NUMBERS) == []
     assert page.evaluate(OVERLAPPING) == []
 
 
