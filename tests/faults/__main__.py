@@ -58,7 +58,9 @@ TESTED_BY = {
     "trackers": ("trackers",),
     "commands": ("commands",),
     "lazy": ("lazy",),
-    **dict.fromkeys(("pairs", "align", "figures", "columns", "shapes", "breaks"), ("twin_pages",)),
+    **dict.fromkeys(
+        ("pairs", "align", "figures", "columns", "charts", "shapes", "breaks"), ("twin_pages",)
+    ),
     **dict.fromkeys(
         ("generate", "inference"), ("lazy", "generation", "inference", "generate", "torch")
     ),
