@@ -52,7 +52,7 @@ class PlotConfig:
     """Folders of runs; two need steps in common."""
     out: Path
     """The image to write."""
-    published: Published | None = None
+    published: Literal[Published, None] = None
     """Draw what OpenAI's model of this size reaches, as lines, and the losses near it."""
 
 

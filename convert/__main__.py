@@ -14,12 +14,13 @@ from rich.console import Console
 from rich.table import Table
 
 from convert.destination import check_destination
-from convert.publish import publish, repository_of, upload_format
+from convert.publish import check_repository, publish, repository_of, upload_format
 from gpt_common import cli
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.errors import InputError
 from gpt_common.formats import registry
 from gpt_common.formats.base import Format
+from gpt_common.progress import table_console
 from gpt_common.tokenizer import VOCAB_SIZE
 from gpt_common.weights import EMBEDDING, Weights, num_parameters
 
@@ -52,7 +53,7 @@ class ConvertConfig:
     ] = None
     """The format to write; --list shows them all."""
     dtype: Annotated[
-        Literal["float64", "float32", "float16", "bfloat16"] | None,
+        Literal["float64", "float32", "float16", "bfloat16", None],
         tyro.conf.arg(
             metavar="{float64,float32,float16,bfloat16}",
             help_behavior_hint="(default: no cast)",
@@ -95,7 +96,10 @@ def choose_destination(config: ConvertConfig) -> tuple[Format, Callable[[Checkpo
     """
     if repository := repository_of(config.destination):
         target = upload_format(config.to)
+        check_repository(repository, config.overwrite)
         return target, partial(publish, repository, target, config.overwrite, config.private)
+    if config.private:
+        raise InputError(f"private: expected hf://USER/NAME with it, got {config.destination}")
     destination = Path(config.destination)
     target = registry.destination_format(destination, config.to)
     check_destination(destination, target, Path(config.source), config.overwrite)
@@ -114,7 +118,7 @@ def apply_options(
     if config.dtype:
         notes.append(f"cast to {config.dtype}")
         checkpoint = cast(checkpoint, DTYPES[config.dtype])
-    if config.vocab_size:
+    if config.vocab_size is not None:
         checkpoint = cut_vocabulary(checkpoint, config.vocab_size)
         notes.append(f"cut to the first {config.vocab_size} tokens of the vocabulary")
     elif checkpoint.config.vocab_size == PADDED:
@@ -190,9 +194,11 @@ def list_formats() -> Table:
 def main() -> None:
     """Run the command line."""
     config = cli.parse(ConvertConfig, "convert")
-    console = Console(highlight=False, markup=False, emoji=False)
-    if config.list:
+    console = table_console()
+    if config == ConvertConfig(list=True):
         console.print(list_formats())
+    elif config.list:
+        raise InputError("list: expected no other argument with it")
     elif not config.source or not config.destination:
         raise InputError("expected SOURCE and DESTINATION (--help lists the flags)")
     else:

@@ -89,6 +89,21 @@ def upload_format(name: str | None) -> Format:
     return replace(target, keeps_training=False)
 
 
+def check_repository(repository: str, overwrite: bool) -> None:
+    """Raise `InputError` for what the Hub would refuse after a verification, which takes a minute.
+
+    That is a missing or wrong token, or without `overwrite` a repository that exists.
+    """
+    from huggingface_hub import HfApi
+
+    hub = HfApi()
+    with hub_errors(repository):
+        hub.whoami()
+        exists = not overwrite and hub.repo_exists(repository)
+    if exists:
+        raise InputError(f"{SCHEME}{repository}: {ANSWERS[409]}")
+
+
 def publish(
     repository: str, target: Format, overwrite: bool, private: bool, checkpoint: Checkpoint
 ) -> None:

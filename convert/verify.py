@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 import tyro
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from gpt_common import cli
@@ -28,6 +27,7 @@ from gpt_common.data import Batch, BatchLoader, load_tokens
 from gpt_common.errors import InputError, require_positive
 from gpt_common.formats import registry
 from gpt_common.hf_config import config_to_hf
+from gpt_common.progress import table_console
 from gpt_common.weights import check_shapes, num_parameters, weight_shapes, with_zero_biases
 
 Array = npt.NDArray[np.float64]
@@ -83,7 +83,7 @@ class VerifyConfig:
     dtype: CpuDtype = "float32"
     """The dtype to compute in, as in training."""
     against: Annotated[
-        Literal["huggingface"] | None,
+        Literal["huggingface", None],
         tyro.conf.arg(metavar="huggingface", help_behavior_hint="(default: none)"),
     ] = None
     """Also compare CHECKPOINT in PyTorch with transformers' GPT2LMHeadModel."""
@@ -371,7 +371,7 @@ def log_softmax(logits: Array) -> Array:
 
 def print_report(report: Report) -> None:
     """Print the tables and the verdicts."""
-    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console = table_console()
     config = report.config
     console.print(
         f"{config.checkpoint}: {report.model.n_layer} layers, "

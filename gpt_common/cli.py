@@ -23,7 +23,7 @@ MAX_ERROR_LENGTH = 500  # characters
 # Packages that may not be installed, by module, with what to pass to pip.
 OPTIONAL = {name: name for name in ("torch", "jax", "flax", "optax", "transformers")}
 OPTIONAL |= {name: name for name in ("tensorboardX", "wandb", "trackio")}
-OPTIONAL |= {"orbax": "orbax-checkpoint"} | dict.fromkeys(
+OPTIONAL |= {"jax": "jax flax optax", "orbax": "orbax-checkpoint"} | dict.fromkeys(
     ("datasets", "pyarrow"), "datasets pyarrow"
 )
 # Sent by Ctrl-C, `kill`, a closed terminal, and schedulers before the time limit.
@@ -80,6 +80,7 @@ def _first_sentence(box: str) -> str:
         elif cell:
             sections[-1].append(cell)
     error, *others = (section for section in sections if section)
+    sentence, *_ = " ".join(error).split(" Got errors:")  # of each type of a union
     suggestions = [
         cell.split()[0]
         for section in others
@@ -88,7 +89,7 @@ def _first_sentence(box: str) -> str:
         if cell.startswith("--")
     ]
     meant = f": perhaps you meant {' or '.join(suggestions)}" if suggestions else ""
-    return " ".join(error).removesuffix(".") + meant
+    return sentence.removesuffix(".") + meant
 
 
 def run(main: Callable[[], T], smaller: str = "the model") -> T:
@@ -197,6 +198,11 @@ def _fail(message: str, code: int) -> NoReturn:
     except OSError:
         _discard(sys.stdout)
     sys.exit(code)
+
+
+def summary(framework: str, device: str, dtype: str, parameters: int) -> str:
+    """Return the line that says what computes."""
+    return f"{framework} on {device}, {dtype} | {parameters:,} parameters"
 
 
 def print_notes(notes: Sequence[str]) -> None:

@@ -1,10 +1,13 @@
 """The command `gpt-twins`: each of its commands is a module that `python -m` runs, too."""
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import importlib.util
+import io
 import operator
+import re
 import runpy
 import sys
 from collections.abc import Sequence
@@ -143,13 +146,23 @@ def print_completion(args: Sequence[str]) -> None:
     """Print the shell script that completes `gpt-twins`. Raises `InputError` for other shells."""
     if len(args) != 1 or args[0] not in SHELLS:
         raise InputError(f"completion: expected {', '.join(SHELLS)}, got {brief(' '.join(args))}")
-    tyro.cli(
-        functools.reduce(operator.or_, map(completed, COMMANDS)),
-        prog="gpt-twins",
-        args=["--tyro-write-completion", args[0], "-"],
-        use_underscores=True,
-        config=(tyro.conf.OmitArgPrefixes,),
+    script = io.StringIO()
+    with contextlib.redirect_stdout(script), contextlib.suppress(SystemExit):  # which tyro ends by
+        tyro.cli(
+            functools.reduce(operator.or_, map(completed, COMMANDS)),
+            prog="gpt-twins",
+            args=["--tyro-write-completion", args[0], "-"],
+            use_underscores=True,
+            config=(tyro.conf.OmitArgPrefixes,),
+        )
+    print(
+        re.sub(r"^COMPLETION_SPEC = .*", with_one_line_descriptions, script.getvalue(), flags=re.M)
     )
+
+
+def with_one_line_descriptions(spec: re.Match[str]) -> str:
+    """Return tyro's table of flags; a shell would complete to a description's second line, too."""
+    return spec[0].replace(r"\n", " ")
 
 
 def completed(name: str) -> Any:

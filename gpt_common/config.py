@@ -1,7 +1,8 @@
 """The model's shape (`GPTConfig`) and the command-line options that both twins share.
 
 A field of an options dataclass is a flag, its docstring the flag's help, a nested dataclass a group
-in `--help`. `gpt_common.cli` parses the command line into them.
+in `--help`. `gpt_common.cli` parses the command line into them. Choices are one `Literal`, None
+included: tyro lists those of a union in an order that changes with each run.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ T = TypeVar("T")
 Activation = Literal["gelu_new", "gelu"]
 Device = Literal["auto", "cuda", "mps", "cpu"]
 Dtype = Literal["float32", "tf32", "bfloat16", "float16", "float64"]
-DtypeOption = Literal["auto"] | Dtype
+DtypeOption = Literal["auto", Dtype]
 HellaSwagProtocol = Literal["build-nanogpt", "lm-eval"]
 Preset = Literal["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "shakespeare", "tiny"]
 Recipe = Literal["gpt2_124m", "gpt2_350m", "gpt2_774m", "gpt2_1558m"]
@@ -95,6 +96,16 @@ def _hint(metavar: str, default: str) -> Any:
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
 
 
+def _require_with(options: Any, source: str, names: tuple[str, ...]) -> None:
+    """Raise `InputError` for an option that has no effect, as its `source` is not given."""
+    if getattr(options, source) is not None:
+        return
+    for option in dataclasses.fields(options):
+        value = getattr(options, option.name)
+        if option.name in names and value != option.default:
+            raise InputError(f"{option.name}: expected --{source} with it, got {value} without")
+
+
 _Size = Annotated[int | None, _hint("INT", "the preset's")]
 _Length = Annotated[int | None, _hint("INT", "none")]
 
@@ -104,7 +115,7 @@ class ModelOptions:
     """The model and its initial weights."""
 
     recipe: Annotated[
-        Recipe | None, _hint("{gpt2_124m,gpt2_350m,gpt2_774m,gpt2_1558m}", "none")
+        Literal[Recipe, None], _hint("{gpt2_124m,gpt2_350m,gpt2_774m,gpt2_1558m}", "none")
     ] = None
     """Train GPT-2 of a size on FineWeb-Edu: the defaults of all other flags (gpt_common/recipes.py)
     for the data of `python -m gpt_common.prepare fineweb-edu-10b data/fineweb-edu-10b`. Expect of
@@ -121,9 +132,11 @@ class ModelOptions:
     """Context length: the longest sequence, in tokens."""
     vocab_size: _Size = None
     """Vocabulary size."""
-    activation: Annotated[Activation | None, _hint("{gelu_new,gelu}", "the preset's")] = None
+    activation: Annotated[Literal[Activation, None], _hint("{gelu_new,gelu}", "the preset's")] = (
+        None
+    )
     """gelu_new is GPT-2's tanh approximation, gelu the exact form with erf."""
-    bias: Annotated[bool | None, _hint("{True,False}", "the preset's")] = None
+    bias: Annotated[Literal[True, False, None], _hint("{True,False}", "the preset's")] = None
     """Whether linear layers and norms have biases."""
     init: Annotated[str, tyro.conf.arg(metavar="scratch|PATH|NAME")] = "scratch"
     """Initialize from random weights (scratch) or from a model, which sets the sizes too: a
@@ -298,7 +311,7 @@ class OutputOptions:
     2 if it does not fit the device."""
     mfu: float = 0.4
     """Share of the GPU's peak FLOP/s for the hours of --dry_run (model FLOPs utilisation)."""
-    new_data: tyro.conf.Suppress[bool] = False
+    new_data: tyro.conf.SuppressFixed[tyro.conf.Fixed[bool]] = False
     """Not a flag: whether `--data` was given with `--resume` and may name other data."""
 
     def __post_init__(self) -> None:
@@ -337,6 +350,17 @@ class TrainConfig:
                 f"seq_len {data.seq_len} = {data.batch_size * data.seq_len}, got {total}"
             )
         return total // (data.batch_size * data.seq_len)
+
+    @property
+    def notes(self) -> list[str]:
+        """A note on each flag that has no effect with the others."""
+        options = self.optimizer
+        given = {
+            "min_lr": options.min_lr != OptimizerOptions.min_lr,
+            "lr_decay_steps": options.lr_decay_steps is not None,
+        }
+        unused = [name for name in given if given[name] and options.lr_schedule == "constant"]
+        return [f"--{name} has no effect: --lr_schedule is constant" for name in unused]
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
         """Return the options by group and name, as JSON values.
@@ -390,7 +414,7 @@ def _has_type(value: Any, hint: Any) -> bool:
     if get_origin(hint) in (Union, UnionType):
         return any(_has_type(value, option) for option in get_args(hint))
     if get_origin(hint) is Literal:
-        return isinstance(value, str) and value in get_args(hint)
+        return any(type(value) is type(choice) and value == choice for choice in get_args(hint))
     if hint is float and type(value) is int:
         return abs(value) <= FLOAT32_MAX
     return type(value) is hint
@@ -472,6 +496,14 @@ class PromptOptions:
 
     def __post_init__(self) -> None:
         require_positive("num_samples", self.count)
+        given = {
+            "prompt": self.prompt != PromptOptions.prompt,
+            "prompt_file": self.prompt_file is not None,
+            "interactive": self.interactive,
+        }
+        if sum(given.values()) > 1:
+            names = " and ".join(name for name in given if given[name])
+            raise InputError(f"expected prompt, prompt_file or interactive, got {names}")
 
     @property
     def count(self) -> int:
@@ -540,7 +572,7 @@ class EvaluateConfig:
     """Tokens between windows of the text, at most block_size: fewer give more context."""
     hellaswag: Annotated[str | None, _hint("val|PATH", "none")] = None
     """HellaSwag: val is its validation file, downloaded once; or the path of a .jsonl like it."""
-    protocol: Literal["both"] | HellaSwagProtocol = "both"
+    protocol: Literal["both", HellaSwagProtocol] = "both"
     """How HellaSwag is encoded and scored; docs/evaluation.md compares them."""
     limit: int = 0
     """Number of examples of HellaSwag, the first ones; 0 takes all."""
@@ -556,6 +588,9 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         if self.data is self.text is self.hellaswag is None:
             raise InputError("expected --data, --text or --hellaswag, got none of them")
+        _require_with(self, "data", ("val_fraction", "eval_tokens", "seq_len"))
+        _require_with(self, "text", ("stride",))
+        _require_with(self, "hellaswag", ("protocol", "limit"))
         require_fraction("val_fraction", self.val_fraction)
         require_not_negative("limit", self.limit)
         for name in ("eval_tokens", "seq_len", "stride", "batch_size"):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
 from rich import box
 from rich.table import Table
 
+from gpt_common import cli
 from gpt_common.checkpoint import Checkpoint, read_checkpoint
 from gpt_common.config import Dtype, GPTConfig, TrainConfig
 from gpt_common.distributed import mesh_shape
@@ -20,7 +20,7 @@ from gpt_common.estimate import (
     flops_per_step,
 )
 from gpt_common.flops import DATASHEETS, datasheet_peak
-from gpt_common.progress import plain_console
+from gpt_common.progress import table_console
 from gpt_common.run import MEMORY_OPTIONS
 from gpt_common.weights import num_parameters
 
@@ -33,16 +33,14 @@ def dry_run(
     """Print what a run would take. Raises `InputError` if it does not fit the device."""
     model = planned_model(config, read_weights)
     step = estimate_step(model, config, target)
-    title = (
-        f"{framework} on {target.name or target.kind}, {config.runtime.dtype} | "
-        f"{num_parameters(model):,} parameters"
-    )
+    device, dtype = target.name or target.kind, config.runtime.dtype
+    title = cli.summary(framework, device, dtype, num_parameters(model))
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="none")
     table.add_column("each device, at the peak of a step")
     table.add_column(justify="right", no_wrap=True)
     for row in (*memory_rows(step, target), *time_rows(model, config, step, target)):
         table.add_row(*row)
-    plain_console(sys.stdout).print(table)
+    table_console().print(table)
     if target.available is not None and step.memory > target.available:
         raise InputError(
             f"a step takes {gigabytes(step.memory)} of memory, {gigabytes(target.available)} are "

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from gpt_common import hellaswag
@@ -19,7 +18,7 @@ from gpt_common.config import EvaluateConfig, GPTConfig, HellaSwagProtocol
 from gpt_common.data import TokenRange, Tokens, load_splits
 from gpt_common.errors import InputError
 from gpt_common.hellaswag import Counts, EncodedExample, encode_examples, read_examples
-from gpt_common.progress import progress_bar
+from gpt_common.progress import progress_bar, table_console
 from gpt_common.scoring import Logprobs, Windows, mean_loss
 from gpt_common.weights import num_parameters
 
@@ -142,9 +141,8 @@ def print_results(results: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(results))
         return
-    console = Console(highlight=False, markup=False, emoji=False)
-    model = f"{results['model']}: {results['parameters']:,} parameters, {results['dtype']}"
-    console.print(model, soft_wrap=True)
+    console = table_console()
+    console.print(f"{results['model']}: {results['parameters']:,} parameters, {results['dtype']}")
     if texts := {name: results[name] for name in TEXT_FLAGS if name in results}:
         console.print()
         console.print(loss_table(texts))

@@ -1,5 +1,6 @@
-"""Progress of long reads and encodings."""
+"""Consoles, and the progress of long reads and encodings."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO
@@ -7,12 +8,24 @@ from typing import IO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+TABLE_WIDTH = 80  # columns
+
 
 def plain_console(file: IO[str] | None = None) -> Console:
     """Return a console, by default of standard error, without markup, highlighting or wrapping."""
     return Console(
         file=file, stderr=file is None, highlight=False, markup=False, emoji=False, soft_wrap=True
     )
+
+
+def table_console() -> Console:
+    """Return a plain console of standard output for tables, which are of at most 80 columns.
+
+    On a narrower terminal rich would leave out digits, also where the output is a file's.
+    """
+    console = plain_console(sys.stdout)
+    console.width = max(TABLE_WIDTH, console.width)
+    return console
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -22,23 +23,47 @@ GenerateStream = Callable[[list[Completion]], Iterator[None]]
 REPLY_LENGTH = 100  # tokens
 
 
-def run_prompts(config: GenerateConfig, model: GPTConfig, stream: GenerateStream) -> None:
+def run_prompts(
+    config: GenerateConfig, model: GPTConfig, summary: str, stream: GenerateStream
+) -> None:
     """Continue and print the prompt, or with `interactive` one prompt after the other.
 
-    Raises `InputError` if the model cannot continue it; in a REPL the error is printed. There
-    Ctrl-C interrupts a continuation, or at a prompt the command.
+    Standard error says what computes the text, which may be in a pipe; JSON says so itself. Raises
+    `InputError` if the model cannot continue the prompt; in a REPL the error is printed.
     """
-    if not config.prompt.interactive:
-        run_prompt(prompt_tokens(config.prompt), config, model, stream)
+    if config.prompt.interactive:
+        print_summary(config, summary)
+        run_repl(config, model, stream)
         return
-    for line in read_prompts():
+    completions = start_prompt(prompt_tokens(config.prompt), config, model)
+    print_summary(config, summary)
+    print_completions(completions, config, stream)
+
+
+def print_summary(config: GenerateConfig, summary: str) -> None:
+    """Print what computes, such as `torch on cpu, float32`, unless the output is JSON."""
+    if not config.json:
+        print(summary, file=sys.stderr)
+
+
+def run_repl(config: GenerateConfig, model: GPTConfig, stream: GenerateStream) -> None:
+    """Continue the lines of standard input.
+
+    On a terminal Ctrl-C ends a continuation or discards a line, as in Python's REPL, and Ctrl-D
+    ends the session. Elsewhere Ctrl-C ends the command.
+    """
+    is_terminal = prepare_stdin()
+    while (line := read_prompt(is_terminal)) is not None:
         try:
             tokens = tokenizer.encode(require_text(line))
             stopping = fit_to_context(config.stopping, len(tokens), model)
-            run_prompt(tokens, replace(config, stopping=stopping), model, stream)
+            answered = replace(config, stopping=stopping)
+            print_completions(start_prompt(tokens, answered, model), answered, stream)
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
         except KeyboardInterrupt:
+            if not is_terminal:
+                raise
             print()
 
 
@@ -53,16 +78,28 @@ def fit_to_context(
     return replace(stopping, max_new_tokens=length)
 
 
-def read_prompts() -> Iterator[str]:
-    """Yield the lines of standard input; on a terminal, after a prompt."""
+def prepare_stdin() -> bool:
+    """Return whether standard input is a terminal, whose lines can then be edited."""
     if isinstance(sys.stdin, TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # an invalid byte must not end the loop
-    mark = "prompt: " if sys.stdin.isatty() else ""
+    with contextlib.suppress(ImportError):  # not every Python has it
+        import readline  # noqa: F401
+    return sys.stdin.isatty()
+
+
+def read_prompt(is_terminal: bool) -> str | None:
+    """Return the next line of standard input, None at its end; on a terminal, after a prompt."""
     while True:
         try:
-            yield input(mark)
+            return input("prompt: " if is_terminal else "")
         except EOFError:
-            return
+            if is_terminal:
+                print()
+            return None
+        except KeyboardInterrupt:
+            if not is_terminal:
+                raise
+            print("\n(Ctrl-D ends)")
 
 
 def require_text(line: str) -> str:
@@ -86,12 +123,16 @@ def prompt_tokens(options: PromptOptions) -> list[int]:
         raise InputError(f"{source}: expected UTF-8 text, got: {error}") from None
 
 
-def run_prompt(
-    tokens: list[int], config: GenerateConfig, model: GPTConfig, stream: GenerateStream
+def start_prompt(tokens: list[int], config: GenerateConfig, model: GPTConfig) -> list[Completion]:
+    """Return new continuations of a prompt. Raises `InputError` if the model cannot continue it."""
+    options = config.sampling, config.stopping
+    return start_completions([tokens], config.prompt.count, *options, model)
+
+
+def print_completions(
+    completions: list[Completion], config: GenerateConfig, stream: GenerateStream
 ) -> None:
-    """Continue one prompt and print the text as it is generated, or JSON."""
-    count, options = config.prompt.count, (config.sampling, config.stopping)
-    completions = start_completions([tokens], count, *options, model)
+    """Print the text of a prompt's continuations as it is generated, or JSON."""
     if config.json:
         times = chunk_times(stream(completions))
         print(json.dumps(as_json(completions, times, config)))

@@ -19,6 +19,7 @@ from gpt_common.config import (
     DEFAULT_LENGTH,
     DataOptions,
     GPTConfig,
+    ModelOptions,
     PromptOptions,
     SamplingOptions,
     StoppingOptions,
@@ -331,19 +332,19 @@ def open_folder(lock: FolderLock | None, out_dir: str | None, framework: str) ->
 def _print_summary(run: Run, target: Target) -> None:
     config, tokens = run.config, run.train_loader.tokens
     validation = f", {len(run.val_loader.tokens):,} to validate" if run.val_loader else ""
-    run.log.print(
-        f"{run.framework} on {target.kind}, {config.runtime.dtype} | "
-        f"{num_parameters(run.start.config):,} parameters | "
-        f"{run.tokens_per_step:,} tokens a step"
-    )
+    parameters = num_parameters(run.start.config)
+    summary = cli.summary(run.framework, target.kind, config.runtime.dtype, parameters)
+    run.log.print(f"{summary} | {run.tokens_per_step:,} tokens a step")
     run.log.print(f"{config.data.data}: {len(tokens):,} tokens to train on{validation}")
     if config.optimizer.total_batch_tokens is not None:
         run.log.print(
             f"grad_accum {config.grad_accum}: batches of {config.data.batch_size:,} x "
             f"{config.data.seq_len:,} tokens in each step"
         )
-    for note in run.start.notes:
+    for note in [*run.start.notes, *config.notes]:
         run.log.print(f"note: {note}")
+    if config.output.sample_every and run.samples is None:
+        run.log.print("note: --sample_every has no effect: the model cannot continue the prompt")
     resumed = config.output.resume
     if resumed is None:
         return
@@ -403,12 +404,20 @@ def initial_checkpoint(
         return Checkpoint(model, _initial_weights(model, config.runtime.seed, world))
     else:
         checkpoint = read_weights(config.model.init)
-        for name, given in config.model.overrides().items():
-            found = getattr(checkpoint.config, name)
-            if found != given:
-                raise InputError(f"{config.model.init}: {name} is {found}, got --{name} {given}")
+        check_shape(checkpoint.config, config.model)
     check_memory(checkpoint.config, config, target)
     return checkpoint
+
+
+def check_shape(found: GPTConfig, options: ModelOptions) -> None:
+    """Raise `InputError` if the model of `--init` is not as the flags say."""
+    for name, given in options.overrides().items():
+        if getattr(found, name) != given:
+            raise InputError(
+                f"{options.init}: {name} is {getattr(found, name)}, got --{name} {given}"
+            )
+    if options.preset != ModelOptions.preset and options.gpt_config() != found:
+        raise InputError(f"{options.init}: not of the sizes of --preset {options.preset}")
 
 
 def _initial_weights(model: GPTConfig, seed: int, world: World) -> Weights:

@@ -40,6 +40,7 @@ from gpt_common.exact import ExactSampler, Float64GPT
 from gpt_common.formats.registry import read_weights
 from gpt_common.hardware import processor
 from gpt_common.repl import prompt_tokens, run_prompts, texts
+from gpt_common.weights import num_parameters
 from gpt_flax.cache import Cache, cache_dtype, empty_cache, forward_cached
 from gpt_flax.device import (
     enable_compilation_cache,
@@ -327,7 +328,10 @@ def main() -> None:
     ops = choose_fast_ops(device.platform, dtype, processor(), cudnn)
     params, model = prepare_for_inference(params, model, dtype, ops)
     options = config.sampling, dtype, exact
-    run_prompts(config, model.config, lambda rows: generate_stream(params, model, rows, *options))
+    summary = cli.summary("flax", device.platform, dtype, num_parameters(model.config))
+    run_prompts(
+        config, model.config, summary, lambda rows: generate_stream(params, model, rows, *options)
+    )
 
 
 if __name__ == "__main__":

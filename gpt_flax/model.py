@@ -22,7 +22,8 @@ Attention = Callable[[Array, Array, Array], Array]
 def causal_attention(q: Array, k: Array, v: Array) -> Array:
     """Return softmax(q k^T / sqrt(hs)) v, where no position attends to a later one.
 
-    Vaswani et al. 2017, arXiv:1706.03762, eq. 1. `jax.nn` has one without a float64 softmax.
+    Vaswani et al. 2017, arXiv:1706.03762, eq. 1. Not `jax.nn.dot_product_attention`: its softmax is
+    in float32 even for float64 arrays.
     """
     dtype = jnp.promote_types(q.dtype, jnp.float32)
     scores = jnp.einsum("bthd,bshd->bhts", q, k, preferred_element_type=dtype)

@@ -38,7 +38,7 @@ from gpt_common.exact import ExactSampler, Float64GPT
 from gpt_common.formats.registry import read_weights
 from gpt_common.hardware import tune_malloc
 from gpt_common.repl import prompt_tokens, run_prompts, texts
-from gpt_common.weights import Weights
+from gpt_common.weights import Weights, num_parameters
 from gpt_torch.cache import Cache, LayerCache, cache_dtype, empty_cache, forward_cached
 from gpt_torch.device import resolve_dtype, select_device, upload
 from gpt_torch.fast import FastOps, create_model
@@ -47,7 +47,7 @@ from gpt_torch.model import GPT
 from gpt_torch.parallel import divide, shard_model
 from gpt_torch.precision import autocast, master_dtype, product_dtype
 from gpt_torch.sampling import sample, sample_arrays
-from gpt_torch.weights import iter_hf, name_table, to_hf
+from gpt_torch.weights import NoInitialization, iter_hf, name_table, to_hf
 
 
 def load_model(
@@ -61,7 +61,7 @@ def load_model(
 
     It is a `FastGPT` if `ops` are given.
     """
-    with torch.device("meta"):  # without memory or initialization: the weights follow
+    with torch.device("meta"), NoInitialization():  # the weights follow
         model = create_model(checkpoint.config, ops).to(dtype)
     shard_model(model, mesh)
     parameters = dict(model.named_parameters())
@@ -290,11 +290,9 @@ def main() -> None:
     exact = Float64GPT(start.config, lambda: start.weights, dtype) if config.exact else None
     model = load_model(start, master_dtype(dtype), device)
     model = prepare_for_inference(model, dtype, config.compile)
-    run_prompts(
-        config,
-        model.config,
-        lambda rows: generate_stream(model, rows, config.sampling, dtype, exact),
-    )
+    options = config.sampling, dtype, exact
+    summary = cli.summary("torch", device.type, dtype, num_parameters(model.config))
+    run_prompts(config, model.config, summary, lambda rows: generate_stream(model, rows, *options))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from gpt_common.config import Dtype, GPTConfig
 from gpt_torch.cache import forward_cached
 from gpt_torch.model import GPT
 from gpt_torch.precision import product_dtype
+from gpt_torch.weights import NoInitialization
 
 COMPILED_STEPS = 64  # cache shapes; past torch's limit, by default 8, a step is not compiled
 PACKED_ROWS = 32  # the batch size that oneDNN packs weights for; good for 1 to 512
@@ -88,7 +89,7 @@ def prepare_for_inference(model: GPT, dtype: Dtype, compiled: bool = False) -> I
     """
     compute = product_dtype(dtype, model.wte.weight.dtype)
     packed = can_pack(model.wte.weight.device.type, compute, onednn_dtypes(), compiled)
-    with torch.device("meta"):
+    with torch.device("meta"), NoInitialization():
         inference = InferenceGPT(model.config, compiled)
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Linear):

@@ -1,5 +1,6 @@
 """Train a GPT-2 in PyTorch: `python -m gpt_torch.train --help`."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -122,6 +123,9 @@ def compile_train_step(model: GPT) -> Callable[..., dict[str, Tensor]]:
     The model keeps the compiled loss, so that evaluation uses it, too.
     """
     model.loss = torch.compile(model.loss)  # type: ignore[method-assign]
+    # torch.compile warns that it leaves out what `AdamW.step` tells the profiler.
+    logger = logging.getLogger("torch._dynamo.variables.ctx_manager")
+    logger.addFilter(lambda record: not record.getMessage().startswith("Profiler record function"))
     compiled = torch.compile(clip_and_update)
 
     def update(

@@ -1,11 +1,13 @@
 """Hugging Face's names <-> torch parameters: one table, read in both directions."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from gpt_common.config import GPTConfig
 from gpt_common.weights import (
@@ -42,6 +44,22 @@ BLOCK_TABLE = {
     "mlp.c_proj.weight": ("mlp.c_proj.weight", True),
     "mlp.c_proj.bias": ("mlp.c_proj.bias", False),
 }
+
+
+class NoInitialization(TorchFunctionMode):
+    """Context in which `torch.nn.init` leaves a module's weights as they are.
+
+    The device `meta` has none, but there `normal_` imports torch's compiler, which takes longer
+    than the import of torch.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Return the tensor of a function that initializes it, else what the function returns."""
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def name_table(config: GPTConfig) -> dict[str, tuple[str, bool]]:

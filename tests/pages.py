@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Programs that are not ours, and pytest's flags.
 OTHERS = {
-    *("cd", "diff", "export", "git", "hf", "lm_eval", "pip", "pytest", "python3", "sbatch"),
-    "source",
+    *("cd", "diff", "export", "git", "hf", "lm_eval", "mkdir", "pip", "pytest", "python3"),
+    *("sbatch", "source"),
 }
 # A fence with its language, or lines that are indented by four and begin as a command does.
 BLOCK = re.compile(

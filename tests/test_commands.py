@@ -177,21 +177,72 @@ commands.main()
     assert_one_line_error(result, "gpt_torch needs torch: pip install torch")
 
 
-@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
-def test_bash_completes_commands_flags_and_values(select, tmp_path):
-    """As readline calls the function that `complete` has registered."""
+def test_choices_are_in_the_same_order_in_each_run():
+    """Whatever the seed of Python's hashes, by which a set of texts is ordered."""
+    script = "from gpt_common import commands; commands.print_completion(['fish'])"
+    printed = [
+        subprocess.run(
+            [sys.executable, "-c", script],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONHASHSEED": str(seed)},
+        ).stdout
+        for seed in (1, 2)
+    ]
+    assert printed[0]
+    assert printed[0] == printed[1]
+
+
+# Ask a shell for the completions of $1, a line up to the cursor, as a Tab does: one in each line.
+TAB = {
+    "bash": r"""
+source $script
+IFS=" " read -ra COMP_WORDS <<< "$1"
+[[ $1 == *" " ]] && COMP_WORDS+=("")
+COMP_CWORD=$(( ${#COMP_WORDS[@]} - 1 ))
+$(complete -p gpt-twins | sed "s/.*-F //; s/ .*//")
+printf "%s\\n" "${COMPREPLY[@]}"
+""",
+    "zsh": r"""
+_describe() { print -rl -- ${${(P)2}%%:*} }
+words=("${(@s: :)1}") CURRENT=$#words
+source $script
+""",
+    "fish": r"""
+source $script
+complete --do-complete $argv[1] | string split --fields 1 \t
+""",
+}
+
+
+@pytest.fixture(params=TAB)
+def complete(request, select, tmp_path, monkeypatch):
+    """The completions of a line in a shell that has sourced the script for it."""
+    shell = request.param
+    if not shutil.which(shell):
+        pytest.skip(f"needs {shell}")
     script = tmp_path / "completion"
-    script.write_text(select("completion", "bash")[0].stdout)
-    function = re.search(r"complete -F (\w+) gpt-twins", script.read_text())[1]
-    typed = ["", "tr", "train --overf", "train --framework ", "generate --dev", "convert --weig"]
-    tries = "".join(
-        f"COMP_WORDS=(gpt-twins {line.rpartition(' ')[0]} '{line.rpartition(' ')[2]}')\n"
-        f"COMP_CWORD=$(( ${{#COMP_WORDS[@]}} - 1 ))\n{function}\necho ${{COMPREPLY[@]}}\n"
-        for line in typed
-    )
-    result = subprocess.run(
-        ["bash", "-c", f"source {script}\n{tries}"], capture_output=True, text=True
-    )
-    everything, *found = result.stdout.splitlines()
-    assert set(everything.split()) == {"-h", "--help", *commands.COMMANDS}
-    assert found == ["train", "--overfit_batch", "torch flax", "--device", "--weights_only"]
+    script.write_text(select("completion", shell)[0].stdout)
+    monkeypatch.setenv("script", str(script))
+
+    def complete(line):
+        command = [shell, "-c", TAB[shell], *([] if shell == "fish" else [shell]), line]
+        result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        return set(result.stdout.split("\n")) - {""}
+
+    return complete
+
+
+@pytest.mark.parametrize(
+    ("line", "completions"),
+    [
+        ("gpt-twins ", {"-h", "--help", *commands.COMMANDS}),
+        ("gpt-twins tr", {"train"}),
+        ("gpt-twins train --pre", {"--preset"}),
+        ("gpt-twins train --framework ", {"torch", "flax"}),
+        ("gpt-twins train --rec", {"--recipe"}),  # whose description has several lines
+        ("gpt-twins convert --weig", {"--weights_only"}),
+    ],
+)
+def test_shells_complete_commands_flags_and_values(complete, line, completions):
+    assert complete(line) == completions

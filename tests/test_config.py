@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import re
 
@@ -14,6 +15,7 @@ from gpt_common.config import (
     RuntimeOptions,
     SamplingOptions,
     StoppingOptions,
+    TrainConfig,
 )
 from gpt_common.errors import InputError
 from gpt_common.weights import num_parameters
@@ -51,6 +53,14 @@ def test_padded_vocabulary(vocab_size, rows):
 def test_impossible_shapes_are_refused(fields, words):
     with pytest.raises(InputError, match=words):
         GPTConfig(**fields)
+
+
+def test_flags_without_an_effect_are_noted():
+    unused = TrainConfig(optimizer=OptimizerOptions(min_lr=1e-4, lr_decay_steps=9))
+    effect = "has no effect: --lr_schedule is constant"
+    assert unused.notes == [f"--min_lr {effect}", f"--lr_decay_steps {effect}"]
+    cosine = dataclasses.replace(unused.optimizer, lr_schedule="cosine")
+    assert TrainConfig(optimizer=cosine).notes == TrainConfig().notes == []
 
 
 def test_sizes_override_the_preset():

@@ -73,8 +73,9 @@ def test_padding_of_the_vocabulary_is_kept_or_cut_as_asked(tmp_path, call):
     assert read.config.vocab_size == 50257
     embedding = "transformer.wte.weight"
     assert_same(read.weights, weights | {embedding: weights[embedding][:50257]})
-    result = call("convert.__main__", source, tmp_path / "more", "--vocab_size", 50305)
-    assert_one_line_error(result, "vocab_size must be 1 to 50304, got 50305")
+    for size in (50305, 0):
+        result = call("convert.__main__", source, tmp_path / "more", "--vocab_size", size)
+        assert_one_line_error(result, f"vocab_size must be 1 to 50304, got {size}")
 
 
 def test_the_moments_are_cut_with_the_vocabulary(tmp_path, call):

@@ -147,6 +147,9 @@ def test_the_processes_of_a_run_add_their_counts_up(framework, start):
         (("--hellaswag", "absent.jsonl"), ["absent.jsonl: no such file"]),
         (("--hellaswag", MINIATURE, "--limit", -1), ["limit must not be negative"]),
         (("--hellaswag", MINIATURE, "--protocol", "x"), ["--protocol", "build-nanogpt"]),
+        (("--text", "text.txt", "--limit", 5), ["limit: expected --hellaswag with it, got 5"]),
+        (("--text", "text.txt", "--seq_len", 8), ["seq_len: expected --data with it, got 8"]),
+        (("--data", "text.txt", "--stride", 8), ["stride: expected --text with it, got 8"]),
     ],
 )
 def test_wrong_input_is_one_line(args, words, evaluate, tmp_path, text, monkeypatch):
@@ -183,7 +186,8 @@ def test_much_work_is_told(evaluate, framework, text, monkeypatch):
     assert result.stderr.splitlines() == [f"{text}: 512 tokens", "HellaSwag, lm-eval: 384 tokens"]
 
 
-def test_a_long_name_does_not_break_the_table(evaluate, tmp_path):
+def test_a_long_name_on_a_narrow_terminal_does_not_break_the_table(evaluate, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
     path = tmp_path / ("a-long-name-" * 9 + ".txt")
     path.write_text(TEXT)
     *_, row = evaluate("torch", "--text", path).stdout.splitlines()

@@ -181,25 +181,29 @@ def test_one_prompt_after_the_other(generate, call, framework, folder, monkeypat
     assert result.stdout == "".join(expected)
 
 
-class Terminal(io.TextIOWrapper):
-    """Lines that a user types, and a Ctrl-C or a byte that is no text among them."""
+class Typed(io.TextIOWrapper):
+    """Lines on standard input, a byte that is no text among them; it may be a terminal."""
 
-    def __init__(self, typed):
+    def __init__(self, typed, is_terminal=False):
         super().__init__(io.BytesIO(typed), "utf-8")
+        self.is_terminal = is_terminal
+
+    def isatty(self):
+        return self.is_terminal
 
 
 def test_bytes_that_are_no_text_do_not_end_a_session(call, framework, folder, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", Terminal(b"Yes\nn\xff\nHello\n"))
+    monkeypatch.setattr(sys, "stdin", Typed(b"Yes\nn\xff\nHello\n"))
     args = ("--init", folder, "--interactive", "--max_length", 9)
     result = call(f"gpt_{framework}.generate", *args)
     assert result.returncode == 0
-    assert result.stderr == "error: expected text in utf-8, got other bytes\n"
+    assert result.stderr.endswith(" parameters\nerror: expected text in utf-8, got other bytes\n")
     assert result.stdout.count("> ") == 2
 
 
 def test_an_answer_is_as_long_as_fits(call, framework, folder, monkeypatch):
     """Of a model of 40 positions, of which 100 new tokens do not fit."""
-    monkeypatch.setattr(sys, "stdin", Terminal(b"Yes\n" + b"no " * 41 + b"\n\n"))
+    monkeypatch.setattr(sys, "stdin", Typed(b"Yes\n" + b"no " * 41 + b"\n\n"))
     result = call(
         f"gpt_{framework}.generate", "--init", folder, "--interactive", "--json", "--ignore_end"
     )
@@ -219,22 +223,54 @@ def test_an_answer_in_a_window_has_100_tokens():
     assert fit_to_context(StoppingOptions(max_length=60), 3, config).max_new_tokens is None
 
 
-def test_ctrl_c_ends_an_answer_and_not_the_session(capsys, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", Terminal(b"one\ntwo\n"))
+def dialogue(typed, is_terminal, monkeypatch):
+    """Return the prompts that are answered; in the answer to `stop` comes a Ctrl-C."""
+    monkeypatch.setattr(sys, "stdin", Typed(typed, is_terminal))
     answered = []
 
     def generate_stream(completions):
-        answered.append(completions[0].prompt)
-        if len(answered) == 1:
+        answered.append(tokenizer.decode(completions[0].prompt))
+        if answered[-1] == "stop":
             raise KeyboardInterrupt
         give(completions, 50256)
         yield
 
     config = GenerateConfig("nowhere", PromptOptions(interactive=True))
     with contextlib.suppress(KeyboardInterrupt):  # which would end the tests too
-        run_prompts(config, GPTConfig(), generate_stream)
-    assert answered == [tokenizer.encode("one"), tokenizer.encode("two")]
-    assert capsys.readouterr().out == "\n> two\n"
+        run_prompts(config, GPTConfig(), "torch on cpu", generate_stream)
+    return answered
+
+
+def test_ctrl_c_ends_an_answer_and_not_the_session(capsys, monkeypatch):
+    assert dialogue(b"stop\ntwo\n", True, monkeypatch) == ["stop", "two"]
+    captured = capsys.readouterr()
+    assert captured.out == "prompt: \nprompt: > two\nprompt: \n"
+    assert captured.err == "torch on cpu\n"
+
+
+def test_ctrl_c_ends_a_command_that_reads_a_pipe(monkeypatch):
+    assert dialogue(b"stop\ntwo\n", False, monkeypatch) == ["stop"]
+
+
+@pytest.mark.parametrize(("is_terminal", "answered"), [(True, ["two"]), (False, [])])
+def test_ctrl_c_at_a_prompt_discards_the_line_of_a_terminal(is_terminal, answered, monkeypatch):
+    read = input
+
+    def interrupted(mark):
+        monkeypatch.setattr("builtins.input", read)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.input", interrupted)
+    assert dialogue(b"two\n", is_terminal, monkeypatch) == answered
+
+
+def test_standard_error_says_what_computes(call, framework, folder):
+    """And not standard output, which may be in a pipe."""
+    args = ("--init", folder, "--num_samples", 1, *CPU, "--dtype", "bfloat16")
+    result = call(f"gpt_{framework}.generate", *args)
+    assert result.stderr == f"{framework} on cpu, bfloat16 | 808,064 parameters\n"
+    assert result.stdout.startswith("> Hello, I'm a language model,")
+    assert call(f"gpt_{framework}.generate", *args, "--json").stderr == ""
 
 
 @pytest.mark.parametrize(("args", "shown"), [(("--interactive",), 0), (("--prompt", "-"), 5)])
@@ -285,7 +321,7 @@ def test_the_command_holds_and_computes_as_asked(call, framework, folder, dtype,
     module = importlib.import_module(f"gpt_{framework}.generate")
     monkeypatch.setattr(module, "generate_stream", told)
     result = call(f"gpt_{framework}.generate", "--init", folder, "--dtype", dtype)
-    assert_one_line_error(result, f"{dtype} over {held}")
+    assert result.stderr.endswith(f"\nerror: {dtype} over {held}\n")
 
 
 def test_compile_compiles_the_step(generate, folder, monkeypatch):
@@ -408,7 +444,7 @@ def test_weights_that_are_not_finite(call, framework, start, tmp_path):
     write_checkpoint(tmp_path / "nan", Checkpoint(start.config, weights))
     result = call(f"gpt_{framework}.generate", "--init", tmp_path / "nan")
     assert result.returncode == 1
-    assert result.stderr == "error: token 0: the model's logits are not finite\n"
+    assert result.stderr.endswith("\nerror: token 0: the model's logits are not finite\n")
 
 
 @pytest.mark.parametrize(
@@ -418,6 +454,8 @@ def test_weights_that_are_not_finite(call, framework, start, tmp_path):
         (("--max_length", 8), ("above the prompt's 8 tokens, got 8",)),
         (("--temperature", -1), ("temperature must not be negative",)),
         (("--num_samples", 0), ("num_samples must be positive",)),
+        (("--prompt", "a", "--interactive"), ("or interactive, got prompt and interactive",)),
+        (("--prompt", "a", "--prompt_file", "b"), ("got prompt and prompt_file",)),
         (("--top_k", 50258), ("at most vocab_size 50257, got 50258",)),
         (("--num_samples", 10**7), ("a batch of 10000000 continuations", "GB are available", "GB")),
         (("--init", "nowhere.pt"), ("nowhere.pt: no such file",)),

@@ -103,3 +103,10 @@ def test_torch_compiles_the_step_and_not_the_reading_of_prompts(start, monkeypat
     stopping = StoppingOptions(max_new_tokens=4)
     torch_generate(inference, [[1, 2, 3, 4, 5]], SamplingOptions(top_k=0), stopping)
     assert lengths == [1, 1, 1]
+
+
+def test_weights_that_follow_are_not_initialized(start, monkeypatch):
+    """For `normal_` on the device `meta` torch imports its compiler, which takes a second."""
+    monkeypatch.setattr(torch.Tensor, "normal_", None)
+    model = load_model(start, torch.float32, torch.device("cpu"))
+    torch_inference.prepare_for_inference(model, "float32")

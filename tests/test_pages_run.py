@@ -38,7 +38,7 @@ HELLASWAG = Path(__file__).with_name("hellaswag.jsonl")
 # What test_pages.py only parses, and why.
 NOT_RUN = {
     r"make ": "CI runs the Makefile's lint, test, faults, docs and docs-test",
-    r"(cd|diff|export|git|hf|lm_eval|pip|python3|source) ": "not ours",
+    r"(cd|diff|export|git|hf|lm_eval|mkdir|pip|python3|source) ": "not ours",
     r"(\.venv/bin/)?(python -m )?pytest ": "the tests",
     r"(torchrun|srun|mpirun|RANK=1) |python -m gpt_flax.train ARGS": "tests/parallel, on CPUs",
     r"(taskset -c 1 )?python -m (benchmarks\.(?!plot_losses)|tests\.)": (

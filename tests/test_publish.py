@@ -11,7 +11,7 @@ import yaml
 
 from gpt_common.formats.registry import read_weights
 from tests.checkpoints import assert_same_as, hugging_face
-from tests.conftest import command
+from tests.conftest import assert_one_line_error, command
 
 NAME = "someone/small-gpt2"
 
@@ -20,9 +20,13 @@ class Hub(BaseHTTPRequestHandler):
     """Keeps the files of repositories, each of one commit after the other."""
 
     def do_GET(self):
-        repository = re.match(r"/api/models/([^/]+/[^/]+)/(tree|revision)", self.path)
-        files = self.server.repositories.get(repository[1] if repository else "", {})
-        if "/tree/" in self.path:
+        repository = re.match(r"/api/models/([^/]+/[^/]+)", self.path)
+        files = self.server.repositories.get(repository[1] if repository else "")
+        if self.path == "/api/whoami-v2":
+            self.answer({"name": "someone"}, 200 if self.has_token() else 401)
+        elif files is None:
+            self.answer({"error": "Repository not found"}, 404, "RepoNotFound")
+        elif "/tree/" in self.path:
             self.answer([{"type": "file", "path": f, "size": 1, "oid": "0"} for f in files])
         else:
             self.answer(
@@ -31,7 +35,8 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-        if self.headers.get("Authorization") != "Bearer token":
+        self.server.posts.append(self.path)
+        if not self.has_token():
             self.answer({"error": "Invalid username or password."}, 401)
         elif self.path == "/api/repos/create":
             self.create(json.loads(body))
@@ -48,6 +53,9 @@ class Hub(BaseHTTPRequestHandler):
             self.commit([json.loads(line) for line in body.splitlines()])
         else:
             self.answer({"error": self.path}, 404)
+
+    def has_token(self):
+        return self.headers.get("Authorization") == "Bearer token"
 
     def create(self, asked):
         name = f"{asked['organization']}/{asked['name']}"
@@ -66,10 +74,12 @@ class Hub(BaseHTTPRequestHandler):
         url = f"{self.server.address}/{NAME}/commit/{'0' * 40}"
         self.answer({"success": True, "commitOid": "0" * 40, "commitUrl": url})
 
-    def answer(self, content, status=200):
+    def answer(self, content, status=200, error=None):
         body = json.dumps(content).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
+        if error:
+            self.send_header("X-Error-Code", error)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -81,7 +91,7 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.repositories, server.private = {}, None
+    server.repositories, server.private, server.posts = {}, None, []
     server.address = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setenv("HF_ENDPOINT", server.address)
     monkeypatch.setenv("HF_TOKEN", "token")
@@ -125,6 +135,7 @@ def test_a_model_that_is_there_is_replaced_only_with_overwrite(hub, source):
     result = upload(source)
     assert (result.returncode, hub.repositories[NAME]["pytorch_model.bin"]) == (2, b"old")
     assert result.stderr == f"error: hf://{NAME}: there already; --overwrite replaces it\n"
+    assert hub.posts == []
     assert upload(source, "--overwrite").returncode == 0
     files = hub.repositories[NAME]
     assert "pytorch_model.bin" not in files
@@ -132,9 +143,9 @@ def test_a_model_that_is_there_is_replaced_only_with_overwrite(hub, source):
     assert "model.safetensors" in files
 
 
-def test_a_refusal_is_one_line(hub, source, monkeypatch):
+def test_a_refusal_is_one_line_before_the_verification(hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "wrong")
-    result = upload(source)
+    result = upload("nowhere")
     assert result.returncode == 2
     assert result.stderr == (
         f"error: hf://{NAME}: the Hub refuses: hf auth login, with a token that may write\n"
@@ -147,6 +158,12 @@ def test_a_name_that_the_hub_does_not_allow(destination, source):
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1
     assert "expected hf://USER/NAME" in result.stderr
+
+
+def test_a_path_is_not_private(call, source, tmp_path):
+    result = call("convert.__main__", source, tmp_path / "model", "--private")
+    assert_one_line_error(result, "private: expected hf://USER/NAME with it, got ", "model")
+    assert not (tmp_path / "model").exists()
 
 
 def test_a_format_that_transformers_does_not_open(source):

@@ -797,6 +797,11 @@ def test_an_unknown_flag_is_answered_with_one_that_is_known(call):
     assert_one_line_error(result, "--learning_rat", "perhaps you meant --learning_rate")
 
 
+def test_a_value_of_no_type_of_a_union_is_one_sentence(call):
+    result = call("gpt_torch.train", "--mesh", "1")
+    assert_one_line_error(result, "--mesh", "INT INT", "from ['1'] (--help lists the flags)")
+
+
 def test_exit_codes_where_nothing_can_be_written():
     command = f"{sys.executable} -c 'from gpt_common import cli; cli.run(lambda: print(1))'"
     wrong = command.replace("print(1)", '[][0:print(1)] or open("/none")')

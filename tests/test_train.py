@@ -120,6 +120,8 @@ def test_init_starts_a_new_run_from_a_checkpoint(call, train, framework, tmp_pat
     assert checkpoint.training.step == 2
     result = call(f"gpt_{framework}.train", "--init", tmp_path / "first", "--n_layer", 3)
     assert_one_line_error(result, "n_layer is 2, got --n_layer 3")
+    result = call(f"gpt_{framework}.train", "--init", tmp_path / "first", "--preset", "shakespeare")
+    assert_one_line_error(result, "first: not of the sizes of --preset shakespeare")
 
 
 def test_a_second_run_does_not_overwrite_the_first(call, train, framework, tmp_path):

@@ -12,7 +12,7 @@ import torch
 
 from docs._twins.align import Row, align, differences
 from docs._twins.breaks import layer_of
-from docs._twins.charts import loss_curves, position
+from docs._twins.charts import START, loss_curves, position, round_ticks
 from docs._twins.columns import Side
 from docs._twins.docstrings import with_tables
 from docs._twins.figures import Effects, Found, Parity, Planted, Run, read_effects, read_parity
@@ -75,7 +75,8 @@ def html(
         "flax": Side("flax", flax, {5: "(B, C)"}),
     }
     parity = Parity("a machine", "a model", {"mlp.py::MLP": FOUND})
-    effects = Effects("a machine", "a model", ["mlp"], {"torch": INTACT, "flax": INTACT}, [fault])
+    intact = {"torch": INTACT, "flax": INTACT}
+    effects = Effects("a machine", "a model", 20, ["mlp"], intact, [fault])
     return TwinPage("mlp.py", sides, parity, effects, notes).html()
 
 
@@ -98,9 +99,15 @@ def test_a_page_says_what_a_fault_does():
     assert 'data-section="MLP.forward" data-side="torch" data-line="5"' in article
     assert "<del>return torch.relu(x @ self.weight.T)</del>" in article
     assert "<ins>return x @ self.weight.T</ins>" in article
-    assert "<code>gpt_torch/mlp.py</code>, line 5. It is linear." in article
-    assert "<dt>First layer that differs</dt><dd><code>mlp</code></dd>" in article
-    assert "<dt>Loss after 2 steps</dt><dd><b>4</b> with the fault, 2 without</dd>" in article
+    assert (
+        '<a class="line" href="#torch-5"><code>gpt_torch/mlp.py:5</code></a> It is linear.'
+        in article
+    )
+    assert "<dt>First layer whose output differs</dt><dd><code>mlp</code></dd>" in article
+    losses = "<b>4.000</b> with the fault, 2.000 without"
+    assert f"<dt>Mean loss of steps 11 to 20</dt><dd>{losses}</dd>" in article
+    assert "the mean of each 10 steps" in article
+    assert "<span>step 1</span><span>20</span>" in article
     caught = "<code>tests/test_mlp.py::<wbr>test_mlp<wbr>[torch]</code>"
     assert f"<dt>Caught by</dt><dd>{caught}</dd>" in article
 
@@ -111,8 +118,48 @@ def test_a_page_says_what_a_fault_does():
 def test_a_fault_that_no_layer_shows(gradient, where):
     run = Run([1e-16], {"transformer.ln_f.bias": gradient}, INTACT.losses)
     article = html(fault=dataclasses.replace(FAULT, run=run)).split("<article")[1]
-    assert re.search(f"First layer that differs</dt><dd>none[^<]*{where}</dd>", article)
+    assert re.search(f"First layer whose output differs</dt><dd>none[^<]*{where}</dd>", article)
     assert "<dd>the same with the fault as without</dd>" in article
+
+
+def test_a_loss_that_the_chart_does_not_show_is_said_to_be_higher():
+    text = ", at the top where it is higher than the chart"
+    assert text not in html(fault=dataclasses.replace(FAULT, run=INTACT))
+    assert text in html()  # 4 of at most 3.75
+
+
+def test_each_added_line_of_a_fault_is_one():
+    article = html(fault=dataclasses.replace(FAULT, after="x = -x\nreturn x")).split("<article")[1]
+    assert "</del>\n<ins>x = -x</ins>\n<ins>return x</ins></pre>" in article
+
+
+def test_a_mark_names_its_fault():
+    bolt = re.search(r'<a class="bolt torch" href="#break-no-relu"([^>]*)>', html())[1]
+    assert bolt == "".join(
+        f' {a}="Break it: the ReLU is gone (PyTorch)"' for a in ("title", "aria-label")
+    )
+
+
+def test_notes_are_numbered_downwards():
+    """However they are listed, and where one is about two lines that are not side by side."""
+    flax = FLAX.replace("        return jax", "        k = self.kernel\n        return jax")
+    flax = flax.replace("x @ self.kernel)", "x @ k)")
+    last = Note(NOTE.place, "torch.relu", "jax.nn.relu", "the ReLU", "")
+    first = Note(NOTE.place, "def forward", "def __call__", "the name", "")
+    text = html(flax=flax, notes=(last, NOTE, first))
+    numbers = re.findall(r'class="mark" href="#[^"]*" title="([^"]*)">(\d)', text)
+    assert list(dict.fromkeys(numbers)) == [
+        ("the name", "1"),
+        ("the kernel", "2"),
+        ("the ReLU", "3"),
+    ]
+
+
+def test_columns_count_the_lines_of_the_file():
+    """A browser numbers the lines from `--start`."""
+    for start, column in re.findall(r'--start:(\d+)"><code>(.*?)</code>', html(), re.S):
+        numbers = [int(number) for number in re.findall(r'id="\w+-(\d+)"', column)]
+        assert numbers == list(range(int(start) + 1, int(start) + 1 + len(numbers)))
 
 
 def test_a_word_of_jax_is_explained_once_where_it_is_first_used():
@@ -230,15 +277,29 @@ def test_the_words_that_differ():
 
 def test_the_axis_is_logarithmic_and_has_ends():
     ends = [position(d) for d in (0.0, 1e-17, 1.0, 50.0, float("inf"), float("nan"))]
-    assert ends == [0, 0, 100, 100, 100, 100]
-    assert position(1e-8) - position(1e-9) == pytest.approx(100 / 17, abs=0.11)
+    assert ends == [0, START, 100, 100, 100, 100]
+    assert position(1e-8) - position(1e-9) == pytest.approx((100 - START) / 17, abs=0.11)
 
 
 def test_a_loss_curve_ends_where_the_loss_is_nan():
-    chart = loss_curves([4.0, 3.0, 2.0], [4.0, float("inf"), float("nan")], "text")
+    chart = loss_curves([4.0, 3.0, 2.0], [4.0, float("inf"), float("nan")], 30, "text")
     intact, faulty = re.findall(r'points="([^"]*)"', chart)
     assert len(intact.split()) == 3
     assert len(faulty.split()) == 2
+    assert [point.split(",")[0] for point in intact.split()] == ["16.67", "50", "83.33"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (1.382, 4.311, [1, 2, 3, 4]),
+        (0.1384, 4.311, [0, 1, 2, 3, 4]),
+        (2.53, 4.3, [2.5, 3, 3.5, 4]),
+        (2.57, 94.84, [0, 20, 40, 60, 80]),
+    ],
+)
+def test_the_axis_of_losses_has_round_numbers(low, high, ticks):
+    assert round_ticks(low, high) == ticks
 
 
 def test_each_parameter_belongs_to_a_layer_that_was_measured():
@@ -265,6 +326,12 @@ def test_shapes_in_comments_are_those_of_a_run(shapes):
     assert stated == {(file, number): shapes[file][number] for file, number in stated}
     assert {file.name for file, _ in stated} == {"model.py", "evaluate.py", "fast.py"}
     assert len(set(SIZES.values())) == len(SIZES)
+
+
+def test_a_shape_is_written_as_a_tuple():
+    B, T, V = SIZES["B"], SIZES["T"], SIZES["padded V"]
+    assert [symbolic(shape) for shape in ((), (T,), (B, V))] == ["()", "(T,)", "(B, padded V)"]
+    assert Side("torch", "", {1: "(B, padded V)", 2: "()"}).dimensions == {"B", "padded V", "()"}
 
 
 def test_each_dimension_has_a_name(shapes):

@@ -34,9 +34,9 @@
     const indent = " ".repeat(line.style.getPropertyValue("--i"));
     const del = document.createElement("del");
     del.append(...line.childNodes);
-    const planted = article.querySelector("ins").textContent.split("\n").map((text) => {
+    const planted = [...article.querySelectorAll("ins")].map((added) => {
       const ins = document.createElement("ins");
-      ins.textContent = indent + text;
+      ins.textContent = indent + added.textContent;
       return ins;
     });
     line.append(del, ...planted);
@@ -49,7 +49,8 @@
     const { anchor, side, fault } = state();
     restore();
     if (fault) plant(fault);
-    const shown = side || (fault && fault.dataset.side) || page.dataset.side || "torch";
+    const [, ofLine] = anchor.match(/^(torch|flax)-\d+$/) || [];
+    const shown = side || (fault && fault.dataset.side) || ofLine || page.dataset.side || "torch";
     page.dataset.side = shown;
     for (const button of buttons) {
       button.setAttribute("aria-pressed", String(button.dataset.show === shown));
@@ -77,6 +78,10 @@
   page.addEventListener("click", (event) => {
     const link = event.target.closest('a[href^="#break-"]');
     if (link) opener = link;
+    if (event.target.closest(".chosen .line")) {
+      event.preventDefault(); // the fault stays
+      page.querySelector(".broken").scrollIntoView({ behavior: "instant" });
+    }
   });
   chooser?.addEventListener("change", () => {
     opener = chooser;

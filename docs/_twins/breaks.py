@@ -17,19 +17,25 @@ def article(fault: Planted, change: Change, section: str, effects: Effects) -> s
         f'<article class="break" id="break-{fault.id}" tabindex="-1" data-section="{section}" '
         f'data-side="{fault.framework}" data-line="{change.line}">'
         f"<h3>{prose(fault.name)}</h3>"
-        f"<p><code>{escape(fault.file)}</code>, line {change.line}. {prose(fault.why)}</p>"
-        f'<pre class="change"><del>{escape(change.before)}</del>\n'
-        f"<ins>{escape(change.after)}</ins></pre>{_outcome(fault, intact, effects.layers)}"
+        f'<p><a class="line" href="#{fault.framework}-{change.line}">'
+        f"<code>{escape(fault.file)}:{change.line}</code></a> {prose(fault.why)}</p>"
+        f'<pre class="change">{_changed(change)}</pre>{_outcome(fault, intact, effects)}'
         f'<div class="effect">{_layers(fault.run, intact, effects.layers)}'
-        f"{_losses(fault.run, intact)}</div></article>"
+        f"{_losses(fault.run, intact, effects.steps)}</div></article>"
     )
 
 
-def _outcome(fault: Planted, intact: Run, layers: list[str]) -> str:
+def _changed(change: Change) -> str:
+    added = (f"<ins>{escape(line)}</ins>" for line in change.after.split("\n"))
+    return "\n".join((f"<del>{escape(change.before)}</del>", *added))
+
+
+def _outcome(fault: Planted, intact: Run, effects: Effects) -> str:
     """Return the answers to the three questions that a reader has first."""
+    steps, each = effects.steps, effects.steps // len(intact.losses)
     rows = {
-        "First layer that differs": prose(_first(fault.run, layers)),
-        f"Loss after {len(intact.losses)} steps": _last_loss(fault.run, intact),
+        "First layer whose output differs": prose(_first(fault.run, effects.layers)),
+        f"Mean loss of steps {steps - each + 1} to {steps}": _last_loss(fault.run, intact),
         "Caught by": _breakable(fault.caught_by) if fault.caught_by else prose(fault.outcome),
     }
     items = "".join(f"<div><dt>{name}</dt><dd>{text}</dd></div>" for name, text in rows.items())
@@ -48,7 +54,12 @@ def _first(run: Run, layers: list[str]) -> str:
 def _last_loss(run: Run, intact: Run) -> str:
     if run.losses == intact.losses:
         return "the same with the fault as without"
-    return f"<b>{run.losses[-1]:.4g}</b> with the fault, {intact.losses[-1]:.4g} without"
+    return f"<b>{_loss(run)}</b> with the fault, {_loss(intact)} without"
+
+
+def _loss(run: Run) -> str:
+    """Return the last loss, as many digits of it as were measured."""
+    return f"{run.losses[-1]:#.4g}"
 
 
 def _breakable(test: str) -> str:
@@ -65,14 +76,14 @@ def link(fault: Planted, page: str = "") -> str:
 def _layers(run: Run, intact: Run, layers: list[str]) -> str:
     marks = []
     for row, name in enumerate(layers):
-        marks.append(charts.circle(intact.layers[row], row, "intact"))
+        marks.append(charts.circle(intact.layers[row], row, "intact", charts.BEHIND))
         marks.append(charts.circle(run.layers[row], row, "faulty output"))
         gradient = worst_gradient(run, name)
         if gradient is not None:
             marks.append(charts.square(gradient, row, "faulty gradients"))
     text = " ".join(f"{n} {number(d)}." for n, d in zip(layers, run.layers, strict=True))
     return (
-        "<figure><figcaption>Relative difference of each layer from the reference, in float64: "
+        "<figure><figcaption>Relative difference of each layer from the reference: "
         '<span class="key faulty">● output, □ gradients</span>; '
         '<span class="key intact">● output without the fault</span></figcaption>'
         f"{charts.strip(layers, marks, text)}</figure>"
@@ -97,11 +108,14 @@ def layer_of(parameter: str) -> str:
     return "embedding" if name.startswith(("wte", "wpe")) else name.partition(".")[0]
 
 
-def _losses(run: Run, intact: Run) -> str:
-    text = f"The loss ends at {run.losses[-1]:.4g}, intact at {intact.losses[-1]:.4g}."
+def _losses(run: Run, intact: Run, steps: int) -> str:
+    text = f"The loss ends at {_loss(run)}, intact at {_loss(intact)}."
+    each = steps // len(intact.losses)
+    is_cut = any(loss > charts.highest(intact.losses) for loss in run.losses)
+    cut = ", at the top where it is higher than the chart" if is_cut else ""
     return (
-        "<figure><figcaption>Loss of each training step: "
-        '<span class="key faulty">━ with the fault</span>, '
+        f"<figure><figcaption>Loss while training, the mean of each {each} steps: "
+        f'<span class="key faulty">━ with the fault</span>{cut}, '
         '<span class="key intact">━ without</span></figcaption>'
-        f"{charts.loss_curves(intact.losses, run.losses, text)}</figure>"
+        f"{charts.loss_curves(intact.losses, run.losses, steps, text)}</figure>"
     )

@@ -12,7 +12,7 @@ from docs._twins.figures import Change, Planted
 from docs._twins.notes import Note
 from docs._twins.pairs import Pair, Part
 from docs._twins.shapes import Shapes
-from docs._twins.text import prose
+from docs._twins.text import FRAMEWORKS, prose
 from gpt_common.errors import InputError
 
 
@@ -42,7 +42,7 @@ class Side:
     @property
     def dimensions(self) -> set[str]:
         """The names of dimensions in the shapes, and `()` if a line has a scalar."""
-        return set(re.findall(r"[A-Za-z]+|\(\)", " ".join(self.shapes.values())))
+        return set(re.findall(r"(?:padded )?[A-Za-z]+|\(\)", " ".join(self.shapes.values())))
 
 
 Sides = Mapping[str, Side]  # by framework
@@ -55,21 +55,34 @@ class Columns:
 
     pair: Pair
     sides: Sides
-    notes: list[Note]
+    all_notes: list[Note]
     changes: list[tuple[Planted, Change]]
+
+    @cached_property
+    def rows(self) -> list[Numbers]:
+        """The lines that are side by side, from top to bottom."""
+        rows = align(*map(_lines, (self.pair.torch, self.pair.flax)))
+        return [_numbers(self.pair, i, j) for i, j in rows]
+
+    @cached_property
+    def notes(self) -> list[Note]:
+        """The notes in the order of their lines, so that their numbers follow each other."""
+        return sorted(self.all_notes, key=self._first_row)
+
+    def _first_row(self, note: Note) -> int:
+        return next(i for i, numbers in enumerate(self.rows) if self._is_on(note, numbers))
 
     def html(self) -> str:
         """Return the columns, and the notes below. Raises `InputError` if a note has no line."""
-        rows = [self._row(i, j) for i, j in align(*map(_lines, (self.pair.torch, self.pair.flax)))]
-        torch, gutter, flax = ("".join(column) for column in zip(*rows, strict=True))
+        columns = zip(*map(self._row, self.rows), strict=True)
+        torch, gutter, flax = ("".join(column) for column in columns)
         return (
-            f'<div class="twins" style="--rows:{len(rows)}">'
-            f'<pre class="torch"><code>{torch}</code></pre><div class="gutter">{gutter}</div>'
-            f'<pre class="flax"><code>{flax}</code></pre></div>{self._notes()}'
+            f'<div class="twins" style="--rows:{len(self.rows)}">'
+            f'{_column("torch", self.pair.torch, torch)}<div class="gutter">{gutter}</div>'
+            f"{_column('flax', self.pair.flax, flax)}</div>{self._notes()}"
         )
 
-    def _row(self, i: int | None, j: int | None) -> tuple[str, str, str]:
-        numbers = _numbers(self.pair, i, j)
+    def _row(self, numbers: Numbers) -> tuple[str, str, str]:
         texts = {f: self.sides[f].lines[number - 1] for f, number in numbers.items()}
         same, marks = False, {"torch": list[Span](), "flax": list[Span]()}
         if len(texts) == 2:
@@ -102,8 +115,11 @@ class Columns:
         return "".join(
             f'<a class="mark" href="#{_note_id(note)}" title="{escape(note.title)}">{n}</a>'
             for n, note in enumerate(self.notes, 1)
-            if any(numbers.get(f) == number for f, number in self._lines_of(note).items())
+            if self._is_on(note, numbers)
         )
+
+    def _is_on(self, note: Note, numbers: Numbers) -> bool:
+        return any(numbers.get(f) == number for f, number in self._lines_of(note).items())
 
     def _lines_of(self, note: Note) -> Numbers:
         sides = (("torch", self.pair.torch, note.torch), ("flax", self.pair.flax, note.flax))
@@ -112,7 +128,7 @@ class Columns:
     def _fault_marks(self, numbers: Numbers) -> str:
         return "".join(
             f'<a class="bolt {fault.framework}" href="#break-{fault.id}" '
-            f'title="Break it: {escape(fault.name)}">⚡</a>'
+            f'title="{_action(fault)}" aria-label="{_action(fault)}">⚡</a>'
             for fault, change in self.changes
             if numbers.get(fault.framework) == change.line
         )
@@ -123,6 +139,12 @@ class Columns:
             for note in self.notes
         )
         return f'<ol class="notes">{items}</ol>' if items else ""
+
+
+def _column(framework: str, part: Part | None, lines: str) -> str:
+    """Return a column, which counts its lines from that before the part."""
+    start = part.start - 1 if part else 0
+    return f'<pre class="{framework}" style="--start:{start}"><code>{lines}</code></pre>'
 
 
 def _lines(part: Part | None) -> tuple[str, ...]:
@@ -149,6 +171,10 @@ def _shapes(shapes: dict[str, str]) -> str:
     return "".join(
         f'<span class="shape {framework}">{shape}</span>' for framework, shape in shapes.items()
     )
+
+
+def _action(fault: Planted) -> str:
+    return f"Break it: {escape(fault.name)} ({FRAMEWORKS[fault.framework]})"
 
 
 def _note_id(note: Note) -> str:

@@ -41,7 +41,7 @@ class Run:
     """What was measured of one twin, with or without a fault.
 
     `layers` are the relative differences of the layers' outputs, in their order; `gradients` are
-    those of the parameters, by name; `losses` are those of the first training steps, in nats.
+    those of the parameters, by name; `losses` are of a training run, in nats.
     """
 
     layers: list[float]
@@ -95,6 +95,7 @@ class Effects:
 
     measured_on: str
     model: str
+    steps: int  # of a run; each of its losses is the mean of equally many of them
     layers: list[str]
     intact: Mapping[str, Run]  # by framework
     faults: list[Planted]
@@ -127,7 +128,8 @@ def read_effects(path: Path) -> Effects:
     data = json.loads(path.read_text())
     intact = {framework: _run(data["intact"][framework]) for framework in FRAMEWORKS}
     faults = [_planted(fault) for fault in data["faults"]]
-    return Effects(_environment(data["environment"]), data["model"], data["layers"], intact, faults)
+    described = _environment(data["environment"]), data["model"], data["steps"], data["layers"]
+    return Effects(*described, intact, faults)
 
 
 def _planted(data: dict[str, Any]) -> Planted:

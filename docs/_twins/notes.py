@@ -109,7 +109,8 @@ NOTES = (
         "self.mlp",
         "self.mlp",
         "names of layers",
-        "Both name a layer as its attribute; with Linen's @nn.compact its name would be Dense_0.",
+        "In both, a layer has the name of its attribute, and so have its weights: here those of "
+        "`mlp`.",
     ),
     Note(
         "model.py::GPT.__init__",
@@ -146,15 +147,16 @@ NOTES = (
         "softmax_cross_entropy_with_integer_labels",
         "the loss",
         "torch's F.cross_entropy adds the terms of a softmax one by one on a CPU in float32, and "
-        "loses the small ones; optax computes it as the left side does.",
+        "loses the small ones. So torch's loss is written out here: `logsumexp`, less the logit of "
+        "the target, which is what optax's function computes too.",
     ),
     Note(
         "model.py::linear",
         "nn.Linear(",
         "nn.Dense(",
         "the kernel is transposed",
-        "torch stores a weight as (out, in) and computes x Wᵀ + b; Linen stores a kernel as "
-        "(in, out) and computes x W + b, so moving weights transposes each.",
+        "torch stores a weight W as (out, in) and computes x Wᵀ + b; Linen stores a kernel K as "
+        "(in, out) and computes x K + b. K is Wᵀ: a weight is transposed when it is moved.",
     ),
     Note(
         "model.py::linear",

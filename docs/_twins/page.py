@@ -17,15 +17,25 @@ from gpt_common.errors import InputError
 
 LEGEND = """
 <dl class="legend simple">
-<div><dt><span class="same">grey line</span></dt><dd>the same in both twins</dd></div>
+<div><dt><span class="same">grey line</span></dt><dd>the same as the line beside it, where
+<code>Tensor</code> is Flax's <code>Array</code></dd></div>
 <div><dt><mark>marked</mark></dt><dd>words that differ</dd></div>
+<div><dt><span class="text">green</span></dt><dd>strings and comments</dd></div>
+<div><dt><span class="gap">grey band</span></dt><dd>no such line in this twin</dd></div>
+<div><dt>↪</dt><dd>the line above goes on</dd></div>
 {more}</dl>
 """
 NOTE = """
 <div><dt><span class="mark">1</span></dt><dd>they must differ here: why is below the code</dd></div>
 """
 BOLT = """
-<div><dt><span class="bolt">⚡</span></dt><dd>break this line, and see what happens</dd></div>
+<div><dt><span class="bolt torch">⚡</span> <span class="bolt flax">⚡</span></dt>
+<dd>break this line, in <span class="torch">PyTorch</span> or in <span class="flax">Flax</span>,
+and see what happens</dd></div>
+"""
+REFERENCE = """
+<div><dt>the reference</dt><dd>a third GPT-2, written in numpy and computed in float64: the charts
+show how far the twins are from it</dd></div>
 """
 SHAPES = """
 <div><dt><code>(B, T)</code></dt><dd>the shape of the line's value, of its first if it has several:
@@ -90,7 +100,9 @@ class TwinPage:
         names = ", ".join(f"<code>{name}</code> {MEANINGS[name]}" for name in used)
         shapes = SHAPES.format(names=names) if names else ""
         notes = NOTE if any(map(self._notes, self.names)) else ""
-        return LEGEND.format(more=notes + (BOLT if self.changes else "") + shapes)
+        bolt = BOLT if self.changes else ""
+        reference = REFERENCE if self.changes or any(map(self._strip, self.names)) else ""
+        return LEGEND.format(more=notes + bolt + shapes + reference)
 
     def _heads(self) -> str:
         """Return the headings of the columns, which stay in sight."""

@@ -22,6 +22,7 @@ ONLY_TORCH = {
     *("sampling_device", "has_static_cache", "cache_length"),
     *("InferenceLinear", "InferenceLinear.__init__", "InferenceLinear.forward"),
     *("can_pack", "onednn_dtypes"),
+    *("NoInitialization", "NoInitialization.__torch_function__"),
 }
 ONLY_FLAX = {
     *("own_devices", "sharding_of", "shard_state", "join_rows", "divide_rows", "mean_loss"),

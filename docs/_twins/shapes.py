@@ -20,7 +20,8 @@ SIZES = {
 MEANINGS = {
     **{"A": "batches", "B": "sequences", "R": "rows", "n": "steps", "T": "tokens"},
     **{"C": "numbers for each token", "nh": "heads", "hs": "numbers in each head"},
-    **{"V": "tokens in the vocabulary", "S": "tokens in the cache", "K": "most probable tokens"},
+    **{"V": "tokens in the vocabulary", "padded V": "rows of the embedding"},
+    **{"S": "tokens in the cache", "K": "most probable tokens"},
     "()": "a single number",
 }
 # In the other files shapes are those of whatever is passed to them.
@@ -92,8 +93,9 @@ class _Lines:
 
 
 def symbolic(shape: tuple[int, ...]) -> str:
-    """Return a shape with names for sizes: `(B, T, C)`; a scalar is `()`."""
-    return f"({', '.join(NAMES.get(size, str(size)) for size in shape)})"
+    """Return a shape with names for sizes, as Python writes a tuple: `(B, T, C)`, `(T,)`, `()`."""
+    sizes = [NAMES.get(size, str(size)) for size in shape]
+    return f"({sizes[0]},)" if len(sizes) == 1 else f"({', '.join(sizes)})"
 
 
 def _statements(source: str) -> Statements:

@@ -5,10 +5,15 @@ from docs._twins.figures import DTYPES, Differences, Found
 from docs._twins.text import FRAMEWORKS, number
 
 CAPTION = (
-    "<figcaption>Relative difference from the reference in float64 numpy: "
-    '<span class="key torch">● PyTorch</span>, <span class="key flax">■ Flax</span>, | the largest '
-    "that the tests allow{gradients}</figcaption>"
+    "<figcaption>Relative difference from the reference: "
+    '<span class="key torch">● PyTorch</span>, <span class="key flax">■ Flax</span>. {gradients}'
+    "A {solid}line is the largest difference that the tests allow{dashed}.</figcaption>"
 )
+WITH_GRADIENTS = {
+    "gradients": "Filled marks are of outputs, hollow marks of gradients. ",
+    "solid": "solid ",
+    "dashed": " for outputs, a dashed line for gradients",
+}
 
 
 def figure(name: str, differences: Differences) -> str:
@@ -29,14 +34,16 @@ def figure(name: str, differences: Differences) -> str:
 
 def _caption(differences: Differences) -> str:
     has_gradients = "gradients" in differences
-    return CAPTION.format(gradients="; ○ □ ┊ of the gradients" if has_gradients else "")
+    return CAPTION.format(
+        **(WITH_GRADIENTS if has_gradients else dict.fromkeys(WITH_GRADIENTS, ""))
+    )
 
 
 def _marks(kind: str, found: Found, row: int) -> list[str]:
     return [
         charts.limit(found.limit, row, f"limit {kind}"),
-        charts.circle(found.torch, row, f"torch {kind}"),
         charts.square(found.flax, row, f"flax {kind}"),
+        charts.circle(found.torch, row, f"torch {kind}"),
     ]
 
 

@@ -149,7 +149,7 @@ def test_without_javascript_both_columns_and_all_faults_are_there(width, browser
                 expect(code).to_be_visible()
         for fault in IN_MODEL:
             article = page.locator(f"#break-{fault['id']}")
-            expect(article.locator("ins")).to_be_visible()
+            expect(article.locator("ins").first).to_be_visible()
             expect(article.locator("svg").first).to_be_visible()
         expect(page.locator(".toolbar")).to_be_hidden()
 
@@ -160,6 +160,10 @@ CUT_OFF = """() => [...document.querySelectorAll(".gutter > span > span > *")]
   .filter((element) => element.getBoundingClientRect().right
     > element.closest(".gutter").getBoundingClientRect().right + 1)
   .map((element) => element.outerHTML)"""
+# Numbers of lines that are broken in two.
+BROKEN_NUMBERS = """() => [...document.querySelectorAll(".twins code > span[id]")]
+  .filter((line) => parseFloat(getComputedStyle(line, "::before").height) > 20)
+  .map((line) => line.id)"""
 # Labels of one axis that overlap.
 OVERLAPPING = """() => [...document.querySelectorAll(".ticks")].flatMap((ticks) => {
   const boxes = [...ticks.children].map((label) => label.getBoundingClientRect());
@@ -173,6 +177,7 @@ def test_marks_and_labels_have_room(file, width, page, site):
     page.set_viewport_size({"width": width, "height": 844})
     page.goto(f"{site}/twins/{file}.html")
     assert page.evaluate(CUT_OFF) == []
+    assert page.evaluate(BROKEN_NUMBERS) == []
     assert page.evaluate(OVERLAPPING) == []
 
 
@@ -189,7 +194,7 @@ def test_no_empty_box_on_a_phone(file, page, site):
 def test_what_is_chosen_stays_in_sight(width, model):
     model.set_viewport_size({"width": width, "height": 844})
     model.evaluate("scrollTo(0, document.body.scrollHeight / 2)")
-    expect(model.get_by_label("Break it")).to_be_in_viewport()
+    expect(model.get_by_role("combobox")).to_be_in_viewport()
     side = model.locator(".switch" if width == 390 else ".heads .flax")
     expect(side).to_be_in_viewport()
 
@@ -210,6 +215,87 @@ def test_a_fault_is_seen_at_once(fault, width, page, site):
     assert max(line["y"], article["y"] if width == 390 else 0) >= bar["y"] + bar["height"]
     changed = page.locator(".chosen .change" if width == 390 else ".broken")
     expect(changed).to_be_in_viewport(ratio=1)
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_a_changed_line_is_shown_once_with_its_signs(width, model):
+    model.set_viewport_size({"width": width, "height": 844})
+    model.evaluate("location.hash = 'break-head-order'")
+    places = [".twins .broken", ".chosen .change"]
+    hidden, shown = places if width == 390 else reversed(places)
+    expect(model.locator(f"{hidden} > ins")).to_be_hidden()
+    for name, sign in (("del", "- "), ("ins", "+ ")):
+        line = model.locator(f"{shown} > {name}")
+        expect(line).to_be_visible()
+        assert line.evaluate("e => getComputedStyle(e, '::before').content") == f'"{sign}"'
+
+
+def test_the_link_to_the_line_of_a_fault(model, site):
+    model.evaluate("location.hash = 'break-head-order'")
+    link = model.locator(".chosen a.line")
+    line = model.locator(link.get_attribute("href"))
+    assert line.get_attribute("class") == "broken"
+    link.click()
+    expect(line).to_be_in_viewport(ratio=1)
+    expect(line.locator("ins")).to_be_visible()
+    model.set_viewport_size({"width": 390, "height": 844})
+    model.goto(f"{site}/twins/model.html#flax-30")
+    expect(model.locator("#flax-30")).to_be_in_viewport()
+
+
+# Lines with a mark that do not wrap, or without a mark that do.
+WRONG_MARKS = """() => [...document.querySelectorAll(".twins code > span[id]")].filter((line) => {
+  const range = document.createRange();
+  range.selectNodeContents(line);
+  const tops = [...range.getClientRects()].filter((box) => box.width).map((box) => box.top);
+  const isMarked = parseFloat(getComputedStyle(line, "::after").height) > 2;
+  return tops.length && Math.max(...tops) - Math.min(...tops) > 9 !== isMarked;
+}).map((line) => line.id)"""
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_a_line_that_wraps_is_marked(width, model):
+    model.set_viewport_size({"width": width, "height": 844})
+    assert model.evaluate(WRONG_MARKS) == []
+
+
+# Words in the colour of lines that are the same, in other lines; and such lines in another colour.
+WRONG_GREY = """() => {
+  const color = (element) => getComputedStyle(element).color;
+  const grey = color(document.querySelector(".legend .same"));
+  return [...document.querySelectorAll(".twins code > span[id], .twins code > span[id] i")]
+    .filter((element) => (color(element) === grey) !== !!element.closest(".same"))
+    .map((element) => element.outerHTML);
+}"""
+
+
+def test_grey_is_what_is_the_same(model):
+    assert model.evaluate(WRONG_GREY) == []
+
+
+# Marks of a chart that are within one drawn later.
+HIDDEN_MARKS = """() => [...document.querySelectorAll(".strip .plot > svg")].flatMap((chart) => {
+  const boxes = [...chart.querySelectorAll("circle, rect, line.limit")]
+    .map((mark) => mark.getBoundingClientRect());
+  return boxes.filter((box, i) => boxes.slice(i + 1).some((later) => box.left >= later.left
+    && box.right <= later.right && box.top >= later.top && box.bottom <= later.bottom));
+})"""
+
+
+def test_no_mark_hides_another(page, site):
+    for file in FILES:
+        page.goto(f"{site}/twins/{file}.html")
+        page.add_style_tag(content=".break { display: block !important }")
+        assert page.evaluate(HIDDEN_MARKS) == []
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_a_bolt_is_large_enough_and_names_its_fault(width, model):
+    model.set_viewport_size({"width": width, "height": 844})
+    for bolt in model.locator(".gutter a.bolt:visible").all():
+        box = bolt.bounding_box()
+        assert min(box["width"], box["height"]) >= 24
+        assert bolt.get_attribute("title") == bolt.get_attribute("aria-label") != ""
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -303,6 +303,42 @@ FAULTS = (
         'sys.argv = ["gpt-twins", *rest]',
     ),
     Fault(
+        "a narrow terminal cuts off digits",
+        "gpt_common/progress.py::table_console",
+        "max(TABLE_WIDTH, console.width)",
+        "console.width",
+    ),
+    Fault(
+        "zsh completes to a description's second line",
+        "gpt_common/commands.py::with_one_line_descriptions",
+        r'spec[0].replace(r"\n", " ")',
+        "spec[0]",
+    ),
+    Fault(
+        "choices are in another order in each run",
+        "gpt_common/config.py::DtypeOption",
+        'Literal["auto", Dtype]',
+        'Literal["auto"] | Dtype',
+    ),
+    Fault(
+        "a text of no source is evaluated by another's flags",
+        "gpt_common/config.py::_require_with",
+        "value != option.default",
+        "False",
+    ),
+    Fault(
+        "a prompt that is not read is taken",
+        "gpt_common/config.py::PromptOptions.__post_init__",
+        "sum(given.values()) > 1",
+        "False",
+    ),
+    Fault(
+        "--init ignores --preset",
+        "gpt_common/run.py::check_shape",
+        "options.gpt_config() != found",
+        "False",
+    ),
+    Fault(
         "no shell completes --framework",
         "gpt_common/commands.py::completed",
         "command.has_framework",

@@ -296,4 +296,16 @@ FAULTS = (
         "cli.print_notes(checkpoint.notes)",
         "pass",
     ),
+    Fault(
+        "the Hub refuses what has been verified",
+        "convert/__main__.py::choose_destination",
+        "check_repository(repository, config.overwrite)",
+        "pass",
+    ),
+    Fault(
+        "a repository that exists is refused after the verification",
+        "convert/publish.py::check_repository",
+        "not overwrite and hub.repo_exists(repository)",
+        "False",
+    ),
 )

@@ -25,8 +25,8 @@ FAULTS = (
     Fault(
         "exact: the command does not ask for it in torch",
         "gpt_torch/generate.py::main",
-        "generate_stream(model, rows, config.sampling, dtype, exact)",
-        "generate_stream(model, rows, config.sampling, dtype)",
+        "config.sampling, dtype, exact",
+        "config.sampling, dtype",
     ),
     Fault(
         "exact: the command does not ask for it in flax",
@@ -103,8 +103,8 @@ FAULTS = (
     Fault(
         "torch: the command generates in float32",
         "gpt_torch/generate.py::main",
-        "generate_stream(model, rows, config.sampling, dtype, exact)",
-        'generate_stream(model, rows, config.sampling, "float32", exact)',
+        "config.sampling, dtype, exact",
+        'config.sampling, "float32", exact',
     ),
     Fault(
         "torch: the command holds float32",
@@ -273,15 +273,39 @@ FAULTS = (
     ),
     Fault(
         "a byte that is no text ends a session",
-        "gpt_common/repl.py::read_prompts",
+        "gpt_common/repl.py::prepare_stdin",
         'sys.stdin.reconfigure(errors="surrogateescape")',
         "pass",
     ),
     Fault(
+        "torch: weights that follow are initialized",
+        "gpt_torch/weights.py::NoInitialization.__torch_function__",
+        'getattr(func, "__module__", None) == "torch.nn.init"',
+        "False",
+    ),
+    Fault(
         "Ctrl-C in an answer ends the session",
-        "gpt_common/repl.py::run_prompts",
+        "gpt_common/repl.py::run_repl",
         "print()",
         "raise",
+    ),
+    Fault(
+        "Ctrl-C ends one answer of a pipe's",
+        "gpt_common/repl.py::run_repl",
+        "not is_terminal",
+        "False",
+    ),
+    Fault(
+        "Ctrl-C at a prompt ends the session",
+        "gpt_common/repl.py::read_prompt",
+        'print("\\n(Ctrl-D ends)")',
+        "raise",
+    ),
+    Fault(
+        "what computes is said in the text",
+        "gpt_common/repl.py::print_summary",
+        "print(summary, file=sys.stderr)",
+        "print(summary)",
     ),
     Fault(
         "an answer that does not fit is refused",

@@ -28,9 +28,9 @@ from tests.parity.twins import train_twin
 CHARACTERS = replace(SMALL, vocab_size=127)  # that of ASCII, with a row of padding
 MODEL = (
     "A character model of 3 layers, 5 heads and width 40, in float64; its weights are random, "
-    "none of them 0 or 1. A pass over 3 x 17 characters of Shakespeare, and a run of 400 updates: "
-    "2 batches of 4 x 22, AdamW, 20 steps of warm-up to 1e-2, then a cosine, clipping at 1, "
-    "weight decay 0.1. Each loss is the mean of ten steps."
+    "none of them 0 or 1. A pass over 3 x 17 characters of Shakespeare, and a run of 400 steps, "
+    "each of 2 batches of 4 x 22: AdamW, 20 steps of warm-up to 1e-2, then a cosine, clipping at "
+    "1, weight decay 0.1. Each loss is the mean of 10 steps."
 )
 OPTIONS = OptimizerOptions(
     steps=400,

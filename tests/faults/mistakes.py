@@ -32,13 +32,14 @@ MISTAKES = tuple(
             "kernel-not-transposed",
             "torch: the square c_proj is not transposed",
             """GPT-2's files have kernels (in, out), nn.Linear has (out, in). This kernel is
-            square, so its shape is right either way and nothing warns.""",
+            square, so its shape is right either way and nothing warns. A run from random weights
+            hides it: transposed, they are as random. A loaded model is wrong.""",
         ),
         (
             "epsilon",
             "flax: LayerNorm's epsilon is Flax's",
             """GPT-2 adds 1e-5 to the variance. PyTorch's default is the same, Flax's is 1e-6. The
-            error is small and appears only in numbers.""",
+            error is small and appears only in numbers: a model trained with it is as good.""",
         ),
         (
             "unbiased-variance",
@@ -50,7 +51,7 @@ MISTAKES = tuple(
             "exact-gelu",
             "torch: GELU is always the erf form",
             """GPT-2 uses the tanh form, which is not the default of nn.GELU. The two differ by at
-            most 5e-4, so text still looks right.""",
+            most 5e-4, so text still looks right, and a model trained with it is as good.""",
         ),
         (
             "qkv-order",
@@ -68,25 +69,29 @@ MISTAKES = tuple(
             "head-order",
             "torch: heads are merged in the wrong order",
             """PyTorch's attention has heads before time. Without the transposition back, reshape
-            mixes positions and heads, so a position also sees later ones.""",
+            mixes positions and heads, so a position also sees later tokens, its target among them.
+            The loss is low because the model copies it, and the model is useless: when it
+            generates, there is no later token.""",
         ),
         (
             "no-mask",
             "torch: the mask is gone",
-            """Every position sees those that follow, the answer included. The training loss
-            becomes too good, and generation fails.""",
+            """Every position sees later tokens, its target among them. The loss is low because the
+            model copies it, and the model is useless: when it generates, there is no later
+            token.""",
         ),
         (
             "mask-off-by-one",
             "flax: the mask is shifted by one, a token sees the next",
-            """Each position sees the token that it should predict. The loss falls fast, and
-            generated text makes no sense.""",
+            """Each position sees the next token, its target. The loss is low because the model
+            copies it, and the model is useless: when it generates, there is no next token.""",
         ),
         (
             "mask-with-zeros",
             "flax: hidden scores are 0, not minus infinity",
             """A score of 0 is not a probability of 0: after the softmax each later position has
-            a weight.""",
+            a weight, that of the target among them. The loss is low because the model copies it,
+            and the model is useless: when it generates, there is no later token.""",
         ),
         (
             "no-scale",
@@ -98,7 +103,9 @@ MISTAKES = tuple(
             "softmax-axis",
             "flax: the softmax is over queries",
             """The weights of a position no longer add up to 1; those of a key over all
-            queries do. The shape is the same, as the scores are square.""",
+            queries do. The shape is the same, as the scores are square. Each sum is over queries
+            of later positions too, so a weight tells of later tokens. The loss is low because
+            the model uses that, and the model is useless: when it generates, there are none.""",
         ),
         (
             "post-norm",
@@ -140,7 +147,8 @@ MISTAKES = tuple(
             "last-batch",
             "flax: of accumulated gradients the last remain",
             """The sums of losses and gradients are replaced, not extended. Every update is of
-            one batch only, and the printed loss is half of what it should be.""",
+            one batch only. The loss is low because the only one of two batches is still divided by
+            2: the printed number is wrong, not the model.""",
         ),
         (
             "zero-grad",

@@ -66,6 +66,30 @@ FAULTS = (
         '("s",)',
     ),
     Fault(
+        "site: notes are numbered as they are listed",
+        "docs/_twins/columns.py::Columns.notes",
+        "sorted(self.all_notes, key=self._first_row)",
+        "self.all_notes",
+    ),
+    Fault(
+        "site: a loss is shown at the first of its steps",
+        "docs/_twins/charts.py::_points",
+        "(i + 0.5)",
+        "i",
+    ),
+    Fault(
+        "site: 0 is where 1e-17 is",
+        "docs/_twins/charts.py::position",
+        "return 0.0",
+        "pass",
+    ),
+    Fault(
+        "site: a column counts its lines from 1",
+        "docs/_twins/columns.py::_column",
+        "part.start - 1 if part else 0",
+        "0",
+    ),
+    Fault(
         "site: a fault of the loss is one of the training step",
         "docs/_twins/breaks.py::_first",
         "any(not d < SAME for d in run.gradients.values())",

@@ -63,6 +63,12 @@ def test_a_mistake_is_seen_and_caught(fault):
     assert values.endswith("]") == bool(bracket)
 
 
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_a_loss_that_is_too_low_is_explained(fault):
+    intact = MEASURED["intact"][fault["framework"]]["losses"][-1]
+    assert (fault["losses"][-1] < 0.9 * intact) == ("The loss is low because" in fault["why"])
+
+
 def test_what_is_measured_of_all():
     assert MEASURED["model"] == MODEL
     assert MEASURED["steps"] == OPTIONS.steps
