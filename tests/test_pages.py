@@ -73,6 +73,16 @@ def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 
+def test_the_proof_in_the_readme_is_that_of_the_page():
+    """Each pair of figures in its table, PyTorch / Flax, is a row of GPT-2 124M."""
+    proof = (ROOT / "README.md").read_text().partition("## The proof")[2].partition("\n## ")[0]
+    pairs = re.findall(r"(\d\.\de-\d\d) / (\d\.\de-\d\d)", proof)
+    assert len(pairs) == 7
+    rows = (ROOT / "docs" / "numerics.md").read_text()
+    for pair in pairs:
+        assert re.search(rf"\| 124M, .* \| {' . '.join(pair)} \|", rows), pair
+
+
 def test_every_test_on_the_page_of_tests_exists():
     page = (ROOT / "tests" / "README.md").read_text()
     named = re.findall(r"`([\w/]+\.py)::(\w+)`", page)
