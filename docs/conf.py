@@ -1,10 +1,13 @@
 """The documentation site: `make docs` builds it."""
 
+import logging
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
+# One of furo's packages prints what any logger informs of.
+logging.getLogger("jax").setLevel(logging.WARNING)
 
 project = "gpt-twins"
 author = "the authors of gpt-twins"

@@ -35,7 +35,7 @@ PARITY_TESTS = {
 
 @dataclass(frozen=True)
 class EffectsConfig:
-    """Measure what each classic mistake does, and write it down. It takes a quarter of an hour."""
+    """Measure what each classic mistake does, and write it down. It takes minutes."""
 
     out: Path = Path("docs/figures/faults.json")
     """File to write."""
