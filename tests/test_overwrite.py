@@ -1,5 +1,6 @@
 """What takes the place of what: a model of a model, whole or not at all, and of nothing else."""
 
+import contextlib
 import dataclasses
 import io
 import itertools
@@ -10,6 +11,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from functools import partial
 from pathlib import Path
 
@@ -208,6 +211,29 @@ def test_the_configuration_of_another_file_is_refused(name, tmp_path):
     del content["weights_checksum"]  # as a file of somebody else's has none
     beside.write_text(json.dumps(content))
     assert registry.read(str(file))[0].config.n_head == 1
+
+
+def test_what_orbaxs_threads_still_write_after_an_error_is_removed(tmp_path, monkeypatch):
+    class Checkpointer(contextlib.AbstractContextManager):
+        def __exit__(self, *error):
+            return None
+
+        def save(self, path, tree):
+            threading.Thread(target=self.go_on, args=(path / "part",)).start()
+            raise ValueError("no room [os_error_code='27']")
+
+        def go_on(self, path):
+            for number in range(20):
+                with contextlib.suppress(FileNotFoundError):  # removed in between
+                    path.mkdir(parents=True, exist_ok=True)
+                    (path / str(number)).touch()
+                time.sleep(0.01)
+
+    monkeypatch.setattr("orbax.checkpoint.PyTreeCheckpointer", Checkpointer)
+    with pytest.raises(OSError, match="File too large"):
+        FORMATS["orbax"].write(tmp_path / "model", model("orbax", 1))
+    time.sleep(0.3)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's threads

@@ -4,7 +4,9 @@ import logging
 import math
 import os
 import re
+import shutil
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -105,7 +107,7 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def save(path: Path, tree: dict[str, Any]) -> None:
-    """Write a tree of arrays. Raises `OSError` if the disk is full."""
+    """Write a tree of arrays. Raises `OSError`, and removes the folder, if the disk is full."""
     import orbax.checkpoint as ocp
 
     with quietly():
@@ -115,7 +117,17 @@ def save(path: Path, tree: dict[str, Any]) -> None:
         except ValueError as error:  # how tensorstore reports a full disk
             if not (code := OS_ERROR.search(str(error))):
                 raise
+            remove_for_good(path.parent)
             raise OSError(int(code[1]), os.strerror(int(code[1]))) from None
+
+
+def remove_for_good(folder: Path) -> None:
+    """Remove a folder until it stays away: Orbax's threads write a moment longer after an error."""
+    for _ in range(40):
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.05)
+        if not folder.exists():
+            return
 
 
 DESCRIPTION = "folder with gpt_flax parameters as Orbax writes them"

@@ -202,6 +202,12 @@ FAULTS = (
         "OS_ERROR.match(str(error))",
     ),
     Fault(
+        "orbax: what its threads write after an error stays",
+        "gpt_common/formats/orbax.py::remove_for_good",
+        "range(40)",
+        "range(1)",
+    ),
+    Fault(
         "llm.c: the destination is overwritten before the activation is refused",
         "gpt_common/formats/llmc.py::write",
         'require_activation(config, "gelu_new", NAME)',
