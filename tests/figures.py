@@ -5,9 +5,11 @@ They are rounded so that measuring again changes few lines.
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 from benchmarks.environment import describe
+from docs._twins.figures import checksum
 
 DIGITS = 3  # significant
 
@@ -35,6 +37,13 @@ def dump(value: Any, indent: str = "") -> str:
     names = [f"{json.dumps(name)}: " for name in value] if is_dict else [""] * len(value)
     lines = [inner + name + dump(item, inner) for name, item in zip(names, items, strict=True)]
     return "\n".join(("{" if is_dict else "[", ",\n".join(lines), indent + "]}"[is_dict]))
+
+
+def write(path: Path, measured: dict[str, Any]) -> None:
+    """Write what was measured, with its checksum: the site shows no number that was edited."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(dump({"sha256": checksum(measured)} | measured) + "\n")
+    print(f"wrote {path}")
 
 
 def environment() -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """The twin pages: what is beside what, and that no page is built of what does not fit together."""
 
 import dataclasses
-import json
 import re
 from pathlib import Path
 
@@ -15,7 +14,16 @@ from docs._twins.breaks import layer_of
 from docs._twins.charts import START, loss_curves, position, round_ticks
 from docs._twins.columns import Side
 from docs._twins.docstrings import with_tables
-from docs._twins.figures import Effects, Found, Parity, Planted, Run, read_effects, read_parity
+from docs._twins.figures import (
+    Effects,
+    Found,
+    Parity,
+    Planted,
+    Run,
+    read_effects,
+    read_measured,
+    read_parity,
+)
 from docs._twins.notes import Note
 from docs._twins.page import TwinPage
 from docs._twins.pairs import pairs, split
@@ -26,9 +34,10 @@ from gpt_common.errors import InputError
 from gpt_flax import model as flax_model
 from gpt_torch import model as torch_model
 from tests.conftest import kept_jax_config
+from tests.figures import write
 
 ROOT = Path(__file__).parent.parent
-EFFECTS = ROOT / "docs/figures/faults.json"
+PARITY, EFFECTS = (ROOT / "docs/figures" / f"{name}.json" for name in ("parity", "faults"))
 FILES = sorted(path.stem for path in (ROOT / "gpt_torch").glob("[a-z]*.py"))
 
 TORCH = """class MLP(nn.Module):
@@ -217,15 +226,25 @@ def test_a_difference_above_its_limit_is_an_error(tmp_path):
     environment = {"hardware": "a CPU", "versions": {"jax": "1"}, "date": "2026-01-01"}
     data = {"environment": environment, "model": "a model", "functions": functions}
     path = tmp_path / "parity.json"
-    path.write_text(json.dumps(data))
+    write(path, data)
     assert read_parity(path).functions == {
         "mlp.py::MLP": {"output": {"float64": Found(*numbers.values())}}
     }
     for flax in (2e-15, "nan"):
         numbers["flax"] = flax
-        path.write_text(json.dumps(data))
+        write(path, data)
         with pytest.raises(InputError, match=r"mlp\.py::MLP, output in float64: expected at most"):
             read_parity(path)
+
+
+@pytest.mark.parametrize("path", [PARITY, EFFECTS], ids=lambda path: path.name)
+def test_a_number_that_was_not_measured_is_an_error(path, tmp_path):
+    text = path.read_text()
+    number = re.search(r"\d\.\de-\d\d", text)[0]
+    (tmp_path / path.name).write_text(text.replace(number, "1.0e-17", 1))
+    with pytest.raises(InputError, match=rf"{path.name}: expected what was measured"):
+        read_measured(tmp_path / path.name)
+    assert read_measured(path)
 
 
 def test_the_parts_of_a_file():

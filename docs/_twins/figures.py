@@ -1,6 +1,7 @@
 """The measurements that the twin pages show, checked against the source that they are of."""
 
 import ast
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -101,9 +102,26 @@ class Effects:
     faults: list[Planted]
 
 
+def checksum(data: Mapping[str, Any]) -> str:
+    """Return the first digits of the SHA-256 of what a file has besides them."""
+    rest = {name: value for name, value in data.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_measured(path: Path) -> dict[str, Any]:
+    """Return what a file has. Raises `InputError` if it was changed after it was measured."""
+    data: dict[str, Any] = json.loads(path.read_text())
+    if data["sha256"] != checksum(data):
+        raise InputError(f"{path.name}: expected what was measured, got another number or text")
+    return data
+
+
 def read_parity(path: Path) -> Parity:
-    """Read the differences. Raises `ValueError` if one is above its limit."""
-    data = json.loads(path.read_text())
+    """Read the differences.
+
+    Raises `InputError` if one is above its limit, or was not measured.
+    """
+    data = read_measured(path)
     functions = {name: _differences(name, kinds) for name, kinds in data["functions"].items()}
     return Parity(_environment(data["environment"]), data["model"], functions)
 
@@ -124,8 +142,8 @@ def _found(what: str, numbers: dict[str, Any]) -> Found:
 
 
 def read_effects(path: Path) -> Effects:
-    """Read the faults and what they do."""
-    data = json.loads(path.read_text())
+    """Read the faults and what they do. Raises `InputError` for what was not measured."""
+    data = read_measured(path)
     intact = {framework: _run(data["intact"][framework]) for framework in FRAMEWORKS}
     faults = [_planted(fault) for fault in data["faults"]]
     described = _environment(data["environment"]), data["model"], data["steps"], data["layers"]

@@ -23,7 +23,7 @@ from tests.faults.__main__ import (
 )
 from tests.faults.measure import MODEL, OPTIONS
 from tests.faults.mistakes import MISTAKES, Mistake
-from tests.figures import dump, environment
+from tests.figures import environment, write
 from tests.parity.twins import FRAMEWORKS
 
 # Where a fault of these files is seen best; if it is not, by the tests of `tests.faults`.
@@ -119,9 +119,7 @@ def find_test(mistake: Mistake, copy: Path, config: FaultsConfig) -> tuple[bool,
 def main() -> None:
     """Run the command line."""
     config = cli.parse(EffectsConfig, "tests.faults.effects")
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    config.out.write_text(dump(effects(config)) + "\n")
-    print(f"wrote {config.out}")
+    write(config.out, effects(config))
 
 
 if __name__ == "__main__":

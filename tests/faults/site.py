@@ -24,6 +24,12 @@ FAULTS = (
         "max(together, best[i + 1][j])",
     ),
     Fault(
+        "site: a number that was edited is shown",
+        "docs/_twins/figures.py::read_measured",
+        'data["sha256"] != checksum(data)',
+        'not data["sha256"]',
+    ),
+    Fault(
         "site: NaN is within any limit",
         "docs/_twins/figures.py::_found",
         "not (found.torch <= found.limit and found.flax <= found.limit)",

@@ -15,7 +15,7 @@ from gpt_common import cli
 from gpt_common.checkpoint import Checkpoint
 from gpt_common.config import Dtype, OptimizerOptions
 from tests.conftest import random_weights
-from tests.figures import dump, environment, rounded
+from tests.figures import environment, rounded, write
 from tests.parity import reference
 from tests.parity.comparisons import (
     SHAPE,
@@ -220,9 +220,7 @@ def table(headings: str, rows: Iterable[tuple[str, ...]]) -> str:
 def write_functions(out: Path) -> None:
     """Measure each function, and write the JSON of the pages that show them."""
     measured = {"model": MODEL, "functions": measure_functions()}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(dump({"environment": environment()} | rounded(measured)) + "\n")
-    print(f"wrote {out}")
+    write(out, {"environment": environment()} | rounded(measured))
 
 
 def report(config: ReportConfig) -> None:
