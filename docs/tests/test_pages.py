@@ -58,16 +58,9 @@ def test_a_page_in_light_and_dark_at_three_widths(name, page, site):
             if is_judged(name, theme, width):
                 assert violations(page) == []
             assert page.evaluate(TOO_WIDE) == [], f"wider than {width} pixels"
+            assert page.evaluate(CUT_OFF) == [], f"a command, at {width} pixels"
     assert errors == []
     assert {url for url in requests if not url.startswith(site)} == set()
-
-
-@pytest.mark.parametrize("name", PAGES)
-def test_a_command_is_not_cut_off(name, page, site):
-    page.goto(f"{site}/{name}")
-    for width in (390, 1400):
-        page.set_viewport_size({"width": width, "height": 900})
-        assert page.evaluate(CUT_OFF) == [], f"at {width} pixels"
 
 
 @pytest.mark.parametrize(("theme", "width"), [("light", 390), ("dark", 1400)])
