@@ -58,6 +58,8 @@ NO_COMMANDS = {
     "bash": "a job of SLURM, run by hand on a cluster of one node",
     "": "what a command prints: test_pages_run.py, tests/parity/test_gpt2.py, or a long run",
 }
+# Pages about what a run leaves; on the others a reader has made the runs that are named.
+AFTER_RUNS = {"convert.md", "evaluation.md", "library.md", "neighbours.md", "recipes.md"}
 # Pages with a test of their own for their Python.
 PYTHON_ELSEWHERE = {"porting.md": "test_porting.py", "neighbours.md": "test_neighbours.py"}
 
@@ -115,9 +117,12 @@ def presumed(tmp_path_factory):
 
 
 @pytest.fixture
-def world(presumed, tmp_path, monkeypatch):
-    """Make the world small, and give the reader what the pages presume, in the working folder."""
-    shutil.copytree(presumed, tmp_path / "world", symlinks=True)
+def world(page, presumed, tmp_path, monkeypatch):
+    """Make the world small, and give the reader what a page presumes, in the working folder."""
+    left_out = (
+        shutil.ignore_patterns() if page.name in AFTER_RUNS else shutil.ignore_patterns("runs")
+    )
+    shutil.copytree(presumed, tmp_path / "world", symlinks=True, ignore=left_out)
     monkeypatch.chdir(tmp_path / "world")
     monkeypatch.setitem(config.PRESETS, "gpt2", SMALL)
     monkeypatch.setitem(config.PRESETS, "shakespeare", SMALL)
