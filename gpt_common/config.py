@@ -360,7 +360,10 @@ class TrainConfig:
             "lr_decay_steps": options.lr_decay_steps is not None,
         }
         unused = [name for name in given if given[name] and options.lr_schedule == "constant"]
-        return [f"--{name} has no effect: --lr_schedule is constant" for name in unused]
+        notes = [f"--{name} has no effect: --lr_schedule is constant" for name in unused]
+        if self.output.mfu != OutputOptions.mfu and not self.output.dry_run:
+            notes.append("--mfu has no effect without --dry_run")
+        return notes
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
         """Return the options by group and name, as JSON values.

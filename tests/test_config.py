@@ -61,6 +61,9 @@ def test_flags_without_an_effect_are_noted():
     assert unused.notes == [f"--min_lr {effect}", f"--lr_decay_steps {effect}"]
     cosine = dataclasses.replace(unused.optimizer, lr_schedule="cosine")
     assert TrainConfig(optimizer=cosine).notes == TrainConfig().notes == []
+    assumed = OutputOptions(mfu=0.5)
+    assert TrainConfig(output=assumed).notes == ["--mfu has no effect without --dry_run"]
+    assert TrainConfig(output=dataclasses.replace(assumed, dry_run=True)).notes == []
 
 
 def test_sizes_override_the_preset():
