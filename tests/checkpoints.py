@@ -50,6 +50,14 @@ def assert_same(first, second):
         assert first[name].tobytes() == second[name].tobytes(), name
 
 
+def cached_by_hub(cache, name):
+    """Return the folder of a model in the Hub's cache, of its only commit."""
+    repository, commit = cache / f"models--{name.replace('/', '--')}", "0" * 40
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    return repository / "snapshots" / commit
+
+
 def hugging_face(**changes):
     torch.manual_seed(0)
     fields = config_to_hf(ODD) | changes

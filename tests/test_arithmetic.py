@@ -2,13 +2,19 @@
 
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 
-PAGE = (Path(__file__).parents[1] / "docs" / "arithmetic.md").read_text()
+from tests.pages import ROOT, blocks
+
+PATH = ROOT / "docs" / "arithmetic.md"
+PAGE = PATH.read_text()
 FORMULAS = re.findall(r"^\| (\w+)(\*?) \| `(.+?)` \| ([\d.,e+]+) ?([\w/%]*) \|", PAGE, re.MULTILINE)
-COMMANDS = re.findall(r"^```console\n\$ python -m (.*)\n((?:.*\n)+?)```$", PAGE, re.MULTILINE)
+COMMANDS = [
+    block.code.removeprefix("$ python -m ").split("\n", 1)
+    for block in blocks(PATH)
+    if block.language == "console"
+]
 UNITS = {"": 1, "s": 1, "h": 1, "min": 1, "%": 0.01, "GB": 1e9, "MB/s": 1e6, "kB/s": 1e3}
 
 

@@ -8,17 +8,13 @@ import torch
 
 from gpt_common.errors import InputError
 from gpt_common.formats import huggingface_hub, registry
-from tests.checkpoints import assert_same_as, hugging_face
+from tests.checkpoints import assert_same_as, cached_by_hub, hugging_face
 
 
 def test_a_hub_name_is_found_in_the_cache(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    repository = tmp_path / "models--someone--small-gpt2"
-    snapshot = repository / "snapshots" / ("0" * 40)
-    hugging_face().save_pretrained(snapshot)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text("0" * 40)
+    hugging_face().save_pretrained(cached_by_hub(tmp_path, "someone/small-gpt2"))
     folder = huggingface_hub.download("someone/small-gpt2")
     assert_same_as(hugging_face(), folder)
 

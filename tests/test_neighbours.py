@@ -4,7 +4,6 @@ import dataclasses
 import importlib.util
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +21,7 @@ from gpt_common.scoring import sum_logprobs
 from gpt_common.tokenizer import byte_characters, encode, token_bytes
 from gpt_torch.evaluate import numpy_logprobs
 from tests.conftest import random_checkpoint, random_weights
+from tests.pages import blocks
 from tests.parity.tolerances import LIMITS, relative
 
 PAGE = Path(__file__).parents[1] / "docs" / "neighbours.md"
@@ -62,8 +62,7 @@ def in_workplace(workplace, monkeypatch):
 
 def code_of_the_page(name: str) -> str:
     """Return the block of Python on the page in which `name` occurs."""
-    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
-    (code,) = [block for block in blocks if name in block]
+    (code,) = [b.code for b in blocks(PAGE) if b.language == "python" and name in b.code]
     return code
 
 

@@ -24,6 +24,7 @@ from gpt_common import config, downloads
 from gpt_common.config import GPTConfig, TrainConfig
 from gpt_common.formats.registry import FORMATS
 from gpt_common.tokenizer import encode
+from tests.checkpoints import cached_by_hub
 from tests.conftest import CPU, FLOAT32, FRAMEWORKS, command, kept_jax_config, random_checkpoint
 from tests.pages import PAGES, ROOT, Block, blocks, main_of, module_and_flags, shell_lines
 
@@ -56,7 +57,7 @@ NO_COMMANDS = {
     "console": "test_arithmetic.py runs each command and compares what it prints",
     "yaml": "test_neighbours.py",
     "bash": "a job of SLURM, run by hand on a cluster of one node",
-    "": "what a command prints: test_pages_run.py, tests/parity/test_gpt2.py, or a long run",
+    "": "what a command prints: compared in test_pages_run.py, or of a long run",
 }
 # Pages about what a run leaves; on the others a reader has made the runs that are named.
 AFTER_RUNS = {"convert.md", "evaluation.md", "library.md", "neighbours.md", "recipes.md"}
@@ -86,9 +87,9 @@ def write(form: str, path: Path, **changes: object) -> None:
     FORMATS[form].write(path, replace(checkpoint, training=training))
 
 
-def write_text(path: Path, text: str = PLAY * 40) -> None:
+def write_text(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    path.write_text(PLAY * 40)
 
 
 def downloaded(self) -> bytes:
@@ -100,9 +101,7 @@ def downloaded(self) -> bytes:
 def presumed(tmp_path_factory):
     """Return a folder with what the pages presume: texts, tokens, models and runs."""
     folder = tmp_path_factory.mktemp("presumed")
-    snapshot = "0" * 40
-    write("huggingface", folder / "hub/models--gpt2/snapshots" / snapshot)
-    write_text(folder / "hub/models--gpt2/refs/main", snapshot)
+    write("huggingface", cached_by_hub(folder / "hub", "gpt2"))
     write("huggingface-flax", folder / "old_model")
     write("nanogpt", folder / "ckpt.pt", activation="gelu")
     for name in ("my_text.txt", "my_texts/a.txt", "path/to/input.txt"):
@@ -119,10 +118,9 @@ def presumed(tmp_path_factory):
 @pytest.fixture
 def world(page, presumed, tmp_path, monkeypatch):
     """Make the world small, and give the reader what a page presumes, in the working folder."""
-    left_out = (
-        shutil.ignore_patterns() if page.name in AFTER_RUNS else shutil.ignore_patterns("runs")
-    )
-    shutil.copytree(presumed, tmp_path / "world", symlinks=True, ignore=left_out)
+    left_out = [] if page.name in AFTER_RUNS else ["runs"]
+    ignored = shutil.ignore_patterns(*left_out)
+    shutil.copytree(presumed, tmp_path / "world", symlinks=True, ignore=ignored)
     monkeypatch.chdir(tmp_path / "world")
     monkeypatch.setitem(config.PRESETS, "gpt2", SMALL)
     monkeypatch.setitem(config.PRESETS, "shakespeare", SMALL)

@@ -1,17 +1,15 @@
 """The guide on porting a model: its code runs, in its order, and what it claims holds."""
 
-import re
-from pathlib import Path
-
 from tests.conftest import kept_jax_config
+from tests.pages import ROOT, blocks
 
-GUIDE = Path(__file__).parent.parent / "docs/porting.md"
+GUIDE = ROOT / "docs/porting.md"
 
 
 def test_the_code_of_the_guide():
-    blocks = re.findall(r"^```python\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
-    assert len(blocks) >= 8
+    codes = [block.code for block in blocks(GUIDE) if block.language == "python"]
+    assert len(codes) >= 8
     names: dict[str, object] = {}
     with kept_jax_config():
-        for block in blocks:
-            exec(compile(block, str(GUIDE), "exec"), names)
+        for code in codes:
+            exec(compile(code, str(GUIDE), "exec"), names)

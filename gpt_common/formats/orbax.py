@@ -107,7 +107,7 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def save(path: Path, tree: dict[str, Any]) -> None:
-    """Write a tree of arrays. Raises `OSError`, and removes the folder, if the disk is full."""
+    """Write a tree of arrays. Raises `OSError` if the disk is full, and removes the folder."""
     import orbax.checkpoint as ocp
 
     with quietly():
@@ -115,9 +115,9 @@ def save(path: Path, tree: dict[str, Any]) -> None:
             with ocp.PyTreeCheckpointer() as checkpointer:
                 checkpointer.save(path.resolve(), tree)
         except ValueError as error:  # how tensorstore reports a full disk
+            remove_for_good(path.parent)
             if not (code := OS_ERROR.search(str(error))):
                 raise
-            remove_for_good(path.parent)
             raise OSError(int(code[1]), os.strerror(int(code[1]))) from None
 
 
